@@ -1,0 +1,2 @@
+/** The app's screens, and its headless entry {@link compressexport.app.RunActivity}. */
+package compressexport.app;

@@ -1,0 +1,1 @@
+"""File -> measurement -> verdict. Knows the exporters and nobody else."""

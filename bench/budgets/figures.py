@@ -1,0 +1,196 @@
+"""FIGURES: the value of each quantity that a budget may limit, from a file or its run; or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.budgets.limits import Where
+from bench.budgets.subjects import Subject
+from bench.device import process_said
+from bench.measurement import Measurement, Simulated
+from bench.statistics import summarize, times_remark, unsteady
+
+
+@dataclass(frozen=True)
+class Unmeasured:
+    """A figure that nobody has measured, with the reason and what would measure it."""
+
+    reason: str
+
+
+Figure = float | Unmeasured
+
+
+def _size(subject: Subject, _where: Where) -> Figure:
+    return subject.measured[0]
+
+
+def _shipped(subject: Subject, _where: Where) -> Figure:
+    return subject.shipped
+
+
+def _parameters(subject: Subject, _where: Where) -> Figure:
+    survey = None if subject.run is None else subject.run.survey(subject.network)
+    if survey is not None:
+        return int(survey["parameters"])
+    if subject.contents is None:
+        return Unmeasured("no run tells, and no reader knows this kind of file")
+    return subject.contents.parameters
+
+
+def _macs(subject: Subject, _where: Where) -> Figure:
+    survey = None if subject.run is None else subject.run.survey(subject.network)
+    return Unmeasured("only a run tells the MACs") if survey is None else int(survey["macs"])
+
+
+def _instructions(subject: Subject, where: Where) -> Figure:
+    row = counted(subject, where)
+    return row if isinstance(row, Unmeasured) else row.run.instructions
+
+
+def counted(subject: Subject, where: Where, core: str = "") -> Simulated | Unmeasured:
+    """The newest count of the file: on `core`, or on the budget's device where that is a simulated one by name."""
+    if subject.run is None:
+        return Unmeasured("only a run has measurements")
+    named = where.device if where.device is not None and where.device.startswith("simulated ") else ""
+    found = subject.run.simulated(subject.network, subject.sha256, core or named)
+    said = f" on the {core or named}" if core or named else ""
+    return Unmeasured(f"the run has no simulated count of this file{said}") if found is None else found
+
+
+def _latency(subject: Subject, where: Where) -> Figure:
+    row = row_of(subject, where)
+    if isinstance(row, Unmeasured):
+        return row
+    return Unmeasured(times_remark(row)) if row.invalid else summarize(row).p50
+
+
+def unsteady_times(quantity: str, subject: Subject | None, where: Where) -> tuple[str, ...]:
+    """Why the times behind that figure are not to be trusted; empty where they are steady, and for all but latency."""
+    row = None if quantity != "latency" or subject is None else row_of(subject, where)
+    return unsteady(row) if isinstance(row, Measurement) else ()
+
+
+def _memory(subject: Subject, where: Where) -> Figure:
+    row = row_of(subject, where)
+    if isinstance(row, Unmeasured):
+        return row
+    peak = row.memory.model_peak
+    return Unmeasured(f"{row.device.name} does not tell a process's peak memory") if peak is None else peak * 1024
+
+
+def _accuracy(subject: Subject, _where: Where) -> Figure:
+    rows = None if subject.run is None else subject.run.accuracy(subject.network)
+    return Unmeasured("the run has no accuracy: it was made without --data") if rows is None else float(rows["top1"])
+
+
+def _agreement(subject: Subject, _where: Where) -> Figure:
+    parity = None if subject.artifact is None else subject.artifact.parity
+    if parity is None:
+        return Unmeasured("the file was not compared with its module")
+    if parity.top1_agreement is None:
+        return Unmeasured(parity.note or "the file was not executed")
+    return 100 * parity.top1_agreement
+
+
+FIGURES: dict[str, Callable[[Subject, Where], Figure]] = {
+    "size": _size,
+    "shipped": _shipped,
+    "parameters": _parameters,
+    "macs": _macs,
+    "instructions": _instructions,
+    "latency": _latency,
+    "memory": _memory,
+    "accuracy": _accuracy,
+    "agreement": _agreement,
+}
+"""The keys are those of QUANTITIES; a test compares the two."""
+
+
+def row_of(subject: Subject, where: Where) -> Measurement | Unmeasured:
+    """The newest measurement of the file there."""
+    if subject.run is None:
+        return Unmeasured("only a run has measurements")
+    asked = subject.network, subject.sha256, where.device or "", where.process or ""
+    found = subject.run.measured(*asked)
+    if found is not None:
+        return found
+    refusal = subject.run.refusal(*asked)
+    if refusal is not None:
+        return Unmeasured(refusal)
+    known = ", ".join(subject.run.devices) or "no device"
+    inside = "" if where.process is None else f" inside {where.process!r}"
+    return Unmeasured(f"the run has no measurement of this file on {where.device!r}{inside} (measured on {known})")
+
+
+def original(quantity: str, subject: Subject, where: Where) -> Figure:
+    """The original's figure beside the subject's."""
+    if subject.is_run and subject.run is not None:
+        return _of_original_network(quantity, subject)
+    other = subject.original
+    if other is None or not other.path.exists():
+        return Unmeasured("the original's file is not beside it, so there is no ratio")
+    if quantity == "size" and other.artifact is not None:
+        return other.artifact.bytes  # as recorded: reading a great original only to weigh it again takes seconds
+    if quantity == "instructions":
+        return _of_same_core(subject, other, where)
+    apart = _apart(subject, other, where) if quantity in ("latency", "memory") else None
+    found = apart or FIGURES[quantity](other, where)
+    return Unmeasured(f"the original: {found.reason}") if isinstance(found, Unmeasured) and not apart else found
+
+
+def _of_same_core(subject: Subject, other: Subject, where: Where) -> Figure:
+    """The other file's instructions on the core that the subject's were counted on, by the same counter."""
+    own = counted(subject, where)
+    if isinstance(own, Unmeasured):
+        return own
+    row = counted(other, where, own.device.name)
+    if isinstance(row, Unmeasured):
+        return row
+    if (row.emulator, row.runtime_version) != (own.emulator, own.runtime_version):
+        return Unmeasured(
+            f"counted with {row.emulator} and {row.runtime_version}, this with {own.emulator} and "
+            f"{own.runtime_version}: measure both again"
+        )
+    return row.run.instructions
+
+
+def _of_original_network(quantity: str, subject: Subject) -> Figure:
+    assert subject.run is not None
+    if quantity == "accuracy":
+        rows = subject.run.accuracy("original")
+        return Unmeasured("the run has no accuracy: it was made without --data") if rows is None else rows["top1"]
+    survey = subject.run.survey("original")
+    return Unmeasured("the run has no survey.json") if survey is None else int(survey[quantity])
+
+
+def _apart(subject: Subject, other: Subject, where: Where) -> Unmeasured | None:
+    """Why the times of two files of one run cannot be set against each other; None if they took turns."""
+    rows = row_of(subject, where), row_of(other, where)
+    sessions = {row.session for row in rows if isinstance(row, Measurement)}
+    if all(isinstance(row, Measurement) for row in rows) and len(sessions) > 1:
+        return Unmeasured("it did not take turns with the original; measure both with `compress-export bench`")
+    return None
+
+
+def of_base(quantity: str, subject: Subject, base: Subject, where: Where) -> Figure:
+    """The base's figure beside the subject's; a time or a memory only if it comes from the same device."""
+    if base.problem is not None:
+        return Unmeasured(f"the base's file: {base.problem}")
+    if quantity in ("latency", "memory"):
+        ours, theirs = row_of(subject, where), row_of(base, where)
+        if isinstance(theirs, Unmeasured):
+            return Unmeasured(f"the base: {theirs.reason}")
+        if isinstance(ours, Measurement) and _where(ours) != _where(theirs):
+            return Unmeasured(
+                f"the base was measured on {' '.join(map(str, _where(theirs)))}, this on "
+                f"{' '.join(map(str, _where(ours)))}"
+            )
+    found = _of_same_core(subject, base, where) if quantity == "instructions" else FIGURES[quantity](base, where)
+    return Unmeasured(f"the base: {found.reason}") if isinstance(found, Unmeasured) else found
+
+
+def _where(row: Measurement) -> tuple[str, str, str]:
+    threads = f"with {row.threads} thread{'s' if row.threads > 1 else ''}"
+    return row.device.name, f"({row.device.kind}, {row.device.cpu}{process_said(row.device.process)})", threads

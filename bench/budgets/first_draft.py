@@ -1,0 +1,136 @@
+"""The first budgets.toml, drawn from what a run or a folder of files weighs today."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.budgets.figures import FIGURES, Unmeasured
+from bench.budgets.limits import QUANTITIES, BudgetError, Unit, Where
+from bench.budgets.subjects import Subject, of_run
+from bench.budgets.wording import exact
+from bench.device import process_said
+from bench.inside.readers import READERS
+from bench.run_files import RunFiles
+from bench.statistics import Statistics, summarize, unsteady
+
+FILE_KEYS = ("size", "shipped", "agreement")
+NETWORK_KEYS = ("parameters", "macs", "accuracy")
+GROWTH = {"size": "+2 % or 4 kB", "shipped": "+2 % or 4 kB", "parameters": "+0 %", "macs": "+0 %"}
+"""What a pull request may add, beside the absolute limit."""
+
+ROOM = 0.01
+"""Share by which the absolute limit of what is counted lies above today's figure, before it is rounded up."""
+POINTS = 0.5
+"""Points by which the least accuracy lies below today's: a handful of images of a thousand."""
+HEADROOM = 0.10
+"""Share by which a limit on latency lies above the median at least: two sessions on one machine differ by so much."""
+
+HEAD = """\
+# What the files may weigh and cost at most: `compress-export check` gives a verdict on every line.
+# Absolute limits ("8 MB") hold always; changes ("+2 %") are from the base of `--base REF_OR_DIR`, a pull request's
+# target; ratios ("0.2x") are to the original network. Times hold on one device only, so each is a comment: take the
+# mark off `device` and `latency` where that device measures again.
+"""
+
+
+def draft(place: Path, root: Path) -> str:
+    """A budgets.toml for the run or the folder at `place`, for a file in `root`. BudgetError if it holds no file."""
+    place, root = place.absolute(), root.absolute()
+    if not place.is_relative_to(root):
+        raise BudgetError(f"{place} lies outside {root}, where budgets.toml is written; run it further up")
+    own = place.relative_to(root).as_posix()
+    subjects = list(_subjects(place, root))
+    if not subjects:
+        known = ", ".join(f".{name}" for name in READERS)
+        raise BudgetError(f"{place} holds no run and no file to guard ({known})")
+    _check_whole(place, own)
+    broken = [f"{subject.name}: {subject.problem}" for subject in subjects if subject.problem]
+    if broken:
+        raise BudgetError(f"a budget is drawn from whole files; {'; '.join(broken)}")
+    made = f"# Drawn by `compress-export check --init {own}`.\n"
+    return HEAD + made + "".join(f"\n{_table(subject)}" for subject in subjects)
+
+
+def _check_whole(place: Path, own: str) -> None:
+    """BudgetError for a run that has not come to its files: a budget without limits would guard nothing."""
+    run = RunFiles(place)
+    if not (place / "settings.json").is_file():
+        return
+    needed = ("compressed.json", "artifacts.json") if (place / "plan.json").is_file() else ("artifacts.json",)
+    missing = [name for name in needed if not (place / name).is_file()]
+    if missing or not run.artifacts:
+        raise BudgetError(
+            f"{own} is an unfinished run: it has no {' and no '.join(missing or ['exported file'])}; finish it with "
+            f"the command that began it, or with `compress-export export {own} --target android`"
+        )
+
+
+def _subjects(place: Path, root: Path) -> Iterator[Subject]:
+    if (place / "settings.json").is_file() or (place / "artifacts.json").is_file():
+        yield from of_run(place, root)
+        return
+    for path in sorted(place.iterdir() if place.is_dir() and place.suffix != ".mlpackage" else [place]):
+        if path.suffix.removeprefix(".") in READERS:
+            yield Subject(path.relative_to(root).as_posix(), path, RunFiles.of(path))
+
+
+def _table(subject: Subject) -> str:
+    key = "run" if subject.is_run else "files"
+    lines = [f'[[budget]]\n{key} = "{subject.name}"']
+    for name in NETWORK_KEYS if subject.is_run else FILE_KEYS:
+        value = FIGURES[name](subject, Where())
+        if isinstance(value, Unmeasured):
+            lines.append(f"# no limit on {name}: {value.reason}")
+        elif value > 0:
+            lines.append(_line(name, value))
+    if not subject.is_run:
+        lines += _latency(subject)
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, value: float) -> str:
+    unit = QUANTITIES[name].unit
+    limit = f'"{_least(value, name)}"' if QUANTITIES[name].more else f'"{_rounded_up(unit, value)}"'
+    both = f'[{limit}, "{GROWTH[name]}"]' if name in GROWTH else limit
+    return f"{name} = {both}  # {exact(unit, value)}"
+
+
+def _latency(subject: Subject) -> list[str]:
+    """Comments that limit the file's latency where it was measured last; or that say why there is no such limit."""
+    row = None if subject.run is None else subject.run.newest(subject.network, subject.sha256)
+    if row is None:
+        return ["# no limit on latency: nobody measured this file; `compress-export bench` does"]
+    reasons = [f"its times are invalid: {row.invalid}"] if row.invalid else unsteady(row)
+    if reasons:
+        return [f"# no limit on latency: {'; '.join(reasons)}; measure again, with nothing else running"]
+    found, process = summarize(row), row.device.process
+    return [
+        f"# device = {json.dumps(row.device.name, ensure_ascii=False)}",
+        *([f"# process = {json.dumps(process)}"] if process_said(process) else []),
+        f'# latency = "{most_ms(found):g} ms"  # p50 {found.p50:.3g} ms, p90 {found.p90:.3g} ms',
+    ]
+
+
+def most_ms(found: Statistics) -> float:
+    """The latency that a file measured so may have at most: its p90, or a tenth above its median where that is more,
+    rounded up to two digits. Steady times have a p90 of 1.25 medians at most, so the limit stays as near."""
+    wanted = max(found.p90, found.p50 * (1 + HEADROOM))
+    step = 10.0 ** (math.floor(math.log10(wanted)) - 1)
+    return step * math.ceil(round(wanted / step, 6))  # 10 ms and a tenth are 11.000000000000002, and 11 is meant
+
+
+def _least(value: float, name: str) -> str:
+    return f"{value if name == 'agreement' else max(value - POINTS, 0.1):.4g} %"
+
+
+def _rounded_up(unit: Unit, value: float) -> str:
+    """The value and a little room, in three digits and its natural unit: 28,513,576 -> "28.8 MB"."""
+    steps = {"bytes": (("B", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)), "count": (("", 1), ("k", 1e3), ("M", 1e6))}
+    wanted = value * (1 + ROOM)
+    name, size = next((step for step in reversed(steps[unit]) if wanted >= step[1]), steps[unit][0])
+    digits = max(0, 2 - math.floor(math.log10(wanted / size)))
+    number = math.ceil(wanted / size * 10**digits) / 10**digits
+    return f"{number:g}{' ' if unit == 'bytes' else ''}{name}"

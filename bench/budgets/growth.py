@@ -1,0 +1,149 @@
+"""What accounts for a figure: the layers of a file or a network, and how much each grew over the base."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from bench.budgets.subjects import Subject
+from bench.inside.contents import ContentError, Contents, Weight
+
+OTHER = "graph and names"
+
+MEASURES = {
+    "size": "parts",
+    "shipped": "undeflated parts",
+    "parameters": "parameters",
+    "macs": "MACs",
+    "instructions": "MACs",
+    "latency": "MACs",
+    "memory": "weights",
+}
+"""What the layers' amounts are that account for a quantity: bytes of a file's parts or weights, or counts. Nobody knows
+the time or the memory of a single layer here, but its MACs and its weights."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer's share of a figure: its amount now and in the base (None where there is no base), and its shapes."""
+
+    name: str
+    now: float
+    before: float | None
+    shapes: str = ""
+    shapes_before: str = ""
+
+    @property
+    def growth(self) -> float:
+        return self.now - (self.before or 0)
+
+
+def accounts(quantity: str, subject: Subject, base: Subject | None) -> tuple[Part, ...]:
+    """The layers that make up the figure: those that grew over the base, most first; without a base, the largest."""
+    try:
+        now = _parts(quantity, subject)
+        before = None if base is None else _parts(quantity, base)
+    except ContentError:
+        return ()
+    if before is None:
+        return tuple(sorted((Part(name, *each[:1], None, each[1]) for name, each in now.items()), key=lambda p: -p.now))
+    names = _aligned(now, before)
+    parts = [_grown(name, now.get(name), before.get(other)) for name, other in names]
+    return tuple(sorted((part for part in parts if part.growth > 0), key=lambda part: -part.growth))
+
+
+Amounts = Mapping[str, tuple[float, str]]
+"""For each layer, its amount and its weights' shapes."""
+
+
+def _grown(name: str, now: tuple[float, str] | None, before: tuple[float, str] | None) -> Part:
+    (amount, shapes), (was, shapes_before) = now or (0, ""), before or (0, "")
+    return Part(name, amount, was, shapes, shapes_before)
+
+
+def _parts(quantity: str, subject: Subject) -> Amounts:
+    field = {"parameters": "parameters", "macs": "macs", "latency": "macs", "instructions": "macs"}.get(quantity)
+    survey = None if subject.run is None else subject.run.survey(subject.network)
+    if field is not None and survey is not None:
+        return _of_survey(field, survey, () if subject.run is None else subject.run.layers)
+    if quantity in ("size", "shipped", "memory", "parameters") and subject.contents is not None:
+        amounts = _of_contents(subject.contents, layers_of(subject), quantity == "parameters")
+        return {**amounts, OTHER: (subject.contents.other_bytes, "")} if quantity in ("size", "shipped") else amounts
+    return {}
+
+
+def _of_survey(field: str, survey: Mapping[str, Any], layers: Sequence[str]) -> Amounts:
+    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for row in survey["layers"]:
+        shape = "x".join(map(str, row["weight"]))
+        found[_owner(row["name"], layers)].append((row["cost"][field], shape))
+    return {name: (sum(amount for amount, _ in rows), ", ".join(s for _, s in rows)) for name, rows in found.items()}
+
+
+def _of_contents(contents: Contents, layers: Sequence[str], numbers: bool) -> Amounts:
+    found: dict[str, list[Weight]] = defaultdict(list)
+    for weight, layer in zip(contents.weights, layers, strict=True):
+        found[layer].append(weight)
+    return {
+        name: (float(sum(each.numbers if numbers else each.bytes for each in own)), _shapes(own))
+        for name, own in found.items()
+    }
+
+
+def _shapes(weights: Iterable[Weight]) -> str:
+    return ", ".join("x".join(map(str, each.shape)) for each in weights if len(each.shape) > 1)
+
+
+def layers_of(subject: Subject) -> list[str]:
+    """The layer that each weight of the file belongs to, in the file's order: by its name; where the file keeps none
+    that the run knows, by its shape and its place among the run's layers; else the weight stands for itself."""
+    contents = subject.contents
+    if contents is None:
+        return []
+    survey = None if subject.run is None else subject.run.survey(subject.network)
+    planned = () if subject.run is None else subject.run.layers
+    if survey is None:
+        return [each.name.rpartition(".")[0] or each.name for each in contents.weights]
+    known = [row["name"] for row in survey["layers"]]
+    if any(_owner(weight.name, known) in known for weight in contents.weights):
+        return [_owner(weight.name, planned) for weight in contents.weights]
+    return [_owner(name, planned) for name in _by_shape(contents.weights, survey["layers"])]
+
+
+def _by_shape(weights: Iterable[Weight], rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A file keeps its weights in the order in which layers run; a bias follows the weight of its layer."""
+    left = [(row["name"], plain_sides(row["weight"])) for row in rows]
+    found, last = [], ""
+    for weight in weights:
+        sides = plain_sides(weight.shape)
+        name = next((name for name, own in left if own == sides), None) if len(weight.shape) > 1 else None
+        if name is not None:
+            left.remove((name, sides))
+            last = name
+        found.append(last or weight.name)
+    return found
+
+
+def plain_sides(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without sides of 1, sorted: formats turn a kernel's sides around."""
+    return tuple(sorted(side for side in shape if side != 1))
+
+
+def _owner(name: str, layers: Sequence[str]) -> str:
+    """The layer that a weight or a factor of that name belongs to; its own module's path where none does."""
+    owned = [layer for layer in layers if name == layer or name.startswith(f"{layer}.")]
+    return max(owned, key=len) if owned else name.rpartition(".")[0] or name
+
+
+def _aligned(now: Amounts, before: Amounts) -> list[tuple[str, str]]:
+    """Pairs of names that mean one layer. Weights that are only counted are matched by the sequence of their shapes."""
+    counted = [name for name in now if name.startswith("#")]
+    earlier = [name for name in before if name.startswith("#")]
+    if not counted or len(counted) == len(earlier):
+        return [(name, name) for name in now]
+    matcher = SequenceMatcher(None, [before[name][1] for name in earlier], [now[name][1] for name in counted], False)
+    same = {counted[b + k]: earlier[a + k] for a, b, size in matcher.get_matching_blocks() for k in range(size)}
+    return [(name, same.get(name, "") if name.startswith("#") else name) for name in now]

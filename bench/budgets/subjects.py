@@ -1,0 +1,172 @@
+"""Which files a budget speaks of, and whether each is whole and the one that its run recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from bench.budgets.limits import Budget, BudgetError, Budgets
+from bench.inside.contents import ContentError, Contents
+from bench.inside.readers import read
+from bench.run_files import COMPRESSED, GONE, ORIGINAL, RunError, RunFiles, altered
+from exporters.artifact import Artifact, measure
+
+BLOCK = 1 << 20
+REMEMBERED = "shipped.json"
+"""Where a run keeps what its files deflate to, by sha256: zlib's level 9 takes a second for 30 MB."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file under a budget, or a run as a whole (`path` is then its directory). `name` is the path from the root."""
+
+    name: str
+    path: Path
+    run: RunFiles | None
+
+    @property
+    def is_run(self) -> bool:
+        return self.run is not None and self.run.path == self.path
+
+    @property
+    def network(self) -> str:
+        return COMPRESSED if self.artifact is None else self.artifact.network
+
+    @cached_property
+    def artifact(self) -> Artifact | None:
+        """What the run recorded of the file; None for a run as a whole, and for a file outside every run."""
+        return None if self.run is None or self.is_run else self.run.artifact(self.path)
+
+    @cached_property
+    def original(self) -> Subject | None:
+        """The original's file of the same format in the same run."""
+        if self.run is None or self.artifact is None:
+            return None
+        wanted = ORIGINAL, self.artifact.format
+        found = next((row for row in self.run.artifacts if (row.network, row.format) == wanted), None)
+        return None if found is None else Subject(f"{Path(self.name).with_name(found.path.name)}", found.path, self.run)
+
+    @cached_property
+    def measured(self) -> tuple[int, str]:
+        """Bytes and sha256 of the file as it lies there now."""
+        return measure(self.path)
+
+    @property
+    def sha256(self) -> str:
+        """As the run recorded it, which `problem` compares with the file; of a file outside every run, its own."""
+        return self.measured[1] if self.artifact is None else self.artifact.sha256
+
+    @cached_property
+    def contents(self) -> Contents | None:
+        """What is inside; None for a run and for a kind of file that no reader knows. ContentError if it is broken."""
+        return None if self.is_run else read(self.path)
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why no figure of this file can be trusted; None if it is whole and the one that its run recorded."""
+        if self.is_run:
+            return None
+        if not self.path.exists():
+            return GONE
+        changed = "" if self.artifact is None else altered(self.path, self.artifact, self.measured[1])
+        if changed:
+            return changed
+        try:
+            _ = self.contents
+        except ContentError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def shipped(self) -> int:
+        """Bytes of the file as an app store ships it, deflated at level 9; of a folder, file by file."""
+        if self.run is None:
+            return _deflated(self.path)
+        known = self.run.json(REMEMBERED) or {}
+        if self.measured[1] not in known:
+            known[self.measured[1]] = _deflated(self.path)
+            self._remember(known)
+        return int(known[self.measured[1]])
+
+    def _remember(self, known: dict[str, int]) -> None:
+        """A run that may only be read is deflated anew each time, which costs seconds and changes no figure."""
+        assert self.run is not None
+        unfinished = self.run.path / f".{REMEMBERED}.partial"
+        try:
+            unfinished.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+            unfinished.replace(self.run.path / REMEMBERED)
+        except OSError:
+            return
+
+
+def find(budget: Budget, budgets: Budgets) -> list[Subject]:
+    """What the budget speaks of, in the order of names: for a run the run itself and its compressed files. Empty if its
+    pattern matches nothing. BudgetError, RunError if what it matches is no run, or one of a newer version."""
+    pattern, root = budget.pattern, budgets.root
+    if Path(pattern).is_absolute():
+        raise BudgetError(
+            f"{budgets.path}, line {budget.line}: {pattern} begins at the root of the file system; patterns begin at "
+            f"the folder of {budgets.path.name}"
+        )
+    try:
+        paths = sorted(root.glob(pattern))
+    except ValueError as error:
+        raise BudgetError(f"{budgets.path}, line {budget.line}: {pattern!r} is no pattern: {error}") from error
+    if budget.is_run:
+        return [subject for path in paths if path.is_dir() for subject in of_run(path, root)]
+    found = [Subject(path.relative_to(root).as_posix(), path, RunFiles.of(path)) for path in _files(paths)]
+    for run in {subject.run.path: subject.run for subject in found if subject.run is not None}.values():
+        run.check()
+    return found
+
+
+def of_run(path: Path, root: Path) -> Iterator[Subject]:
+    """The run at `path` as a whole, then its compressed files."""
+    run = RunFiles(path)
+    if not (path / "settings.json").is_file() and not (path / "artifacts.json").is_file():
+        raise RunError(f"{path} is no run directory: it has no settings.json; make one with `compress-export NETWORK`")
+    run.check()
+    yield Subject(path.relative_to(root).as_posix(), path, run)
+    for row in run.artifacts:
+        if row.network == COMPRESSED:
+            place = run.place(row)
+            yield Subject(Path(os.path.relpath(place, root)).as_posix(), place, run)
+
+
+def beside(subject: Subject, base: Path) -> Subject | None:
+    """The same file or run below `base` instead of the budgets' folder; None if it is not there."""
+    path = base / subject.name
+    if not path.exists():
+        return None
+    run = RunFiles(path) if subject.is_run else RunFiles.of(path)
+    if run is not None:
+        run.check()
+    return Subject(subject.name, path, run)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files, and packages as one; nothing that lies inside a package."""
+    for path in paths:
+        inside = any(parent.suffix == ".mlpackage" for parent in path.parents)
+        if not inside and (path.is_file() or path.suffix == ".mlpackage"):
+            yield path
+
+
+def _deflated(path: Path) -> int:
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    with ThreadPoolExecutor() as pool:
+        return sum(pool.map(_deflated_file, files))
+
+
+def _deflated_file(path: Path) -> int:
+    packer, total = zlib.compressobj(9), 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            total += len(packer.compress(block))
+    return total + len(packer.flush())

@@ -1,0 +1,253 @@
+"""What a measurement is: frozen values, and one JSON line each in `measurements.jsonl`.
+
+The samples are stored; `bench.statistics` derives every figure from them, so a line can be reported anew without a
+new run. "Not measured" is a value as well (NotMeasured): it is never an empty cell and never a passed check.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.device import KINDS as KINDS
+from bench.device import BenchError as BenchError
+from bench.device import Device as Device
+from bench.device import Kind as Kind
+from bench.simulated import Simulated as Simulated
+from exporters.artifact import Parity
+
+MEASURED = "measured"
+NOT_MEASURED = "not measured"
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often a file runs, and for how long.
+
+    Warm-up: at least `warmup_runs` runs and `warmup_seconds`. Measured: at least `runs` runs and `seconds` for each
+    file, cut into two blocks for each of `rounds` rounds, because the files of one format take turns (A B B A).
+    `settle_runs` runs open each block untimed: the other file has just filled the caches.
+    `cap_seconds` is about the longest that the warm-up, and again the measured runs, of one file may take: a slow
+    network gets fewer runs and rounds, and its note says so. `timeout_seconds` is the longest wait for any one step.
+    `cores` are the cores to run on (as many as `threads`); None leaves the choice to the device. `cluster` names a
+    phone's cores instead: big, middle, little, or a hexadecimal mask. `cool_seconds` is the longest wait for a phone to
+    cool down before one of its processes.
+    """
+
+    threads: int = 1
+    warmup_runs: int = 10
+    warmup_seconds: float = 0.5
+    runs: int = 50
+    seconds: float = 1.0
+    rounds: int = 8
+    settle_runs: int = 1
+    cap_seconds: float = 30.0
+    timeout_seconds: float = 300.0
+    cores: tuple[int, ...] | None = None
+    cluster: str | None = None
+    cool_seconds: float = 180.0
+
+    @property
+    def process_seconds(self) -> float:
+        """The longest wait for a process that loads a file, warms it up and measures it."""
+        return 2 * self.cap_seconds + self.timeout_seconds
+
+    def __post_init__(self) -> None:
+        for name, least in (("threads", 1), ("runs", 1), ("rounds", 1), ("warmup_runs", 0), ("settle_runs", 0)):
+            if getattr(self, name) < least:
+                raise BenchError(f"a schedule's {name} is {least} or more, not {getattr(self, name)}")
+        for name in ("cap_seconds", "timeout_seconds"):
+            if getattr(self, name) <= 0:
+                raise BenchError(f"a schedule's {name} is more than 0, not {getattr(self, name)}")
+        if self.cores is not None and len(set(self.cores)) != self.threads:
+            raise BenchError(
+                f"a schedule names one core for each thread: {self.threads} thread(s), but cores "
+                f"{', '.join(map(str, self.cores)) or 'none'}; name {self.threads} different core(s), or none at all"
+            )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A process's memory at one moment, in kB, from /proc/self/status and smaps_rollup; None where there is no /proc.
+
+    `peak` is VmHWM, `resident` VmRSS, `anonymous` RssAnon, `file` RssFile (mapped files, the program's code among
+    them), `proportional` Pss (pages that several processes share are counted in parts).
+    """
+
+    peak: int | None = None
+    resident: int | None = None
+    anonymous: int | None = None
+    file: int | None = None
+    proportional: int | None = None
+
+
+@dataclass(frozen=True)
+class MemoryPhases:
+    """Memory with the runtime imported and no model (`start`), after loading, after the first run, and at the end."""
+
+    start: Memory
+    loaded: Memory
+    first: Memory
+    end: Memory
+
+    @property
+    def model_peak(self) -> int | None:
+        """The model's own peak in kB: VmHWM at the end minus VmRSS at the start.
+
+        That is what loading and running this file adds to a process that has the runtime already: weights, packed
+        weights, activations, and library code that only this file touches. It includes the peak while loading, when
+        the file and the packed copy of its weights may both be held. The runtime, Python and the images are not in it.
+        None where /proc does not tell, or where importing the runtime took more than the model ever did and the
+        kernel would not reset the peak.
+        """
+        peak, start, imports = self.end.peak, self.start.resident, self.start.peak
+        if peak is None or start is None or imports is None:
+            return None
+        return None if peak == imports > start else peak - start
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process among several that measured a file on a phone, and how warm the phone was before it.
+
+    `turn` is its block's. `thermal_status` is Android's, 0 to 6; None where the phone does not tell.
+    """
+
+    turn: int
+    load_ms: float
+    first_ms: float
+    mhz_before: float | None
+    mhz_after: float | None
+    thermal_status: int | None
+    battery_celsius: float | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Runs made without a break, in ms and in order. `turn` is the block's place among all blocks of its session."""
+
+    turn: int
+    samples_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One file on one device: every run's time, the memory, and all that a reader needs to judge or repeat it.
+
+    Times are ms of wall clock around one call with one image (`input_shape`), input conversion included.
+    `session` is shared by the files that took turns with one another: only these have a time ratio.
+    `load_ms` is the time to load the file while it lies in the page cache; `first_ms` is the first run.
+    `pinned_cores` and the frequencies are None where the system does not allow or tell. `preemptions` counts how
+    often another process took the core during the measured blocks; `load_average` is the system's (1 minute) before.
+    `processes` is one for each block where every block had a process of its own (phones); `invalid` says why the times
+    are not to be used, `parity` how near the file's answers on the device were to its own on the host.
+    """
+
+    network: str
+    format: str
+    sha256: str
+    bytes: int
+    device: Device
+    runtime: str
+    runtime_version: str
+    schedule: Schedule
+    threads: int
+    pinned_cores: tuple[int, ...] | None
+    input_shape: tuple[int, ...]
+    images: int
+    load_ms: float
+    first_ms: float
+    blocks: tuple[Block, ...]
+    memory: MemoryPhases
+    session: str
+    measured_at: str
+    mhz_before: float | None = None
+    mhz_after: float | None = None
+    preemptions: int | None = None
+    load_average: float | None = None
+    note: str = ""
+    processes: tuple[Process, ...] = ()
+    invalid: str = ""
+    parity: Parity | None = None
+
+    @property
+    def samples_ms(self) -> tuple[float, ...]:
+        """Every measured run in the order in which they were made; the first run and the warm-up are not among them."""
+        return tuple(sample for block in self.blocks for sample in block.samples_ms)
+
+
+@dataclass(frozen=True)
+class NotMeasured:
+    """A file that this device cannot measure, with the reason: the third verdict beside passed and failed."""
+
+    network: str
+    format: str
+    sha256: str
+    device: Device
+    reason: str
+
+
+Row = Measurement | NotMeasured | Simulated
+
+
+def to_line(row: Row) -> str:
+    """The row as one line of JSON with a line end; its key `verdict` says which of the three it is."""
+    verdicts = {Measurement: MEASURED, NotMeasured: NOT_MEASURED, Simulated: SIMULATED}
+    return json.dumps({"verdict": verdicts[type(row)], **asdict(row)}) + "\n"
+
+
+def from_line(line: str, where: str = "line") -> Row:
+    """The row that `to_line` wrote. BenchError, with `where`, on anything else."""
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        verdict = fields.pop("verdict")
+        if verdict == NOT_MEASURED:
+            return NotMeasured(**{**fields, "device": Device(**fields["device"])})
+        if verdict == MEASURED:
+            return _measurement(fields)
+        if verdict == SIMULATED:
+            return Simulated.from_fields(fields)
+        raise BenchError(f"its verdict is {verdict!r}, not {MEASURED!r}, {SIMULATED!r} or {NOT_MEASURED!r}")
+    except (KeyError, TypeError, ValueError, AttributeError, BenchError) as error:
+        raise BenchError(
+            f"{where} is not a measurement: {type(error).__name__}: {error}; measure again, or take the line out"
+        ) from error
+
+
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Adds one line for each row to the file at `path`, which may be new; all of them or none."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(before + "".join(map(to_line, rows)), encoding="utf-8")
+    partial.replace(path)
+
+
+def read(path: Path) -> tuple[Row, ...]:
+    """The rows of a `measurements.jsonl`, in order. BenchError names the line that cannot be read."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return tuple(from_line(line, f"{path}, line {number},") for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _measurement(fields: Mapping[str, Any]) -> Measurement:
+    nested = {
+        "device": Device(**fields["device"]),
+        "schedule": Schedule(**{**fields["schedule"], "cores": _ints(fields["schedule"]["cores"])}),
+        "pinned_cores": _ints(fields["pinned_cores"]),
+        "input_shape": tuple(map(int, fields["input_shape"])),
+        "blocks": tuple(
+            Block(int(block["turn"]), tuple(map(float, block["samples_ms"]))) for block in fields["blocks"]
+        ),
+        "memory": MemoryPhases(**{phase: Memory(**values) for phase, values in fields["memory"].items()}),
+        # Rows of older versions have neither of these.
+        "processes": tuple(Process(**each) for each in fields.get("processes", ())),
+        "parity": None if fields.get("parity") is None else Parity(**fields["parity"]),
+    }
+    return Measurement(**{**fields, **nested})
+
+
+def _ints(values: Iterable[Any] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(map(int, values))

@@ -1,0 +1,184 @@
+"""What a run directory's files say, read for a verdict: each file once, none of it through torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.device import process_of, process_said
+from bench.measurement import MEASURED, NOT_MEASURED, SIMULATED, BenchError, Measurement, Simulated, from_line
+from exporters.artifact import Artifact, ExportError, read_artifacts, weigh
+
+RUN_VERSION = 1
+"""What settings.json's "version" may be at most; raised when an older compress-export would misread a run's files."""
+
+ORIGINAL, COMPRESSED = "original", "compressed"
+
+
+GONE = "the run recorded it, and it is gone; export it again"
+
+
+class RunError(BenchError):
+    """A run directory that cannot be read; the text says which file, and what to do."""
+
+
+def check_version(settings: Mapping[str, Any], path: Path) -> None:
+    """RunError if the run at `path`, whose settings.json this is, was written by a newer compress-export."""
+    version = settings.get("version", RUN_VERSION)
+    if not isinstance(version, int) or version > RUN_VERSION:
+        raise RunError(
+            f"{path} was written by a newer compress-export: its files have version {version}, this one reads up to "
+            f"{RUN_VERSION}; update it, or make the run again"
+        )
+
+
+def altered(path: Path, recorded: Artifact, sha256: str = "") -> str:
+    """Why what lies at `path` is not the file that its run recorded; "" if it is. Bytes are compared, and the content
+    where `sha256` gives that of the file as it lies there now: hashing a great file takes seconds."""
+    if not path.exists():
+        return GONE
+    found = weigh(path)
+    if found == recorded.bytes and sha256 in ("", recorded.sha256):
+        return ""
+    return (
+        f"it is not the file that artifacts.json records: {found:,} bytes, {recorded.bytes:,} recorded; export it again"
+    )
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run directory, read where it is asked."""
+
+    path: Path
+
+    @staticmethod
+    def of(artifact: Path) -> RunFiles | None:
+        """The run that wrote this file: RUN/artifacts/FILE with RUN/artifacts.json beside it; None if there is none."""
+        folder = artifact.parent
+        inside = folder.name == "artifacts" and (folder.parent / "artifacts.json").is_file()
+        return RunFiles(folder.parent) if inside else None
+
+    def check(self) -> None:
+        """RunError if the run's files are of a newer version."""
+        settings = self.json("settings.json")
+        if settings is not None and not isinstance(settings, dict):
+            raise RunError(f"{self.path / 'settings.json'} holds no settings; mend it, or make the run again")
+        check_version(settings or {}, self.path)
+
+    @cached_property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        if not (self.path / "artifacts.json").is_file():
+            return ()
+        try:
+            return read_artifacts(self.path / "artifacts.json")
+        except ExportError as error:
+            raise RunError(str(error)) from error
+
+    def artifact(self, path: Path) -> Artifact | None:
+        """What artifacts.json says of this file."""
+        return next((row for row in self.artifacts if row.path.name == path.name), None)
+
+    def place(self, artifact: Artifact) -> Path:
+        """Where a recorded file lies: artifacts.json keeps paths that may begin with "..", so its name says it."""
+        own = artifact.path.parent.name == "artifacts"
+        return self.path / "artifacts" / artifact.path.name if own else artifact.path
+
+    def altered(self, artifact: Artifact) -> str:
+        """Why a recorded file is no longer as it was recorded, by its bytes; "" if it is."""
+        return altered(self.place(artifact), artifact)
+
+    def survey(self, network: str) -> Mapping[str, Any] | None:
+        """Parameters, MACs and layers of a network; None where the run has none."""
+        found: Mapping[str, Any] | None = self.json({ORIGINAL: "survey.json", COMPRESSED: "compressed.json"}[network])
+        return found
+
+    def accuracy(self, network: str) -> Mapping[str, Any] | None:
+        """Accuracy in percent and every prediction of a network; None where the run has none."""
+        rows = self.json("accuracy.json") or {}
+        found: Mapping[str, Any] | None = rows.get(network)
+        return found
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers that the plan speaks of."""
+        return tuple(str(row["name"]) for row in (self.json("plan.json") or {"layers": ()})["layers"])
+
+    def measured(self, network: str, sha256: str, device: str, process: str = "") -> Measurement | None:
+        """The newest measurement of that file on that device (a name, or a kind), of a phone inside that process or the
+        shell; None if there is none."""
+        return self._measured(network, sha256, lambda own: _there(own, device, process))
+
+    def newest(self, network: str, sha256: str) -> Measurement | None:
+        """The newest measurement of that file, wherever it was made; None if there is none."""
+        return self._measured(network, sha256, lambda _: True)
+
+    def _measured(self, network: str, sha256: str, there: Callable[[Mapping[str, Any]], bool]) -> Measurement | None:
+        for number, row in reversed(self.rows):
+            own = (row["network"], row["sha256"], row["verdict"]) == (network, sha256, MEASURED)
+            if own and there(row["device"]):
+                found = from_line(json.dumps(row), f"{self.path / 'measurements.jsonl'}, line {number},")
+                return found if isinstance(found, Measurement) else None
+        return None
+
+    def refusal(self, network: str, sha256: str, device: str, process: str = "") -> str | None:
+        """Why the newest attempt to measure that file there gave no measurement; None if there was none."""
+        for _, row in reversed(self.rows):
+            own = (row["network"], row["sha256"], row["verdict"]) == (network, sha256, NOT_MEASURED)
+            if own and _there(row["device"], device, process):
+                return str(row["reason"])
+        return None
+
+    def simulated(self, network: str, sha256: str, core: str = "") -> Simulated | None:
+        """The newest exact count of that file, on the simulated core of that name where one is given."""
+        for number, row in reversed(self.rows):
+            own = (row["network"], row["sha256"], row["verdict"]) == (network, sha256, SIMULATED)
+            if own and core in ("", row["device"]["name"]):
+                found = from_line(json.dumps(row), f"{self.path / 'measurements.jsonl'}, line {number},")
+                return found if isinstance(found, Simulated) else None
+        return None
+
+    @property
+    def devices(self) -> list[str]:
+        """Where the run was measured: names with kinds, and with a phone's process where it is not the shell."""
+        found = [row["device"] for _, row in self.rows]
+        return sorted({f"{each['name']} ({each['kind']}{process_said(_process(each))})" for each in found})
+
+    @cached_property
+    def rows(self) -> list[tuple[int, dict[str, Any]]]:
+        """(line number, row) of every line of measurements.jsonl, oldest first."""
+        return list(self._rows())
+
+    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        path = self.path / "measurements.jsonl"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                row = json.loads(line)
+                _ = row["device"]["kind"], row["device"]["name"], row["network"], row["sha256"], row["verdict"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(
+                    f"{path}, line {number}, is not a measurement ({error}); measure again, or take the line out"
+                ) from error
+            yield number, row
+
+    def json(self, name: str) -> Any:
+        """The content of a JSON file; None where there is none. RunError if it is no JSON."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError as error:
+            raise RunError(f"{path} is no JSON ({error}); mend it, or make the run again") from error
+
+
+def _process(device: Mapping[str, Any]) -> str:
+    return process_of(device["kind"], device.get("process", ""))
+
+
+def _there(own: Mapping[str, Any], device: str, process: str) -> bool:
+    """Whether a row's device is the one of that name or kind, inside that process; without one, not inside an app."""
+    inside = _process(own)
+    return device in (own["kind"], own["name"]) and (inside == process if process else inside in ("", "shell"))

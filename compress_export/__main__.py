@@ -1,0 +1,5 @@
+"""`python -m compress_export` is the command `compress-export`."""
+
+from compress_export.cli import main
+
+main()

@@ -1,0 +1,187 @@
+"""Measured times on disk: JSON lines in the user's cache folder, one file for each device, format, runtime, threads.
+
+Every time is written when it is measured, so whatever ends a run loses at most the form under way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 2
+ANOTHER = "another version of compress-export"
+FOLDER_VARIABLE = "COMPRESS_EXPORT_CACHE"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the times of one file have in common."""
+
+    kind: str
+    device: str
+    format: str
+    runtime: str
+    version: str
+    threads: int
+
+    @property
+    def file_name(self) -> str:
+        words = (self.kind, self.device, self.format, self.version, f"{self.threads}-threads")
+        return re.sub(r"[^A-Za-z0-9.]+", "-", " ".join(words)).strip("-") + ".jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One time: `what` was measured (a geometry, or a network's hash), by which method at which rank, in ms.
+
+    `beside` is what it is to be compared with, measured in turns with it: the layer itself (its own time, for the layer
+    itself), or all layers of the network.
+    """
+
+    what: str
+    method: str
+    rank: tuple[int, ...]
+    ms: float
+    beside: float
+    samples: int
+    measured_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One file of the cache: under which conditions its times were measured (None if it cannot be read), and what."""
+
+    path: Path
+    conditions: Conditions | None
+    entries: tuple[Entry, ...]
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+
+def cache_folder() -> Path:
+    """Where the tool keeps what it measured: $COMPRESS_EXPORT_CACHE, or the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    own = os.environ.get(FOLDER_VARIABLE)
+    return Path(own) if own else user_cache_path("compress-export")
+
+
+def folder() -> Path:
+    """Where times are kept."""
+    return cache_folder() / "layer-times"
+
+
+def load(conditions: Conditions) -> tuple[Entry, ...]:
+    """The times measured under these conditions, in the order in which they were measured."""
+    path = folder() / conditions.file_name
+    kept = _read(path) if path.exists() else None
+    return kept.entries if kept is not None and kept.conditions == conditions else ()
+
+
+def add(conditions: Conditions, entries: Iterator[Entry] | tuple[Entry, ...]) -> None:
+    """Adds times to those kept under these conditions. OSError where the folder cannot be written."""
+    path = folder() / conditions.file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or _read(path).conditions != conditions:
+        path.write_text(json.dumps({"schema": SCHEMA, **asdict(conditions)}) + "\n", encoding="utf-8")
+    whole = path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        # a line that a killed run left half written ends here, and is skipped when read
+        file.write(("" if whole else "\n") + "".join(json.dumps(asdict(entry)) + "\n" for entry in entries))
+
+
+def files() -> tuple[Kept, ...]:
+    """Everything that is kept, whatever conditions, runtime version or schema it has."""
+    return tuple(_read(path) for path in sorted(folder().glob("*.jsonl")))
+
+
+def rows() -> list[dict[str, Any]]:
+    """What is kept, a row for each file: conditions (None of another version), how many times, bytes."""
+    return [
+        {
+            "file": kept.path.name,
+            "conditions": None if kept.conditions is None else asdict(kept.conditions),
+            "times": len(kept.entries),
+            "bytes": kept.bytes,
+        }
+        for kept in files()
+    ]
+
+
+def clear() -> int:
+    """Removes everything that is kept, errors of layers too; how many bytes the times were."""
+    found = files()
+    total = sum(kept.bytes for kept in found)
+    for kept in found:
+        kept.path.unlink()
+    shutil.rmtree(cache_folder() / "layer-errors", ignore_errors=True)
+    return total
+
+
+def removed() -> str:
+    """Removes everything that is kept; a sentence that says what that was."""
+    number, place = sum(len(kept.entries) for kept in files()), folder()
+    return f"Removed {number} times ({clear()} bytes) from {place}"
+
+
+def listed() -> str:
+    """A line for each file that is kept, and where they lie."""
+    return "\n".join([*map(_line, files()), f"Times lie in {folder()}; `compress-export costs --clear` removes them"])
+
+
+def _line(kept: Kept) -> str:
+    if kept.conditions is None:
+        return f"{kept.path.name}: {kept.bytes} bytes, written by {ANOTHER}, not used"
+    of = kept.conditions
+    days = sorted(entry.measured_at[:10] for entry in kept.entries)
+    when = "" if not days else f", {days[0]}" if days[0] == days[-1] else f", {days[0]} to {days[-1]}"
+    number = f"{of.threads} thread{'s' * (of.threads > 1)}"
+    return (
+        f"{of.device} ({of.kind}, {number}), {of.runtime} {of.version}: {len(kept.entries)} times{when}, "
+        f"{kept.bytes} bytes"
+    )
+
+
+def foreign(conditions: Conditions) -> tuple[str, ...]:
+    """Whose times are kept and no longer hold: versions of the same runtime on the same device, or ANOTHER."""
+    found = []
+    for kept in files():
+        if kept.conditions is None:
+            found.append(ANOTHER)
+        elif _but_version(kept.conditions) == _but_version(conditions) and kept.conditions != conditions:
+            found.append(kept.conditions.version)
+    return tuple(found)
+
+
+def _but_version(conditions: Conditions) -> dict[str, Any]:
+    return asdict(conditions) | {"version": ""}
+
+
+def _read(path: Path) -> Kept:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        head = json.loads(lines[0])
+        if head.pop("schema") != SCHEMA:
+            return Kept(path, None, ())
+        conditions = Conditions(**head)
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+        return Kept(path, None, ())
+    return Kept(path, conditions, tuple(filter(None, map(_entry, lines[1:]))))
+
+
+def _entry(line: str) -> Entry | None:
+    """The line's entry; None for one that a killed run left half written."""
+    try:
+        fields = json.loads(line)
+        return Entry(**{**fields, "rank": tuple(fields["rank"])})
+    except (KeyError, TypeError, ValueError):
+        return None

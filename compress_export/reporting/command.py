@@ -1,0 +1,85 @@
+"""The commands that make a run again, from what its settings.json holds, and that measure its files again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from bench.measurement import Device, Measurement, Row, Schedule, Simulated
+from compress_export.settings import PlanSettings, Section, ShareSettings, SourceSettings, TuneSettings
+from exporters.formats import TARGETS
+
+SECTIONS: dict[str, type[Section]] = {
+    "source": SourceSettings,
+    "plan": PlanSettings,
+    "tune": TuneSettings,
+    "share": ShareSettings,
+}
+
+
+def command(settings: Mapping[str, Any], formats: Iterable[str], rows: Iterable[Row], name: str) -> str:
+    """`compress-export NETWORK ...` with every option that differs from its default; `name` is the run's folder."""
+    words = ["compress-export", str(settings["source"]["network"])]
+    given: dict[str, str] = {}
+    for section, kind in SECTIONS.items():
+        for option, text in _options(kind, settings.get(section, {})):
+            given.setdefault(option, text)
+    for option, text in (*given.items(), *_bench(rows), *_formats(tuple(formats)), ("--name", name)):
+        words += [option, text] if text else [option]
+    return shlex.join(words)
+
+
+def bench_command(path: Path, device: Device | None, rows: Sequence[Row]) -> str:
+    """`compress-export bench RUN` that times the files as `rows` were: on `device`, with their threads and their cap.
+
+    The device is named because `bench` without one takes the simulated CPU where it can, and that tells no times.
+    """
+    words = ["compress-export", "bench", str(path)]
+    if device is not None and device.kind != "simulated":
+        words += ["--device", device.kind]
+        words += ["--in", device.process] if device.process not in ("", "shell") else []
+    elif any(isinstance(row, Simulated) for row in rows):
+        words += ["--device", "host"]
+    for option in _bench(rows):
+        words += option
+    return shlex.join(words)
+
+
+def _options(kind: type[Section], stored: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for field in fields(kind):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        value = stored.get(field.name, default)
+        value = tuple(value) if isinstance(value, list) else value
+        silent = field.name == "network" or field.name.endswith("sha256") or value is None
+        if not silent and value != default:
+            option = field.name.replace("_", "-")
+            yield (f"--{option}" if value is not False else f"--no-{option}"), _text(field.name, value)
+
+
+def _text(name: str, value: Any) -> str:
+    """A value as the command line takes it; nothing for a flag."""
+    if isinstance(value, bool):
+        return ""
+    if isinstance(value, Mapping):
+        return ",".join(f"{layer}={rank}" for layer, rank in value.items())
+    if isinstance(value, tuple):
+        return ("x" if name == "input" else ",").join(map(str, value))
+    return str(value)
+
+
+def _bench(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
+    schedules = [row.schedule for row in rows if isinstance(row, Measurement)]
+    if schedules and schedules[-1].threads != Schedule.threads:
+        yield "--threads", str(schedules[-1].threads)
+    if schedules and schedules[-1].cap_seconds != Schedule.cap_seconds:
+        yield "--cap", f"{schedules[-1].cap_seconds:g}"
+
+
+def _formats(formats: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if not formats:
+        return
+    target = next((name for name, own in TARGETS.items() if set(own) == set(formats)), None)
+    yield ("--target", target) if target else ("--format", ",".join(formats))

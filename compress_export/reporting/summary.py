@@ -1,0 +1,283 @@
+"""Summary: all that a report says about a run, read from the run's files alone. Imports no toolkit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.measurement import Device, Measurement, NotMeasured, Row, Simulated, read
+from bench.run_files import GONE, RunFiles
+from bench.statistics import Ratio, Statistics, summarize, time_ratio, unsteady
+from compress_export.errors import InputError
+from compress_export.reporting.command import bench_command
+from compress_export.reporting.estimates import estimate_notes
+from compress_export.reporting.file_notes import changed_files, row_notes
+from compress_export.reporting.notes import origin_notes, plan_notes, runtime_notes, size_notes, tuning_notes
+from compress_export.reporting.processes import beside, on_one_device
+from compress_export.reporting.shared import SharedWeights, shared_notes, shared_of
+from compress_export.run_directory import RunDirectory
+from compressor.plan import KEEP
+from exporters.artifact import Artifact, read_artifacts
+
+ORIGINAL, COMPRESSED = "original", "compressed"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A figure of the original beside the compressed network's."""
+
+    original: float
+    compressed: float
+
+    @property
+    def smaller(self) -> float:
+        return self.original / self.compressed if self.compressed else float("inf")
+
+
+@dataclass(frozen=True)
+class AccuracyChange:
+    """Accuracy on the validation images before and after, in percent, and the images whose verdict changed."""
+
+    images: int
+    top1: Pair
+    top5: Pair
+    gained: int
+    lost: int
+    differing: int
+    untuned_top1: float | None
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer of the plan, with its parameters, MACs and (where the plan predicts it) ms before and after."""
+
+    name: str
+    weight: str
+    method: str
+    rank: str
+    reason: str
+    error: float | None
+    stability: float | None
+    parameters: Pair
+    macs: Pair
+    ms: Pair | None = None
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One exported file: what it is, and how it ran, if it did; `simulated` has its newest row of each core.
+
+    `altered` says why what lies there is no longer the file that all this speaks of; empty where it is.
+    """
+
+    artifact: Artifact
+    row: Measurement | NotMeasured | None
+    statistics: Statistics | None
+    memory_kb: int | None
+    simulated: tuple[Simulated, ...] = ()
+    altered: str = ""
+
+    @property
+    def answers(self) -> str:
+        """passed, failed or not executed; changed or gone where nobody compared what lies there now."""
+        return "gone" if self.altered == GONE else "changed" if self.altered else self.artifact.verdict
+
+    @property
+    def unsteady(self) -> tuple[str, ...]:
+        """Why its times are not to be trusted; empty where they are, or where they are invalid or there are none."""
+        return unsteady(self.row) if isinstance(self.row, Measurement) and not self.row.invalid else ()
+
+
+@dataclass(frozen=True)
+class FormatRow:
+    """One format: the original's file beside the compressed network's, and their time ratio where they took turns."""
+
+    format: str
+    original: FileRow
+    compressed: FileRow
+    ratio: Ratio | None
+
+    @property
+    def bytes(self) -> Pair:
+        return Pair(self.original.artifact.bytes, self.compressed.artifact.bytes)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run achieved."""
+
+    title: str
+    origin: str
+    input: str
+    data: str | None
+    rule: str
+    goal: str
+    parameters: Pair
+    macs: Pair
+    paper_parameters: int | None
+    accuracy: AccuracyChange | None
+    layers: tuple[LayerRow, ...]
+    formats: tuple[FormatRow, ...]
+    device: Device | None
+    notes: tuple[str, ...]
+    failures: tuple[str, ...]
+    again: str
+    """The command that measures the files again, where and as they were timed last."""
+    shared: SharedWeights | None = None
+    beside: tuple[Measurement, ...] = ()
+    """Of a phone: its newest measurements in each process, where there are several (an app, the shell)."""
+
+
+def summarize_run(run: RunDirectory) -> Summary:
+    """The summary of what the run's files hold. InputError if it has no plan yet, or a file has lost its content."""
+    try:
+        return _summarized(run)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"a file of {run.path} has lost its content ({error}); remove it and run again") from error
+
+
+def _summarized(run: RunDirectory) -> Summary:
+    run.need("plan.json", f"plan NETWORK --name {run.path.name}")
+    settings, network = run.settings(), run.read_json("network.json")
+    before = run.read_json("survey.json")
+    after = run.read_json(str(run.need("compressed.json", f"compress {run.path}").name))
+    accuracy = run.read_json("accuracy.json") if run.has("accuracy.json") else None
+    plan = run.read_json("plan.json")
+    artifacts = read_artifacts(run / "artifacts.json") if run.has("artifacts.json") else ()
+    shared = shared_of(run)
+    every = read_measurements(run)
+    measured, elsewhere = on_one_device(every)
+    device = next((row.device for row in reversed(measured) if not isinstance(row, Simulated)), None)
+    again = bench_command(run.path, device, measured)
+    names = dict.fromkeys(artifact.format for artifact in artifacts)
+    formats = tuple(_format_row(name, RunFiles(run.path), artifacts, measured) for name in names)
+    return Summary(
+        title=str(network["name"]),
+        origin=str(network["origin"]),
+        input="x".join(map(str, network["input"])),
+        data=settings["source"]["data"],
+        rule=str(plan["rule"]),
+        goal=str(plan["goal"]),
+        parameters=Pair(before["parameters"], after["parameters"]),
+        macs=Pair(before["macs"], after["macs"]),
+        paper_parameters=after.get("paper_parameters"),
+        accuracy=_accuracy(accuracy) if accuracy else None,
+        layers=_layers(before, after, plan),
+        formats=formats,
+        device=device,
+        notes=(
+            *origin_notes(run, network, settings),
+            *(tuning_notes(accuracy) if accuracy else ()),
+            *plan_notes(plan, run.has("tuned.safetensors") or shared is not None),
+            *size_notes(settings, [(row.original.artifact, row.compressed.artifact) for row in formats]),
+            *runtime_notes(settings, [row.format for row in formats], plan),
+            *shared_notes(shared),
+            *row_notes(formats, again),
+            *_estimates(before, after, formats),
+            *elsewhere,
+        ),
+        failures=(*changed_files(formats), *failures(artifacts)),
+        again=again,
+        shared=shared,
+        beside=beside(every, device),
+    )
+
+
+def failures(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
+    """What must stop a user from shipping: layers outside the fast backend, answers that differ from the module's."""
+    found = []
+    for artifact in artifacts:
+        name = artifact.path.name
+        if artifact.not_delegated:
+            layers = ", ".join(artifact.not_delegated)
+            found.append(
+                f"{name}: {layers} would run outside XNNPACK, many times slower; keep the layer, or take .onnx"
+            )
+        if artifact.verdict == "failed" and artifact.parity is not None:
+            parity = artifact.parity
+            found.append(
+                f"{name} does not answer like the module: relative error {parity.relative_error:.1e}, "
+                f"top-1 agreement {100 * (parity.top1_agreement or 0):.1f} % on {parity.images} images"
+            )
+    return tuple(found)
+
+
+def read_measurements(run: RunDirectory) -> tuple[Row, ...]:
+    """Every row of the run's measurements.jsonl, oldest first; none where there is no file."""
+    if not run.has("measurements.jsonl"):
+        return ()
+    return read(run / "measurements.jsonl")
+
+
+def _format_row(name: str, run: RunFiles, artifacts: Sequence[Artifact], rows: Sequence[Row]) -> FormatRow:
+    own = [artifact for artifact in artifacts if artifact.format == name]
+    files = {artifact.network: _file_row(artifact, rows, run.altered(artifact)) for artifact in own}
+    original, compressed = files[ORIGINAL], files[COMPRESSED]
+    ratio = None
+    if isinstance(original.row, Measurement) and isinstance(compressed.row, Measurement):
+        same = original.row.session == compressed.row.session and not (original.row.invalid or compressed.row.invalid)
+        ratio = time_ratio(compressed.row, original.row) if same else None
+    return FormatRow(name, original, compressed, ratio)
+
+
+def _file_row(artifact: Artifact, rows: Sequence[Row], altered: str) -> FileRow:
+    own = [row for row in rows if (row.network, row.sha256) == (artifact.network, artifact.sha256)]
+    # Counts and times never stand in one ranking: each has a place of its own.
+    counted = tuple({row.device.name: row for row in own if isinstance(row, Simulated)}.values())
+    row = next((row for row in reversed(own) if not isinstance(row, Simulated)), None)
+    if isinstance(row, Measurement):
+        return FileRow(artifact, row, summarize(row), row.memory.model_peak, counted, altered)
+    return FileRow(artifact, row, None, None, counted, altered)
+
+
+def _estimates(before: Mapping[str, Any], after: Mapping[str, Any], formats: Sequence[FormatRow]) -> list[str]:
+    counted = [row.device.cpu for form in formats for row in (*form.original.simulated, *form.compressed.simulated)]
+    return estimate_notes(before, after, dict.fromkeys(counted))
+
+
+def _accuracy(rows: Mapping[str, Any]) -> AccuracyChange:
+    first, last = rows[ORIGINAL], rows[COMPRESSED]
+    pairs = list(zip(first["correct"], last["correct"], strict=True))
+    return AccuracyChange(
+        images=len(pairs),
+        top1=Pair(first["top1"], last["top1"]),
+        top5=Pair(first["top5"], last["top5"]),
+        gained=sum(after and not before for before, after in pairs),
+        lost=sum(before and not after for before, after in pairs),
+        differing=sum(a != b for a, b in zip(first["predictions"], last["predictions"], strict=True)),
+        untuned_top1=rows["cut"]["top1"] if "cut" in rows else None,
+    )
+
+
+def _layers(before: Mapping[str, Any], after: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[LayerRow, ...]:
+    costs = {layer["name"]: layer["cost"] for layer in before["layers"]}
+    rows = []
+    for layer in plan["layers"]:
+        name, kept = layer["name"], layer["method"] == KEEP
+        parts = [row["cost"] for row in after["layers"] if row["name"] == name or row["name"].startswith(f"{name}.")]
+        rows.append(
+            LayerRow(
+                name=name,
+                weight="x".join(map(str, layer["weight"])),
+                method=layer["method"],
+                rank="" if kept else ", ".join(map(str, layer["rank"])),
+                reason=layer["reason"],
+                error=layer["error"],
+                stability=after["stability"].get(name),
+                parameters=_pair("parameters", costs[name], parts),
+                macs=_pair("macs", costs[name], parts),
+                ms=_times(layer),
+            )
+        )
+    return tuple(rows)
+
+
+def _pair(field: str, before: Mapping[str, int], parts: Sequence[Mapping[str, int]]) -> Pair:
+    return Pair(before[field], sum(part[field] for part in parts))
+
+
+def _times(layer: Mapping[str, Any]) -> Pair | None:
+    """ms that the plan predicts for the layer as it was and as it becomes; None where it has no times."""
+    before, after = layer.get("dense_ms"), layer.get("ms")
+    return None if before is None or after is None else Pair(float(before), float(after))

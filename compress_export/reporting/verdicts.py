@@ -1,0 +1,153 @@
+"""Verdicts on budgets in the terminal: a table for each file, what failed and what grew, and what is inside."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.budgets.growth import Part, accounts
+from bench.budgets.limits import QUANTITIES
+from bench.budgets.subjects import Subject
+from bench.budgets.verdicts import OUTCOMES, Checked, Outcome, Verdict
+from bench.budgets.wording import amount, cells, culprits, exact, part_text, remark
+from bench.inside.contents import duplicates
+from bench.statistics import unsteady_clause
+
+STYLES: dict[Outcome, str] = {"passed": "green", "failed": "bold red", "not measured": "yellow", "new file": "cyan"}
+HOLDS = "what disturbs a file makes it slower, so the limit holds"
+LARGEST = 12
+"""Layers that `--why` lists for a file; a line says how many are left out."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The verdicts, and how they are to be read: what the base was called, and whether unmeasured figures fail."""
+
+    checked: Checked
+    base: str | None
+    strict: bool
+    why: bool
+
+    @property
+    def holds(self) -> bool:
+        return self.checked.holds(self.strict)
+
+    @property
+    def by_subject(self) -> Iterator[tuple[str, list[Verdict]]]:
+        for name, own in groupby(self.checked.verdicts, key=lambda verdict: verdict.subject):
+            yield name, list(own)
+
+    @property
+    def closing(self) -> str:
+        """ "9 passed, 1 failed, 2 not measured, which fails under --strict: the budgets do not hold"."""
+        counts = [f"{n} {outcome}" for outcome in OUTCOMES if (n := self.checked.count(outcome))]
+        unmeasured = bool(self.checked.count("not measured"))
+        fails = ", which fails under --strict" if unmeasured and self.strict else ""
+        said = "the budgets hold" if self.holds else "the budgets do not hold"
+        against = f", changes from {self.base}" if self.base else ""
+        return f"{', '.join(counts)}{fails}{against}: {said}"
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why figures are missing, new or from times that are not steady, each reason once with the lines that it
+        concerns."""
+        where: dict[str, list[int]] = defaultdict(list)
+        for verdict in self.checked.verdicts:
+            if verdict.outcome in ("not measured", "new file"):
+                where[f"{verdict.outcome}: {verdict.reason}"].append(verdict.line)
+            elif verdict.outcome == "passed" and verdict.unsteady:
+                where[f"passed: {verdict.subject}: {unsteady_clause(verdict.unsteady)}; {HOLDS}"].append(verdict.line)
+        file = self.checked.budgets.path.name
+        return [f"{reason} ({file}:{','.join(map(str, sorted(set(own))))})" for reason, own in where.items()]
+
+    @property
+    def opened(self) -> Iterator[tuple[Subject, Subject | None]]:
+        """The files whose inside is to be explained, with the base's."""
+        if self.why:
+            yield from (pair for pair in self.checked.files if pair[0].problem is None)
+
+
+def title(verdict: Verdict) -> str:
+    return "the file itself" if verdict.limit is None else QUANTITIES[verdict.limit.quantity].title
+
+
+def show_verdicts(found: Verdicts, console: Console) -> None:
+    """Prints every verdict, passed ones too, then what is inside the files where that was asked, then the sum."""
+    file = found.checked.budgets.path.name
+    for name, own in found.by_subject:
+        console.print(Text(name, style="bold"), soft_wrap=True)
+        console.print(_table(own))
+        said = ""
+        for verdict in own:
+            if verdict.outcome == "failed":
+                # two limits of one quantity are failed for one reason
+                grew = culprits(verdict) if f"{title(verdict)}{culprits(verdict)}" != said else ""
+                said = f"{title(verdict)}{culprits(verdict)}"
+                console.print(Text(f"  {title(verdict)}: {remark(verdict, file, grew)}", style="red"), soft_wrap=True)
+        console.print()
+    for subject, base in found.opened:
+        _show_inside(subject, base, console)
+    for reason in found.reasons:
+        console.print(Text(reason, style="yellow"), soft_wrap=True)
+    console.print(Text(found.closing, style="green" if found.holds else "bold red"), soft_wrap=True)
+
+
+def _table(verdicts: list[Verdict]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=True, show_edge=False)
+    for name, width in (("verdict", 12), ("", 15), ("now", 12), ("limit", 25)):
+        table.add_column(name, justify="right" if name == "now" else "left", min_width=width)
+    for verdict in verdicts:
+        value, limit = cells(verdict)
+        table.add_row(Text(verdict.outcome, style=STYLES[verdict.outcome]), title(verdict), Text(value), Text(limit))
+    return table
+
+
+def inside(subject: Subject) -> list[str]:
+    """Lines that say what a file holds: bytes, types, operators, and what it stores twice."""
+    contents = subject.contents
+    if contents is None:
+        return [f"{exact('bytes', subject.measured[0])}; no reader knows this kind of file"]
+    types = ", ".join(f"{amount('bytes', size)} {dtype}" for dtype, size in contents.dtypes.items()) or "none"
+    graph = ", ".join(f"{count} {name}" for name, count in contents.operators.items()) or "none: it holds weights only"
+    copies = duplicates(contents)
+    lines = [
+        f"{exact('bytes', contents.bytes)}: weights {types}; the rest {exact('bytes', contents.other_bytes)}",
+        f"operators: {graph}",
+    ]
+    for group in copies:
+        names = ", ".join(weight.title for weight in group)
+        lines.append(f"stored {len(group)} times, {exact('bytes', group[0].bytes)} each: {names}")
+    return lines if copies else [*lines, "nothing is stored twice"]
+
+
+def layers(subject: Subject, base: Subject | None) -> tuple[Part, ...]:
+    """The file's bytes by layer, the largest first, each with the base's where there is one."""
+    whole = accounts("size", subject, None)
+    grown = {part.name: part for part in (accounts("size", subject, base) if base is not None else ())}
+    return tuple(grown.get(part.name, part) for part in whole)
+
+
+def _show_inside(subject: Subject, base: Subject | None, console: Console) -> None:
+    console.print(Text(f"Inside {subject.name}", style="bold"), soft_wrap=True)
+    for line in inside(subject):
+        console.print(Text(f"  {line}"), soft_wrap=True)
+    parts = layers(subject, base)
+    if parts:
+        table = Table(box=SIMPLE_HEAD, show_edge=False)
+        for name in ("layer", "bytes", "share", "from the base"):
+            table.add_column(name, justify="left" if name in ("layer", "from the base") else "right", overflow="fold")
+        for part in parts[:LARGEST]:
+            change = part_text(part, "bytes").removeprefix(part.name).strip() if part.before is not None else ""
+            share = f"{100 * part.now / subject.measured[0]:.1f} %"
+            table.add_row(Text(part.name), f"{part.now:,.0f}", share, Text(change))
+        console.print(table)
+        if len(parts) > LARGEST:
+            console.print(f"  and {len(parts) - LARGEST} smaller layers (--json has all)")
+    console.print()

@@ -1,0 +1,176 @@
+"""One run's directory: which file holds what, how files are written whole, and when earlier results may be used."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.run_files import RUN_VERSION, check_version
+from compress_export.errors import InputError
+from compress_export.settings import Section, differences, plain
+
+OUTPUTS = {
+    "source": ("network.json", "original.safetensors", "training.jsonl", "training.pt", "survey.json", "losses.jsonl"),
+    "plan": ("plan.json", "probes.jsonl"),
+    "cut": ("compressed.json", "compressed.safetensors"),
+    "tune": ("tuned.safetensors", "tuning.jsonl", "tuning.pt", "accuracy.json"),
+    "share": ("shared.safetensors", "shared.json", "sharing.jsonl", "sharing.pt"),
+    "export": (
+        "artifacts.json",
+        "artifacts",
+        "measurements.jsonl",
+        "profiles.jsonl",
+        "shipped.json",
+        "report.md",
+        "report.html",
+        "report.json",
+    ),
+}  # fmt: skip
+"""Files of each section, in the order in which one depends on the other: changing a section ends all that follow."""
+
+UNFINISHED = (
+    ".*.partial",
+    "*.partial",
+    ".*.safetensors.*",
+    ".artifacts.json.*",
+    "artifacts/.exporting-*",
+    "artifacts/.work",
+)
+"""What a killed process may leave behind; removed by the next one that has the run."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's files. Writing goes through a temporary name, so that a file that exists is whole."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file. InputError if it is none: only an edit or a fault of the disk can make it so."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{self.path / name} is no JSON any more ({error}); mend it, or remove the run") from error
+
+    def write_text(self, name: str, text: str) -> None:
+        unfinished = self.path / f".{name}.partial"
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(self.path / name)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def append_line(self, name: str, value: Any) -> None:
+        """Adds one JSON line; a last line that a kill cut short goes first."""
+        whole = self.path / name
+        with whole.open("ab") as lines:
+            if lines.tell():
+                content = whole.read_bytes()
+                lines.truncate(content.rfind(b"\n") + 1)
+            lines.write(json.dumps(value).encode() + b"\n")
+
+    def read_lines(self, name: str) -> list[Any]:
+        """The JSON lines of a file; a last line that a kill cut short is left out. Empty where there is no file."""
+        if not self.has(name):
+            return []
+        text = (self.path / name).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def settings(self) -> dict[str, Any]:
+        """What was asked of the run, by section. RunError if a newer version of the tool wrote it."""
+        stored: dict[str, Any] = self.read_json("settings.json") if self.has("settings.json") else {}
+        check_version(stored, self.path)
+        return stored
+
+    def stale(self, section: str, asked: Section, force: bool) -> bool:
+        """Whether the section's earlier results were made with other settings and are to be replaced.
+
+        False if there are none, or the settings are the same. InputError if they differ and it is not forced.
+        Nothing is removed: `begin` does that, once the new settings have proven to lead somewhere.
+        """
+        stored = self.settings().get(section)
+        if stored is None or not any(self.has(name) for name in OUTPUTS[section]):
+            return False
+        changed = differences(asked, stored)
+        if changed and not force:
+            raise InputError(
+                f"{self.path} was made with other settings: {', '.join(changed)}; "
+                "pass --force to replace its results, or --name for a run of its own"
+            )
+        return bool(changed)
+
+    def begin(self, section: str, asked: Section, stale: bool = False) -> None:
+        """Writes the section's settings, after removing its results and all that follow from them if they are stale."""
+        if stale:
+            self.clear_from(section)
+        self.write_json("settings.json", {"version": RUN_VERSION, **self.settings(), section: plain(asked)})
+
+    def clear_from(self, section: str) -> None:
+        """Removes the results of `section` and of every section after it."""
+        sections = list(OUTPUTS)
+        stored = self.settings()
+        for later in sections[sections.index(section) :]:
+            stored.pop(later, None)
+            for name in OUTPUTS[later]:
+                target = self.path / name
+                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        self.write_json("settings.json", stored)
+
+    def need(self, name: str, verb: str) -> Path:
+        """The path of a file that an earlier verb must have written; InputError names the verb."""
+        if not self.has(name):
+            raise InputError(f"{self.path} has no {name}; write it with `compress-export {verb}`")
+        return self.path / name
+
+
+@contextmanager
+def open_run(path: Path, create: bool = True) -> Iterator[RunDirectory]:
+    """The run directory at `path`, locked against a second process for as long as it is open.
+
+    InputError if it cannot be written, if another process has it, or if it does not exist and is not to be created.
+    """
+    if not create and not (path / "settings.json").is_file():
+        raise InputError(f"{path} is no run directory; make one with `compress-export plan NETWORK`")
+    existed = path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        cure = "pass another place with --runs DIR" if create else "make it writable, or work on a copy of it"
+        raise InputError(f"{path} cannot be written ({error.strerror}); {cure}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise InputError(
+            f"another process works in {path}; wait for it, or pass --name for a run of its own"
+        ) from error
+    try:
+        _sweep(path)
+        yield RunDirectory(path)
+    finally:
+        if not existed and not (path / "settings.json").exists():
+            shutil.rmtree(path, ignore_errors=True)  # nothing came of it, so it must not stand in the way of the next
+        os.close(lock)
+
+
+def _sweep(path: Path) -> None:
+    for pattern in UNFINISHED:
+        for left in path.glob(pattern):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)

@@ -1,0 +1,137 @@
+"""One cell of the study: planned, cut, tuned, judged and timed, in a run directory of its own."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from compress_export.pipeline import tuned_run
+from compress_export.run_directory import RunDirectory
+from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
+from compress_export.stages import Workbench
+from compress_export.study.grids import SYSTEMS, Cell
+from compress_export.study.lines import Line, packed
+from compressor.costs import survey
+from compressor.crew import ALONE, Crew
+from compressor.goal import Goal
+from compressor.methods import Decomposition, decomposition
+from compressor.paper_ranks import PAPER_RANKS, parameters_with_every_bias, ranks_for
+from compressor.plan import Plan
+from compressor.planner import Evidence, make_plan, planned_parameters
+from compressor.surgery import skeleton
+
+PAPER, PAPERS = "astrid-lee-2017", "the paper's ranks"
+PRINTED = {"weights": 8.7e6, "macs": 205e6}
+"""What the paper prints for its network after compression."""
+LOSSES, PROBES = "losses.jsonl", "probes.jsonl"
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Where cells are made: the network and data as a command names them, how all are tuned, the folder of runs, and
+    the processes that probe and train."""
+
+    source: SourceSettings
+    tune: TuneSettings
+    runs: Path
+    crew: Crew = ALONE
+
+
+def line_of(cell: Cell, bed: Bed) -> Line:
+    """The line of a cell. An interrupted one goes on where it was, for its run directory is still there."""
+    return {"grid": cell.grid, "cell": cell.key, **(_counted() if cell.data is None else _trained(cell, bed))}
+
+
+def _trained(cell: Cell, bed: Bed) -> Line:
+    assert cell.budget is not None  # only counted cells have none
+    system, path = SYSTEMS[cell.system], bed.runs / cell.name
+    source, plan_settings = replace(bed.source, seed=cell.seed, images=cell.images), system.plan(cell.budget)
+    _borrow(bed.runs, path, source, plan_settings)
+    work = tuned_run(path, source, plan_settings, system.tuning(cell.epochs, bed.tune), bed.crew)
+    run = work.run
+    accuracy, after = run.read_json("accuracy.json"), run.read_json("compressed.json")
+    rows = run.read_lines("tuning.jsonl")
+    plan = Plan.read(run / "plan.json")
+    return {
+        "parameters": [work.subject.survey.parameters, after["parameters"]],
+        "macs": [work.subject.survey.macs, after["macs"]],
+        "ranks": {row.name: [row.method, *row.rank] for row in plan.factored},
+        "errors": _errors(work, plan),
+        "stability": after["stability"],
+        "top1": {name: value["top1"] for name, value in accuracy.items()},
+        "held_out": [[row["step"], row["epoch"], row["top1"]] for row in rows],
+        "predictions": {name: packed(value["predictions"]) for name, value in accuracy.items()},
+        "labels": packed(_labels(work)),
+        "ms": None,
+    }
+
+
+def _errors(work: Workbench, plan: Plan) -> dict[str, float]:
+    """The relative error of each factored layer: of its outputs where it is fitted to them, else of its weights."""
+    found = {}
+    for row in plan.factored:
+        inputs = (work.moments or {}).get(row.name)
+        fit = decomposition(work.decompositions, work.subject.network.module, row.name, row.method, plan.seed, inputs)
+        found[row.name] = fit.error(row.rank)
+    return found
+
+
+def _borrow(runs: Path, path: Path, source: SourceSettings, settings: PlanSettings) -> None:
+    """Copies what another cell has measured of the same network and data, whatever its budget is.
+
+    That is what each layer loses when it is cut alone, of the same seed and fit; and the sensitivities that the papers'
+    rule probes by training an epoch for each layer, of the first seed that has them all: seeds of such a system differ
+    in images, factors and training, not in ranks.
+    """
+    for file in sorted(runs.glob("*/settings.json")):
+        stored = RunDirectory(file.parent).settings()
+        seed, fit = stored.get("source", {}).get("seed"), stored.get("plan", {}).get("fit")
+        if file.parent == path or stored.get("source") != plain(replace(source, seed=seed)):
+            continue
+        if (file.parent / "plan.json").exists():
+            _copy(file.parent / PROBES, path / PROBES)
+        if seed == source.seed and fit == settings.fit:
+            _copy(file.parent / LOSSES, path / LOSSES)
+
+
+def _copy(measured: Path, place: Path) -> None:
+    if measured.exists() and not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(measured, place)
+
+
+def _labels(work: Workbench) -> list[int]:
+    assert work.subject.data is not None  # a trained cell has data
+    return [int(label) for _, labels in work.subject.data.validation for label in labels]
+
+
+def _counted() -> Line:
+    """AlexNet with two groups: weights and MACs by the paper's ranks and by ours at as many weights."""
+    import torch
+
+    from compress_export.alexnet_caffe import alexnet_caffe
+
+    network = alexnet_caffe(1000).eval()
+    example = torch.zeros(1, 3, 227, 227)
+    found = survey(network, example)
+    paper = PAPER_RANKS[PAPER]
+    theirs = make_plan(network, found, Goal(ranks=ranks_for(paper, found.layers), ranks_from=PAPER))
+    most = planned_parameters(theirs, found)
+    evidence, ready = Evidence(), dict[tuple[str, str], Decomposition]()
+
+    def counted(plan: Plan) -> dict[str, float]:
+        skeleton(cut := alexnet_caffe(1000).eval(), plan.layers)
+        after = survey(cut, example)
+        return {"parameters": after.parameters, "macs": after.macs}
+
+    rows = {PAPERS: counted(theirs)}
+    weights, macs = f"{most / 1e6:.6f}M", f"{rows[PAPERS]['macs'] / 1e6:.6f}M"
+    for name, goal in (
+        ("weights", Goal(max_params=weights)),
+        ("weights and MACs", Goal(max_params=weights, max_macs=macs)),
+    ):
+        rows[f"ours, as many {name}"] = counted(make_plan(network, found, goal, evidence, ready))
+    paired = [(layer, theirs.layer(layer.name).rank[0]) for layer in found.layers]
+    rows[PAPERS]["papers_count"] = parameters_with_every_bias(paired)
+    return {"original": {"parameters": found.parameters, "macs": found.macs}, "printed": PRINTED, "counted": rows}

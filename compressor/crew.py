@@ -1,0 +1,154 @@
+"""Crew: the processes, and the device, that train one network together, through Hugging Face Accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Value = TypeVar("Value")
+Item = TypeVar("Item")
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others: while the first plans or measures, they have nothing to do."""
+
+
+class CrewError(RuntimeError):
+    """Processes that cannot train together as asked; the text names the cure."""
+
+
+class Crew(Protocol):
+    """What training asks of those who train together. Every method but `backward` is called by all of them at once.
+
+    `lead` is true in the process that decides, writes and reports.
+    """
+
+    @property
+    def lead(self) -> bool: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def together(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Network and optimizer such that a step of one is a step of all; all start from the lead's weights."""
+        ...
+
+    def apart(self, network: nn.Module) -> None:
+        """Ends what `together` began with this network."""
+        ...
+
+    def share(self, loader: DataLoader[Any]) -> Batches:
+        """This process's part of every batch."""
+        ...
+
+    def backward(self, loss: Tensor) -> None: ...
+
+    def agree(self, value: Value) -> Value:
+        """The lead's value, in every process."""
+        ...
+
+    def each(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
+        """What `work` gives for each item, in their order; the items are dealt out to the processes round by round."""
+        ...
+
+
+class Alone:
+    """One process on one device, by default the CPU: every method is what it would be without it."""
+
+    lead = True
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+
+    def together(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        return network.to(self.device), optimizer
+
+    def apart(self, network: nn.Module) -> None:
+        del network
+
+    def share(self, loader: DataLoader[Any]) -> Batches:
+        return loader
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def agree(self, value: Value) -> Value:
+        return value
+
+    def each(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
+        return (work(item) for item in items)
+
+
+ALONE = Alone()
+
+
+class Accelerated:
+    """The processes that torchrun started, or one with a GPU. A batch is split among them, so that one process and
+    several take the same steps."""
+
+    def __init__(self, mixed_precision: str = "no") -> None:
+        from accelerate import Accelerator, DataLoaderConfiguration
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+        torch.backends.cudnn.allow_tf32 = False  # answers are compared with a CPU's
+        self._accelerator: Accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            cpu=not torch.cuda.is_available(),
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+            # A network may hold layers that never run.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
+        )
+
+    @property
+    def lead(self) -> bool:
+        return bool(self._accelerator.is_main_process)
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self._accelerator.device)
+
+    def together(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        shared, stepping = self._accelerator.prepare(network, optimizer)
+        return cast(nn.Module, shared), cast(torch.optim.Optimizer, stepping)
+
+    def apart(self, network: nn.Module) -> None:
+        bare = self._accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+        vars(bare).pop("_is_accelerate_prepared", None)  # it would not be prepared again for the next step
+        self._accelerator.free_memory()
+
+    def share(self, loader: DataLoader[Any]) -> Batches:
+        batch, count = loader.batch_size or 1, self._accelerator.num_processes
+        if batch % count:
+            raise CrewError(
+                f"batches of {batch} images cannot be split evenly among {count} processes; pass --batch with a "
+                f"multiple of {count}, or start another number of processes"
+            )
+        return cast(Batches, self._accelerator.prepare_data_loader(loader))
+
+    def backward(self, loss: Tensor) -> None:
+        self._accelerator.backward(loss)
+
+    def agree(self, value: Value) -> Value:
+        from accelerate.utils import broadcast_object_list
+
+        return cast(Value, broadcast_object_list([value])[0])
+
+    def each(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
+        from accelerate.utils import gather_object
+
+        count, place = self._accelerator.num_processes, self._accelerator.process_index
+        for start in range(0, len(items), count):
+            own = start + place
+            values = gather_object([work(items[own]) if own < len(items) else None])
+            yield from values[: len(items) - start]

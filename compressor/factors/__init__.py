@@ -1,0 +1,1 @@
+"""One factorization each: a layer -> factors that take its place."""

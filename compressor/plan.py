@@ -1,0 +1,142 @@
+"""The plan: which method and rank each layer gets, and why. A frozen value and a JSON file that a person can edit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compressor.shapes import PlanError, Rank
+
+KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer's method and rank (for each group), with the reason a person reads.
+
+    `weight` is the shape of the layer's weight, so that a plan cannot be replayed on another network unnoticed.
+    `error` is the relative error of the weight (or, fitted to data, of the output) at this rank, where the planner
+    knows it; `ms` what the layer takes in this form and `dense_ms` as it was, where that was measured on a device.
+    """
+
+    name: str
+    weight: tuple[int, ...]
+    method: str
+    rank: Rank
+    reason: str
+    error: float | None = None
+    ms: float | None = None
+    dense_ms: float | None = None
+
+    @property
+    def kept(self) -> bool:
+        return self.method == KEEP
+
+
+@dataclass(frozen=True)
+class Point:
+    """A whole network as a planner predicts it: `ms` is None where no device was asked, `drop` where none was measured.
+
+    `loss` is in the unit of the plan's `loss_source`; `drop` is top-1 in points, before fine-tuning.
+    """
+
+    parameters: int
+    macs: int
+    ms: float | None
+    loss: float
+    drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A LayerPlan for every convolution and fully connected layer, in the order in which they run.
+
+    `rule` names the rank rule, `goal` what it was asked for ("max-params 0.15x", "ranks given"). A plan with a budget
+    says where its times and losses come from, what it predicts (`chosen`, beside the `original`), and the `front` of
+    other networks that were within reach. `timed` is the planned network's time over the original's, both files
+    measured in turns in that runtime, where that was done.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    rule: str
+    goal: str
+    seed: int = 0
+    notes: tuple[str, ...] = field(default=())
+    cost_source: str = ""
+    loss_source: str = ""
+    original: Point | None = None
+    chosen: Point | None = None
+    front: tuple[Point, ...] = ()
+    timed: float | None = None
+
+    def __post_init__(self) -> None:
+        names = [layer.name for layer in self.layers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise PlanError(f"the plan names a layer twice: {', '.join(twice)}; leave one line for each layer")
+
+    @property
+    def factored(self) -> tuple[LayerPlan, ...]:
+        return tuple(layer for layer in self.layers if not layer.kept)
+
+    def layer(self, name: str) -> LayerPlan:
+        return next(layer for layer in self.layers if layer.name == name)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str, where: str = "plan") -> Plan:
+        """The plan that `to_json` wrote. PlanError names what is missing or of the wrong kind."""
+        try:
+            fields: Any = json.loads(text)
+            layers = tuple(_layer_plan(row) for row in fields["layers"])
+            return Plan(
+                layers,
+                str(fields["rule"]),
+                str(fields["goal"]),
+                int(fields["seed"]),
+                tuple(fields["notes"]),
+                str(fields.get("cost_source", "")),
+                str(fields.get("loss_source", "")),
+                _point(fields.get("original")),
+                _point(fields.get("chosen")),
+                tuple(Point(**point) for point in fields.get("front", ())),
+                _number(fields, "timed"),
+            )
+        except PlanError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(
+                f"{where} is not a plan: {type(error).__name__}: {error}; write one with `compress-export plan NETWORK`"
+            ) from error
+
+    @staticmethod
+    def read(path: Path) -> Plan:
+        """The plan in a file. PlanError if it is none."""
+        return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+
+
+def _point(fields: Mapping[str, Any] | None) -> Point | None:
+    return None if fields is None else Point(**fields)
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    return None if value is None else float(value)
+
+
+def _layer_plan(row: Mapping[str, Any]) -> LayerPlan:
+    return LayerPlan(
+        name=str(row["name"]),
+        weight=tuple(int(size) for size in row["weight"]),
+        method=str(row["method"]),
+        rank=tuple(int(rank) for rank in row["rank"]),
+        reason=str(row["reason"]),
+        error=_number(row, "error"),
+        ms=_number(row, "ms"),
+        dense_ms=_number(row, "dense_ms"),
+    )

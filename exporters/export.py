@@ -1,0 +1,96 @@
+"""export(): a module -> one file in this process, checked. For several files see processes.export_all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters import parity
+from exporters.artifact import Artifact, ExportError, measure, move
+from exporters.formats import find_format
+from exporters.toolkits import versions
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+Array = NDArray[np.float32]
+
+
+def export(
+    module: nn.Module,
+    example: Tensor,
+    format: str,
+    path: Path | str,
+    *,
+    network: str = "compressed",
+    images: Array | None = None,
+    golden: Array | None = None,
+) -> Artifact:
+    """The file at `path` that answers like `module` does in eval mode, as an Artifact.
+
+    `example` is a float32 batch (N, C, H, W) that sets the shape; `format` a name in FORMATS. With `images`
+    (N, C, H, W) the file is run on each and compared with `golden` (N, classes), by default the module's own logits;
+    without them `Artifact.parity` is None. Raises ExportError; then no file is written.
+    """
+    from exporters.program import capture
+
+    find_format(format)
+    program = capture(module, example)
+    if images is not None and golden is None:
+        golden = parity.answers(module, images)
+    return export_program(program, format, Path(path), network=network, images=images, golden=golden)
+
+
+def export_program(
+    program: ExportedProgram,
+    format: str,
+    path: Path,
+    *,
+    network: str = "compressed",
+    images: Array | None = None,
+    golden: Array | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Artifact:
+    """As `export`, of a captured program. `progress` is called with "exporting", "checking" and "done"."""
+    from exporters.program import input_shape
+
+    kind = find_format(format)
+    tell = progress or _silent
+    if path.suffix != f".{kind.suffix}":
+        raise ExportError(f"a {kind.title} file is called *.{kind.suffix}, not {path.name}; rename it")
+    toolkits = versions(kind.requires)
+    # A folder of its own beside the target: toolkits choose names by the path they are given, and a rename is atomic.
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as scratch:
+        partial = Path(scratch) / path.name
+        tell("exporting")
+        written = kind.export(program, partial)
+        tell("checking")
+        checked = None
+        if images is not None and golden is not None:
+            checked = parity.check(partial, format, images, golden, inspected=written.inspected)
+        size, digest = measure(partial)
+        move(partial, path)
+    tell("done")
+    return Artifact(
+        path=path,
+        network=network,
+        format=format,
+        bytes=size,
+        sha256=digest,
+        dtype=written.dtype,
+        input=input_shape(program),
+        toolkits=toolkits,
+        not_delegated=written.not_delegated,
+        fallbacks=written.fallbacks,
+        parity=checked,
+    )
+
+
+def _silent(stage: str) -> None:
+    """Stands in where nobody listens."""

@@ -1,0 +1,112 @@
+"""The formats: what each file is called, which runtime reads it, and the functions that write and run it.
+
+Imports no toolkit and no torch: the front door lists FORMATS to print its help.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporters import to_coreml, to_executorch, to_onnx, to_torchscript
+from exporters.artifact import ExportError
+from exporters.written import Runner, Written
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    `export(program, path)` writes the file and checks what can be checked without running it. `load(path, threads)`
+    gives a function from one float32 image (1, C, H, W) to logits (1, classes). `requires` are the pip packages that
+    both need; `system` the only `sys.platform` that runs the file, None where every one does. `effort` is the CPU time
+    of an AlexNet in s: the formats that take longest are started first.
+    """
+
+    suffix: str
+    title: str
+    runtime: str
+    export: Callable[[ExportedProgram, Path], Written]
+    load: Callable[[Path, int], Runner]
+    requires: tuple[str, ...]
+    effort: float
+    system: str | None = None
+
+    @property
+    def runs_here(self) -> bool:
+        return self.system in (None, sys.platform)
+
+
+FORMATS: dict[str, Format] = {
+    "pte": Format(
+        suffix="pte",
+        title="ExecuTorch",
+        runtime="ExecuTorch, XNNPACK delegate",
+        export=to_executorch.export,
+        load=to_executorch.load,
+        requires=to_executorch.REQUIRES,
+        effort=19,
+    ),
+    "onnx": Format(
+        suffix="onnx",
+        title="ONNX",
+        runtime="ONNX Runtime",
+        export=to_onnx.export,
+        load=to_onnx.load,
+        requires=to_onnx.REQUIRES,
+        effort=14,
+    ),
+    "ptl": Format(
+        suffix="ptl",
+        title="TorchScript Lite",
+        runtime="PyTorch lite interpreter",
+        export=to_torchscript.export,
+        load=to_torchscript.load,
+        requires=to_torchscript.REQUIRES,
+        effort=9,
+    ),
+    "mlpackage": Format(
+        suffix="mlpackage",
+        title="CoreML",
+        runtime="Core ML",
+        export=to_coreml.export,
+        load=to_coreml.load,
+        requires=to_coreml.REQUIRES,
+        effort=24,
+        system="darwin",
+    ),
+}
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "android": ("pte", "onnx", "ptl"),
+    "ios": ("mlpackage",),
+    "all": ("pte", "onnx", "ptl", "mlpackage"),
+}
+
+
+def find_format(name: str) -> Format:
+    """The format of that name; ExportError gives the nearest real names."""
+    if name not in FORMATS:
+        raise ExportError(_unknown("format", name, FORMATS))
+    return FORMATS[name]
+
+
+def find_target(name: str) -> tuple[str, ...]:
+    """The formats of that target; ExportError gives the nearest real names."""
+    if name not in TARGETS:
+        raise ExportError(_unknown("target", name, TARGETS))
+    return TARGETS[name]
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    names = tuple(known)
+    near = get_close_matches(name, names, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "choose one of these"
+    return f"there is no {kind} {name!r}; {hint} ({kind}s: {', '.join(names)})"

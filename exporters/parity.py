@@ -1,0 +1,96 @@
+"""Does the file answer like the module? compare() is numbers only, check() runs the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.artifact import ExportError, Parity
+from exporters.formats import find_format
+from exporters.toolkits import reason
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Array = NDArray[np.float32]
+
+
+def answers(module: nn.Module, images: Array) -> Array:
+    """The module's own logits (N, classes) in eval mode, one image at a time as the phone asks for them.
+
+    `images` is float32 (N, C, H, W). The module's mode is left as it was.
+    """
+    import torch
+
+    from exporters.program import eval_mode
+
+    with eval_mode(module), torch.no_grad():
+        return np.concatenate([module(torch.from_numpy(image[None])).numpy() for image in images])
+
+
+def compare(given: Array, golden: Array) -> Parity:
+    """How far logits `given` (N, classes) by a file are from the module's own, `golden`. See Parity for the measures.
+
+    Raises ExportError when the shapes differ, when there is no image, or when a logit is not finite.
+    """
+    if given.shape != golden.shape or given.ndim != 2 or not given.size:
+        raise ExportError(
+            f"logits to compare have one shape (images, classes); the file gave {given.shape}, "
+            f"the module {golden.shape}"
+        )
+    for who, logits in (("the file", given), ("the module", golden)):
+        broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        if broken.size:
+            raise ExportError(
+                f"{who} gives logits that are not finite for {broken.size} of {len(logits)} images "
+                f"(first: image {broken[0]}); look for weights that overflow before you export"
+            )
+    ours, theirs = given.astype(np.float64), golden.astype(np.float64)
+    error, spread = float(np.abs(ours - theirs).max()), float(theirs.std())
+    return Parity(
+        executed=True,
+        images=len(golden),
+        max_error=error,
+        # without spread every error counts as a great one
+        relative_error=error / max(spread, 1e-30),
+        cosine=float(_cosines(ours, theirs).min()),
+        top1_agreement=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
+        note="" if spread > 0 else "the module gives the same logit everywhere, which proves nothing",
+    )
+
+
+def check(path: Path, format: str, images: Array, golden: Array, *, inspected: str = "", threads: int = 1) -> Parity:
+    """The file's answers to `images` (N, C, H, W), each given alone, against the module's logits `golden`.
+
+    A format that this system cannot run gives Parity(executed=False), whose note ends with `inspected`: what the
+    writer compared in the stored file instead. Raises ExportError when the runtime refuses the file, and as
+    `compare` does.
+    """
+    kind = find_format(format)
+    if not kind.runs_here:
+        note = f"not executed on this system; {inspected or 'nothing was compared'}"
+        return Parity(False, 0, None, None, None, None, note)
+    try:
+        run = kind.load(path, threads)
+        given = np.concatenate([run(image[None]) for image in images])
+    except ExportError:
+        raise
+    except Exception as error:  # each runtime has exceptions of its own
+        raise ExportError(
+            f"{kind.runtime} cannot run {path.name}: {reason(error)}; leave the {format} format out "
+            "or replace the operator that it does not know"
+        ) from error
+    return compare(given, golden)
+
+
+def _cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosine of each image's logits, their mean removed: softmax does not see the mean."""
+    ours = ours - ours.mean(axis=1, keepdims=True)
+    theirs = theirs - theirs.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    both_flat = (np.linalg.norm(ours, axis=1) == 0) & (np.linalg.norm(theirs, axis=1) == 0)
+    cosines = (ours * theirs).sum(axis=1) / np.where(lengths == 0, 1.0, lengths)
+    return np.where(both_flat, 1.0, cosines)

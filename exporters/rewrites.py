@@ -1,0 +1,244 @@
+"""Changes to a captured graph that keep its answers: BatchNorm folded, circular padding unrolled, idle parts gone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+_ATEN = torch.ops.aten
+_CONVOLUTIONS = {_ATEN.conv1d.default, _ATEN.conv1d.padding, _ATEN.conv2d.default, _ATEN.conv2d.padding}
+_TRANSPOSED = {_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input}
+_FOLDABLE = _CONVOLUTIONS | _TRANSPOSED | {_ATEN.linear.default}
+_WEIGHT, _BIAS = 1, 2  # argument positions in every operator of _FOLDABLE
+
+
+def fold_computed_weights(graph: fx.GraphModule) -> int:
+    """Computes weights that come from parameters alone (weight standardization, parametrizations); gives the count.
+
+    XNNPACK takes a layer only when its weight is a constant.
+    """
+    count = 0
+    layers = [node for node in graph.graph.nodes if node.target in _FOLDABLE]
+    for layer in layers:
+        for position, given in list(enumerate(layer.args))[_WEIGHT : _BIAS + 1]:
+            if not isinstance(given, fx.Node) or given.op != "call_function":
+                continue
+            sources = _parameters_behind(given)
+            if not sources:
+                continue
+            owner, _, leaf = str(sources[0].target).rpartition(".")
+            name = f"folded_{leaf}_{position}_{layer.name}"
+            value = _evaluate(graph, given)
+            graph.get_submodule(owner).register_parameter(name, nn.Parameter(value, requires_grad=False))
+            with graph.graph.inserting_before(layer):
+                constant = graph.graph.get_attr(f"{owner}.{name}".removeprefix("."))
+            constant.meta["val"] = value
+            layer.update_arg(position, constant)
+            count += 1
+    return count
+
+
+def _parameters_behind(node: fx.Node) -> list[fx.Node]:
+    """The parameters and buffers that the node is computed from; none where the image has a part in it."""
+    if node.op in ("get_attr", "placeholder"):
+        return [node] if node.op == "get_attr" else []
+    behind = [_parameters_behind(source) for source in node.all_input_nodes]
+    return [parameter for parameters in behind for parameter in parameters] if all(behind) else []
+
+
+def _evaluate(graph: fx.GraphModule, node: fx.Node) -> Tensor:
+    if node.op == "get_attr":
+        return _tensor(graph, str(node.target)).detach()
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: _evaluate(graph, source))
+    value = node.target(*args, **kwargs)  # type: ignore[operator]  # the target of a call_function is callable
+    assert isinstance(value, Tensor)
+    return value
+
+
+def fold_batch_norms(graph: fx.GraphModule) -> int:
+    """Folds every eval-mode BatchNorm that alone reads a convolution or linear layer into its weights; gives the count.
+
+    A weight that several layers share is folded only when all of them would get the same new weight; otherwise each
+    would need a copy of its own, and the file would grow.
+    """
+    readers = _readers(graph)
+    folds: dict[str, dict[fx.Node, fx.Node]] = defaultdict(dict)
+    for norm in graph.graph.find_nodes(op="call_function", target=_ATEN.batch_norm.default):
+        layer = norm.args[0]
+        if _can_fold(layer, norm):
+            folds[str(layer.args[_WEIGHT].target)][layer] = norm
+    count = 0
+    for name, pairs in folds.items():
+        if len({_statistics(layer, norm) for layer, norm in pairs.items()}) == 1 and readers[name] == set(pairs):
+            _fold(graph, name, pairs, readers)
+            count += len(pairs)
+    return count
+
+
+def _readers(graph: fx.GraphModule) -> dict[str, set[fx.Node]]:
+    """Nodes that read each parameter or buffer. Tied parameters count as one, under each of their names."""
+    by_tensor: dict[int, set[fx.Node]] = defaultdict(set)
+    tensors: dict[str, int] = {}
+    for node in graph.graph.find_nodes(op="get_attr"):
+        tensors[str(node.target)] = id(_tensor(graph, str(node.target)))
+        by_tensor[tensors[str(node.target)]].update(node.users)
+    return {name: by_tensor[tensor] for name, tensor in tensors.items()}
+
+
+def _can_fold(layer: object, norm: fx.Node) -> bool:
+    if not isinstance(layer, fx.Node) or layer.target not in _FOLDABLE or len(layer.users) != 1:
+        return False
+    _, _, _, mean, variance, training, *_ = norm.args
+    if training or not isinstance(mean, fx.Node) or not isinstance(variance, fx.Node):
+        return False
+    # BatchNorm1d over (N, C, L) normalizes C, a linear layer there puts its outputs in L.
+    if layer.target is _ATEN.linear.default and layer.meta["val"].ndim != 2:
+        return False
+    constants = (layer.args[_WEIGHT], *layer.args[_BIAS : _BIAS + 1], *norm.args[1:5])
+    return all(node is None or (isinstance(node, fx.Node) and node.op == "get_attr") for node in constants)
+
+
+def _statistics(layer: fx.Node, norm: fx.Node) -> Hashable:
+    """All that the folded weight depends on besides the weight: two layers that agree here fold alike."""
+    constants = (*layer.args[_BIAS : _BIAS + 1], *norm.args[1:5])
+    return (*(node.target if isinstance(node, fx.Node) else None for node in constants), norm.args[7])
+
+
+def _fold(graph: fx.GraphModule, name: str, pairs: dict[fx.Node, fx.Node], readers: dict[str, set[fx.Node]]) -> None:
+    weight, bias = _folded(graph, *next(iter(pairs.items())))
+    owner, _, leaf = name.rpartition(".")
+    bias_leaf = f"{leaf.removesuffix('weight')}bias"
+    # never overwrite what another operator reads: a bias may be tied, or "bias" something else in a user's module
+    while readers.get(f"{owner}.{bias_leaf}".removeprefix("."), set()) - set(pairs):
+        bias_leaf = f"folded_{bias_leaf}"
+    holder = graph.get_submodule(owner)
+    setattr(holder, leaf, nn.Parameter(weight, requires_grad=False))
+    setattr(holder, bias_leaf, nn.Parameter(bias, requires_grad=False))
+    for layer, norm in pairs.items():
+        with graph.graph.inserting_before(layer):
+            node = graph.graph.get_attr(f"{owner}.{bias_leaf}".removeprefix("."))
+        node.meta["val"] = bias
+        layer.args = (*layer.args[:_BIAS], node, *layer.args[_BIAS + 1 :])
+        norm.replace_all_uses_with(layer)
+        graph.graph.erase_node(norm)
+
+
+def _folded(graph: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer with the BatchNorm in them."""
+    constants = (*(*layer.args, None)[_WEIGHT : _BIAS + 1], *norm.args[1:5])
+    # in float64: a variance near zero would lose bits in float32
+    weight, bias, scale, shift, mean, variance = (_double(graph, node) for node in constants)
+    epsilon = norm.args[7]
+    assert weight is not None
+    assert mean is not None
+    assert variance is not None
+    assert isinstance(epsilon, float)
+    scale = torch.ones_like(mean) if scale is None else scale
+    shift = torch.zeros_like(mean) if shift is None else shift
+    fuse = fuse_linear_bn_weights if layer.target is _ATEN.linear.default else fuse_conv_bn_weights
+    groups = _transposed_groups(layer)
+    folded, moved = fuse(_swap_channels(weight, groups), bias, mean, variance, epsilon, scale, shift)
+    return _swap_channels(folded.detach(), groups).float(), moved.detach().float()
+
+
+def _transposed_groups(layer: fx.Node) -> int | None:
+    """Groups of a transposed convolution, None for any other layer."""
+    if layer.target not in _TRANSPOSED:
+        return None
+    groups = layer.args[6] if len(layer.args) > 6 else 1
+    assert isinstance(groups, int)
+    return groups
+
+
+def _swap_channels(weight: Tensor, groups: int | None) -> Tensor:
+    """(inputs, outputs / groups, ...) of a transposed convolution <-> (outputs, inputs / groups, ...)."""
+    if groups is None:
+        return weight
+    return weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+
+
+def unroll_circular_padding(graph: fx.GraphModule) -> int:
+    """Writes circular padding as slices put around the image, which every format knows; gives the count."""
+    count = 0
+    for pad in graph.graph.find_nodes(op="call_function", target=_ATEN.pad.default):
+        image, widths, *rest = pad.args
+        if not rest or rest[0] != "circular" or not isinstance(image, fx.Node):
+            continue
+        with graph.graph.inserting_before(pad):
+            padded, sizes = image, list(image.meta["val"].shape)
+            # widths run from the last dimension backwards: (left, right, top, bottom)
+            for axis, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True), start=1):
+                padded = _wrap(graph.graph, padded, len(sizes) - axis, sizes[-axis], before, after)
+        pad.replace_all_uses_with(padded)
+        graph.graph.erase_node(pad)
+        count += 1
+    return count
+
+
+def _wrap(graph: fx.Graph, image: fx.Node, axis: int, size: int, before: int, after: int) -> fx.Node:
+    parts = [image]
+    if before:
+        parts.insert(0, graph.call_function(_ATEN.slice.Tensor, (image, axis, size - before, size)))
+    if after:
+        parts.append(graph.call_function(_ATEN.slice.Tensor, (image, axis, 0, after)))
+    return graph.call_function(_ATEN.cat.default, (parts, axis)) if len(parts) > 1 else image
+
+
+def drop_identities(graph: fx.GraphModule) -> int:
+    """Removes operators that give what they are given; gives the count.
+
+    Each would run outside ExecuTorch's delegate and cut it in two: adaptive pooling to the size that is there already
+    (AlexNet and VGG at 224), a concatenation of one tensor (DenseNet), dropout in eval mode.
+    """
+    count = 0
+    for node in graph.graph.nodes:
+        source = _identity_of(node)
+        if source is not None:
+            node.replace_all_uses_with(source)
+            graph.graph.erase_node(node)
+            count += 1
+    return count
+
+
+def _identity_of(node: fx.Node) -> fx.Node | None:
+    """The input that the operator hands through unchanged, None where it does anything."""
+    first = node.args[0] if node.args else None
+    if node.target is _ATEN.cat.default and isinstance(first, (list, tuple)) and len(first) == 1:
+        first = first[0]
+        return first if isinstance(first, fx.Node) else None
+    if not isinstance(first, fx.Node):
+        return None
+    if node.target is _ATEN.dropout.default and node.args[2] is False:
+        return first
+    if node.target is _ATEN.adaptive_avg_pool2d.default and "val" in first.meta:
+        return first if list(first.meta["val"].shape[-2:]) == list(node.meta["val"].shape[-2:]) else None
+    return None
+
+
+def drop_unused_weights(graph: fx.GraphModule) -> int:
+    """Removes parameters and buffers that no operator reads (auxiliary heads, folded statistics); gives the count."""
+    graph.graph.eliminate_dead_code()
+    for node in graph.graph.find_nodes(op="get_attr"):
+        if not node.users:
+            graph.graph.erase_node(node)
+    read = {str(node.target) for node in graph.graph.find_nodes(op="get_attr")}
+    names = [name for name, _ in (*graph.named_parameters(), *graph.named_buffers()) if name not in read]
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        delattr(graph.get_submodule(owner), leaf)
+    return len(names)
+
+
+def _double(graph: fx.GraphModule, node: object) -> Tensor | None:
+    return _tensor(graph, str(node.target)).detach().double() if isinstance(node, fx.Node) else None
+
+
+def _tensor(graph: fx.GraphModule, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    tensor = getattr(graph.get_submodule(owner), leaf)
+    assert isinstance(tensor, Tensor)
+    return tensor

@@ -1,0 +1,101 @@
+"""nn.Module -> ExecuTorch .pte for XNNPACK, with the names of what XNNPACK did not take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporters.artifact import ExportError
+from exporters.toolkits import quiet, reason, versions
+from exporters.written import Runner, Written
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import fx
+    from torch.export import ExportedProgram
+
+REQUIRES = ("executorch", "torch")
+
+# Bookkeeping between the delegates, not work.
+_PLUMBING = ("executorch_call_delegate", "getitem")
+_LAYERS = ("convolution", "conv1d", "conv2d", "linear", "addmm", "mm")
+
+
+def export(program: ExportedProgram, path: Path) -> Written:
+    """Writes `program` to `path` as .pte, float32, lowered to XNNPACK.
+
+    The file is written even when XNNPACK refuses a layer: `not_delegated` names it and the caller judges.
+    """
+    versions(REQUIRES)
+    try:
+        with quiet():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            outside = _outside(edge.exported_program())
+            file = edge.to_executorch()
+    except Exception as error:  # the lowering raises many kinds; the first line says which operator
+        raise ExportError(
+            f"ExecuTorch cannot lower the network: {reason(error)}; leave the pte format out or replace that operator"
+        ) from error
+    with path.open("wb") as out:
+        file.write_to_file(out)
+    layers = dict.fromkeys(name for operator, name in outside if operator in _LAYERS)
+    fallbacks = dict.fromkeys(f"aten.{operator} ({name})" for operator, name in outside)
+    return Written(not_delegated=tuple(layers), fallbacks=tuple(fallbacks))
+
+
+def load(path: Path, threads: int) -> Runner:
+    """A function that runs the .pte in this process, `threads` threads wide (ExecuTorch keeps one pool a process)."""
+    versions(REQUIRES)
+    import numpy as np
+    import torch
+
+    # Not executorch.runtime: for one warning class it imports the whole compiler, 10 s and 240 MB in every process
+    # that only wants to run a file. This is the module it wraps; torch has to be there first.
+    with quiet():
+        from executorch.extension.pybindings import _C as runtime
+
+    runtime._unsafe_reset_threadpool(threads)
+    program = runtime._load_program(str(path))
+    method = program.load_method("forward")
+    if method is None:
+        raise ExportError(f"{path} has no method 'forward'; write it with `compress-export`")
+
+    def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        (logits,) = method((torch.from_numpy(np.ascontiguousarray(image)),))
+        # the tensor lies in the program's own memory, which the next run overwrites
+        return np.array(logits.numpy(), dtype=np.float32)
+
+    return run
+
+
+def _outside(program: ExportedProgram) -> list[tuple[str, str]]:
+    """(operator, layer) of every call that stays outside the delegates, in order."""
+    return [
+        (_operator(node), _layer(program, node))
+        for node in program.graph.nodes
+        if node.op == "call_function" and not any(name in str(node.target) for name in _PLUMBING)
+    ]
+
+
+def _operator(node: fx.Node) -> str:
+    """ "convolution" of aten.convolution.default."""
+    schema: Any = getattr(node.target, "_schema", None)
+    name = str(node.target) if schema is None else str(schema.name)
+    return name.rpartition("::")[2]
+
+
+def _layer(program: ExportedProgram, node: fx.Node) -> str:
+    """The layer whose weight the operator reads, else the module it was called in."""
+    parameters = program.graph_signature.inputs_to_parameters
+    for source in node.all_input_nodes:
+        # a weight may pass a permute on its way
+        for weight in (source, *source.all_input_nodes):
+            if weight.name in parameters:
+                return str(parameters[weight.name]).rpartition(".")[0]
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    return (paths[-1] if paths else "") or "the network itself"

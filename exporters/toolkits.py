@@ -1,0 +1,49 @@
+"""Which versions of a toolkit are installed, or the command that installs it; what its error says, in one line."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from exporters.artifact import ExportError
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Version by package. ExportError names what is missing, with the command that installs it."""
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            missing.append(package)
+    if missing:
+        names = " ".join(missing)
+        raise ExportError(f"{' and '.join(missing)} is not installed; install it: python -m pip install {names}")
+    return found
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a toolkit raised, without its colours: their messages run over pages.
+
+    Some say only "failed to convert" and leave the operator to the exception that caused theirs: the cause counts.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".;:")[:300]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences warnings while a toolkit works.
+
+    They tell of what only its authors can change: deprecated calls among toolkits, versions not tested together, all of
+    TorchScript. Whether the file is right is what parity and the stored weights say.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

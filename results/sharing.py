@@ -1,0 +1,311 @@
+"""Accuracy against the compression factor of fully connected layers, with each regularizer and without.
+
+    python results/sharing.py mnist --data-root DIR
+
+DIR is a folder as torchvision keeps it, or for cifar10 one with a sheet for each class. A line of results/sharing.jsonl
+is one network, trained or trained and shared; what is there already is not made again. The trained networks lie in
+build/sharing. Every weight of a regularizer is tried with the first seed; the one that keeps most top-1 on held-out
+images straight after sharing is taken for the other seeds. One thread: MNIST takes half an hour. Networks are trained
+on a CUDA GPU where there is one.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+
+from compress_export.small_images import read_sheets, read_torchvision, sheets_of
+from compressor.costs import survey
+from compressor.crew import ALONE, Alone
+from compressor.moments import collect
+from compressor.regularizers import REGULARIZERS, Regularization
+from compressor.schedules import Step
+from compressor.shared_layers import SharedRow, plan_sharing, share
+from compressor.sharing import Sharing
+from compressor.surgery import load_weights, save_weights
+from compressor.training import Accuracy, Loader, TrainOptions, accuracy, fit
+
+HERE = Path(__file__).resolve().parent
+TABLE = HERE / "sharing.jsonl"
+NETWORKS = HERE.parent / "build" / "sharing"
+VERSION = 1
+HELD_OUT = 5000
+CALIBRATION = 5000
+
+
+def lenet_300_100() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
+    )
+
+
+def small_cnn() -> nn.Module:
+    """Three convolutions and the fully connected layers of an AlexNet, an eighth as wide."""
+    convolutions = [nn.Conv2d(3, 32, 5, 2, 2), nn.Conv2d(32, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)]
+    layers = [layer for own in convolutions for layer in (own, nn.BatchNorm2d(own.out_channels), nn.ReLU())]
+    fully = [nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)]
+    return nn.Sequential(*layers[:6], nn.MaxPool2d(2), *layers[6:], nn.MaxPool2d(2), nn.Flatten(), *fully)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained on which data, with which weights of each regularizer, and how it is shared."""
+
+    network: Callable[[], nn.Module]
+    epochs: int
+    seeds: tuple[int, ...]
+    weights: dict[str, tuple[float, ...]]
+    sharings: tuple[Sharing, ...]
+    once: tuple[Sharing, ...] = ()
+    batch: int = 100
+    rate: float = 1e-3
+    tuning: int = 1
+    probe: Sharing = field(default_factory=lambda: Sharing(8, 16))
+
+
+STUDIES = {
+    "mnist": Study(
+        lenet_300_100,
+        epochs=10,
+        seeds=(0, 1, 2),
+        weights={"binarizing-l1": (0.2, 0.5), "quartic": (0.05, 0.15), "centroid": (60.0, 200.0, 2000.0)},
+        sharings=tuple(Sharing(*each) for each in ((4, 16), (8, 16), (16, 16))),
+        once=(
+            Sharing(4, 256),
+            Sharing(8, 64),
+            Sharing(16, 64),
+            Sharing(8, 16, "rows"),
+            Sharing(8, 16, codebook="block"),
+        ),
+    ),
+    "cifar10": Study(
+        small_cnn,
+        epochs=6,
+        seeds=(0,),
+        weights={"binarizing-l1": (0.5,), "quartic": (0.15,), "centroid": (200.0,)},  # the best of those on MNIST
+        sharings=tuple(Sharing(*each) for each in ((4, 16), (8, 16), (16, 16))),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The loaders of one data set, and images to calibrate on."""
+
+    train: Loader
+    held_out: Loader
+    test: Loader
+    calibration: list[Tensor]
+
+
+def mnist(root: Path, batch: int) -> Parts:
+    sets = [read_torchvision("MNIST", root, train) for train in (True, False)]
+    found = [((pixels.float() / 255 - 0.1307) / 0.3081, torch.tensor(labels)) for pixels, labels in sets]
+    return parts(*found[0], *found[1], batch)
+
+
+def cifar10(root: Path, batch: int) -> Parts:
+    found: list[Tensor] = []
+    centre, spread = (torch.tensor(each)[:, None, None] for each in ((0.491, 0.482, 0.447), (0.247, 0.244, 0.262)))
+    for train in (True, False):
+        sheets = sheets_of(root, train)
+        pixels, labels = read_sheets(sheets) if sheets else read_torchvision("CIFAR10", root, train)
+        found += [(pixels.float() / 255 - centre) / spread, torch.tensor(labels)]
+    return parts(*found, batch)
+
+
+def parts(images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, batch: int) -> Parts:
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    held, kept = order[:HELD_OUT], order[HELD_OUT:]
+    return Parts(
+        loader(images[kept], labels[kept], batch, shuffled=True),
+        loader(images[held], labels[held], 1000, shuffled=False),
+        loader(test, test_labels, 1000, shuffled=False),
+        list(images[kept[:CALIBRATION]].split(1000)),
+    )
+
+
+def loader(images: Tensor, labels: Tensor, batch: int, shuffled: bool) -> Loader:
+    """Whole batches by index, which saves the collating of single images."""
+    data, generator = TensorDataset(images, labels), torch.Generator()
+    order = RandomSampler(data, generator=generator) if shuffled else SequentialSampler(data)
+    return DataLoader(data, batch_size=None, sampler=BatchSampler(order, batch, drop_last=False), generator=generator)
+
+
+CREW = Alone(torch.device("cuda")) if torch.cuda.is_available() else ALONE
+DATA = {"mnist": mnist, "cifar10": cifar10}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One line of the study: which network, shared how, if at all; `follows` are the centroids of the centroid term."""
+
+    data: str
+    regularizer: str | None
+    weight: float
+    seed: int
+    sharing: Sharing | None
+    follows: Sharing | None = None
+
+    @property
+    def key(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def cells(name: str, study: Study, rows: list[dict[str, Any]]) -> Iterator[Cell]:
+    """All cells: every weight with the first seed, then the other seeds, which take the best of them.
+
+    A network that follows centroids is trained anew for each sharing; its weights are tried with the `probe` alone.
+    """
+    for kind, weights in {None: (0.0,), **study.weights}.items():
+        for weight in weights:
+            yield from _row_of(name, kind, weight, study.seeds[0], (study.probe,) if follows(kind) else study.sharings)
+        if kind is None:
+            yield from (Cell(name, kind, 0.0, study.seeds[0], sharing) for sharing in study.once)
+    for seed in study.seeds:
+        for kind in (None, *study.weights):
+            weight = 0.0 if kind is None else best_weight(name, kind, study, rows)
+            yield from _row_of(name, kind, weight, seed, (study.probe,) if follows(kind) else study.sharings)
+    for kind in filter(follows, study.weights):
+        for seed in study.seeds:
+            yield from _row_of(name, kind, best_weight(name, kind, study, rows), seed, study.sharings)
+
+
+def _row_of(name: str, kind: str | None, weight: float, seed: int, sharings: tuple[Sharing, ...]) -> Iterator[Cell]:
+    if not follows(kind):
+        yield from (Cell(name, kind, weight, seed, sharing) for sharing in (None, *sharings))
+        return
+    for own in sharings:
+        yield Cell(name, kind, weight, seed, None, own)
+        yield Cell(name, kind, weight, seed, own, own)
+
+
+def follows(kind: str | None) -> bool:
+    return kind is not None and REGULARIZERS[kind].follows
+
+
+def best_weight(data: str, kind: str, study: Study, rows: list[dict[str, Any]]) -> float:
+    """The weight that keeps most top-1 on held-out images straight after sharing: first seed, mean over sharings."""
+    tried = [asdict(each) for each in ((study.probe,) if follows(kind) else study.sharings)]
+
+    def kept(weight: float) -> float:
+        own = (row for row in rows if (row["data"], row["regularizer"], row["weight"]) == (data, kind, weight))
+        return mean(row["shared_held_out"] for row in own if row["seed"] == study.seeds[0] and row["sharing"] in tried)
+
+    return max(study.weights[kind], key=kept)
+
+
+def trained(cell: Cell, study: Study, data: Parts) -> nn.Module:
+    """The trained network of a cell, from build/sharing where it was trained before."""
+    place = NETWORKS / f"{cell.data}-{cell.regularizer}-{cell.weight:g}-{cell.seed}{_suffix(cell.follows)}.safetensors"
+    torch.manual_seed(cell.seed)
+    network = study.network()
+    if place.exists():
+        load_weights(network, place)
+        return network.eval()
+    regularizer = (
+        None if cell.regularizer is None else Regularization(cell.regularizer, cell.weight, cell.follows or study.probe)
+    )
+    options = TrainOptions(rate=study.rate, seed=cell.seed, regularizer=regularizer)
+    fit(network, data.train, data.held_out, (Step((), study.epochs),), options, crew=CREW)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(network, place)
+    return network.eval()
+
+
+def _suffix(sharing: Sharing | None) -> str:
+    return "" if sharing is None else f"-{sharing.length}x{sharing.centroids}"
+
+
+def row(cell: Cell, study: Study, data: Parts) -> dict[str, Any]:
+    """The line of a cell. Flips are counted against the network of the same seed without term and sharing."""
+    start = time.monotonic()
+    plain = accuracy(trained(Cell(cell.data, None, 0.0, cell.seed, None), study, data), data.test)
+    network = trained(cell, study, data)
+    found: dict[str, Any] = {
+        "version": VERSION,
+        **asdict(cell),
+        "shared_top1": None,
+        "shared_held_out": None,
+        "factor": 1.0,
+        "bits": None,
+    }
+    if cell.sharing is not None:
+        images = next(iter(data.held_out))[0][:32]
+        rows = plan_sharing(survey(network, images), cell.sharing)
+        moments = collect(network, data.calibration, [each.name for each in rows if each.kept is None])
+        model = share(network, rows, cell.sharing, cell.seed, moments)
+        straight = {"shared_top1": data.test, "shared_held_out": data.held_out}
+        found |= {name: accuracy(model.module, each).top1 for name, each in straight.items()}
+        found |= counted(model.rows)
+        network = copy.deepcopy(model.module)
+        options, steps = TrainOptions(rate=study.rate, seed=cell.seed), (Step((), study.tuning),)
+        fit(network, data.train, data.held_out, steps, options, crew=CREW)
+    after = accuracy(network, data.test)
+    return {
+        **found,
+        "top1": after.top1,
+        "held_out": accuracy(network, data.held_out).top1,
+        **flips(plain, after),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def counted(rows: tuple[SharedRow, ...]) -> dict[str, Any]:
+    """Bits of all fully connected weights, those that are kept as they are included, and the factor that follows."""
+    dense = sum(32 * torch.Size(each.weight).numel() for each in rows)
+    total = sum(32 * torch.Size(each.weight).numel() if each.bits is None else each.bits.total for each in rows)
+    errors = {each.name: each.error for each in rows if each.error is not None}
+    return {"bits": total, "dense_bits": dense, "factor": dense / total, "errors": errors}
+
+
+def flips(before: Accuracy, after: Accuracy) -> dict[str, int]:
+    pairs = list(zip(before.correct, after.correct, strict=True))
+    return {"gained": sum(b and not a for a, b in pairs), "lost": sum(a and not b for a, b in pairs)}
+
+
+def lines() -> list[dict[str, Any]]:
+    """The lines there are; a last one that a kill cut short is left out."""
+    if not TABLE.exists():
+        return []
+    whole = [line for line in TABLE.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    rows = [json.loads(line) for line in whole]
+    other = {row.get("version") for row in rows} - {VERSION}
+    if other:
+        sys.exit(f"{TABLE.name} has lines of version {other.pop()}, this script writes {VERSION}; move the file away")
+    TABLE.write_text("".join(whole))
+    return rows
+
+
+def main() -> None:
+    reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    reader.add_argument("data", choices=list(STUDIES))
+    reader.add_argument("--data-root", type=Path, required=True)
+    asked = reader.parse_args()
+    torch.set_num_threads(1)
+    study = STUDIES[asked.data]
+    data, rows = DATA[asked.data](asked.data_root, study.batch), lines()
+    names = list(Cell.__dataclass_fields__)
+    done = {json.dumps({name: each[name] for name in names}) for each in rows}
+    for cell in cells(asked.data, study, rows):
+        if cell.key in done:
+            continue
+        done.add(cell.key)
+        rows.append(row(cell, study, data))
+        with TABLE.open("a") as table:
+            table.write(json.dumps(rows[-1]) + "\n")
+        print({key: rows[-1][key] for key in (*names, "factor", "shared_top1", "top1", "held_out")}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

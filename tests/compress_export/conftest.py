@@ -1,0 +1,48 @@
+"""A small network of the user's own, and the command line called as a shell would call it."""
+
+import sys
+
+import pytest
+from virtual_phone.fixtures import bundle as bundle
+from virtual_phone.fixtures import phone as phone
+from virtual_phone.fixtures import plug as plug
+
+from compress_export import cli
+
+NET = '''
+"""A user's own file: 30k parameters, 16x16 images, ten classes."""
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(512, 48), nn.ReLU(), nn.Linear(48, 10),
+    )
+'''
+
+
+@pytest.fixture(scope="session")
+def net_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("user") / "net.py"
+    path.write_text(NET)
+    return path
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """call(folder, *words) -> (exit status, standard output, standard error) of `compress-export words` there."""
+
+    def run(folder, *words):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["compress-export", *map(str, words)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    return run

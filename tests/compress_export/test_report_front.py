@@ -1,0 +1,69 @@
+"""The front of plans on every page, and the chosen one among them."""
+
+import json
+
+from page_text import Elements, words
+from report_runs import edit, report_run
+
+from compress_export.reporting.html import html
+from compress_export.reporting.pages import write_pages
+from compress_export.reporting.plots import front
+from compress_export.reporting.record import gather
+from compress_export.run_directory import RunDirectory
+
+
+def test_a_chosen_plan_may_be_told_by_its_figures(tmp_path):
+    path = report_run(tmp_path / "net")
+    edit(path, "plan.json", lambda plan: plan | {"chosen": {"parameters": 9000, "ms": 9.0}})
+    assert [point.chosen for point in gather(RunDirectory(path)).front] == [False, False, True]
+    edit(path, "plan.json", lambda plan: plan | {"chosen": None})
+    assert not any(point.chosen for point in gather(RunDirectory(path)).front)
+
+
+def test_a_front_that_tells_no_time_is_drawn_over_parameters(tmp_path):
+    path = report_run(tmp_path / "net")
+    edit(path, "plan.json", lambda plan: plan | {"front": [point | {"ms": None} for point in plan["front"]]})
+    assert "Loss against parameters" in html(gather(RunDirectory(path)))
+
+
+LIMITED = {"parameters": 5000, "macs": 10_000, "ms": 5.5, "loss": 1 / 3000, "drop": None}
+"""A plan with limits, which lies off the front between its last two points."""
+
+
+def test_a_chosen_plan_off_the_front_is_drawn_and_stands_in_every_table(tmp_path):
+    path = report_run(tmp_path / "net")
+    edit(path, "plan.json", lambda plan: plan | {"chosen": LIMITED, "front": plan["front"][::-1]})
+    record = gather(RunDirectory(path))
+    assert [(point.parameters, point.chosen, point.on_front) for point in record.front] == [
+        (9000, False, True), (5000, True, False), (2200, False, True), (1000, False, True),
+    ]  # fmt: skip
+    drawn = front(record)
+    assert drawn.title == "Loss against time"
+    off = "The filled square is the plan chosen; it was weighed by this run's own limits, and need not lie on the line."
+    assert drawn.says.endswith(off)
+    assert drawn.svg.count(">chosen<") == 1
+    write_pages(RunDirectory(path))
+    assert "| chosen | 5,000 | 10.0k | 5.50 | 0.0003333 |" in (path / "report.md").read_text()
+    assert "chosen 5,000 10.0k 5.50 0.0003333" in words(Elements((path / "report.html").read_text()).text)
+    told = json.loads((path / "report.json").read_text())["front"]
+    assert [point["on_front"] for point in told] == [True, False, True, True]
+
+
+def test_a_chosen_plan_of_the_front_is_told_in_spite_of_its_last_digit(tmp_path):
+    path = report_run(tmp_path / "net")
+    chosen = {"parameters": 2200, "macs": 4400, "ms": 2.2000000000000006, "loss": 1 / 2200, "drop": None}
+    edit(path, "plan.json", lambda plan: plan | {"chosen": chosen})
+    record = gather(RunDirectory(path))
+    assert [point.chosen for point in record.front] == [False, True, False]
+    assert front(record).says.endswith("The filled square is the plan chosen.")
+
+
+def test_the_front_is_drawn_over_what_the_chosen_plan_tells(tmp_path):
+    path = report_run(tmp_path / "net")
+    edit(path, "plan.json", lambda plan: plan | {"chosen": LIMITED | {"ms": None}})
+    assert front(gather(RunDirectory(path))).title == "Loss against parameters"
+    edit(path, "plan.json", lambda plan: plan | {"chosen": LIMITED | {"loss": None}})
+    record = gather(RunDirectory(path))
+    assert [point.chosen for point in record.front] == [False, False, False, True]
+    assert ">chosen<" not in front(record).svg
+    assert "The plan chosen is not drawn: its cost or its loss is not known." in front(record).says

@@ -1,0 +1,116 @@
+"""When earlier results may be used, what a slip costs, and what is left after a kill."""
+
+import json
+
+import pytest
+
+from bench.run_files import RunError
+from compress_export.errors import InputError
+from compress_export.run_directory import RunDirectory, open_run
+from compress_export.settings import PlanSettings, SourceSettings, TuneSettings
+
+ASKED = SourceSettings("alexnet", weights="none")
+OTHER = SourceSettings("alexnet", weights="none", input=(3, 96, 96), train=4)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path)
+
+
+def made(run, *names):
+    for name in names:
+        (run / name).write_text("{}")
+
+
+def test_the_same_settings_go_on(run):
+    run.begin("source", ASKED)
+    made(run, "network.json")
+    assert not run.stale("source", ASKED, force=False)
+
+
+def test_other_settings_stop_with_the_options_by_name(run):
+    run.begin("source", ASKED)
+    made(run, "network.json")
+    with pytest.raises(InputError, match=r"--input 3x96x96 \(was none\), --train 4 \(was none\); pass --force"):
+        run.stale("source", OTHER, force=False)
+    assert run.stale("source", OTHER, force=True)
+
+
+def test_settings_that_led_to_nothing_do_not_stand_in_the_way(run):
+    run.begin("source", ASKED)
+    assert not run.stale("source", OTHER, force=False)
+
+
+def test_force_removes_results_only_when_the_new_ones_begin(run):
+    run.begin("source", ASKED)
+    made(run, "network.json", "plan.json", "tuned.safetensors")
+    assert run.stale("source", OTHER, force=True)
+    assert run.has("plan.json")
+    run.begin("source", OTHER, stale=True)
+    assert not any(run.has(name) for name in ("network.json", "plan.json", "tuned.safetensors"))
+
+
+def test_changing_a_section_keeps_what_came_before(run):
+    run.begin("source", ASKED)
+    run.begin("plan", PlanSettings())
+    run.begin("tune", TuneSettings())
+    made(run, "network.json", "plan.json", "tuned.safetensors", "artifacts.json")
+    run.begin("tune", TuneSettings(epochs=5), stale=True)
+    assert run.has("plan.json")
+    assert not run.has("artifacts.json")
+    assert set(run.settings()) == {"version", "source", "plan", "tune"}
+
+
+def test_a_file_that_changed_under_the_same_name_is_another_setting(run):
+    run.begin("plan", PlanSettings(plan="p.json", plan_sha256="a"))
+    made(run, "plan.json")
+    with pytest.raises(InputError, match="the file of --plan has changed"):
+        run.stale("plan", PlanSettings(plan="p.json", plan_sha256="b"), force=False)
+
+
+def test_a_torn_last_line_goes_before_the_next(run):
+    run.append_line("probes.jsonl", {"layer": "a"})
+    with (run / "probes.jsonl").open("a") as lines:
+        lines.write('{"layer": "b", "dr')
+    assert run.read_lines("probes.jsonl") == [{"layer": "a"}]
+    run.append_line("probes.jsonl", {"layer": "c"})
+    assert run.read_lines("probes.jsonl") == [{"layer": "a"}, {"layer": "c"}]
+
+
+def test_what_a_kill_left_is_swept(tmp_path):
+    (tmp_path / "run" / "artifacts" / ".exporting-x").mkdir(parents=True)
+    (tmp_path / "run" / ".original.safetensors.123").write_text("half")
+    with open_run(tmp_path / "run") as run:
+        assert [path.name for path in run.path.rglob("*")] == [".lock", "artifacts"]
+
+
+def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path):
+    with pytest.raises(InputError, match="a slip"), open_run(tmp_path / "run"):
+        raise InputError("a slip")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_no_json_any_more_is_named(run):
+    (run / "settings.json").write_text("{")
+    with pytest.raises(InputError, match=r"settings\.json is no JSON any more"):
+        run.settings()
+
+
+def test_a_missing_file_names_the_verb(run):
+    with pytest.raises(InputError, match=r"has no plan\.json; write it with `compress-export plan NETWORK`"):
+        run.need("plan.json", "plan NETWORK")
+
+
+def test_settings_come_back_as_they_were_written(run):
+    run.begin("source", OTHER)
+    assert json.loads((run / "settings.json").read_text())["source"]["input"] == [3, 96, 96]
+    made(run, "network.json")
+    assert not run.stale("source", OTHER, force=False)
+
+
+def test_a_run_of_a_newer_version_is_left_alone(tmp_path):
+    (tmp_path / "settings.json").write_text('{"version": 2}')
+    with pytest.raises(RunError, match="its files have version 2, this one reads up to 1; update it"):
+        RunDirectory(tmp_path).settings()
+    assert (tmp_path / "settings.json").read_text() == '{"version": 2}'

@@ -1,0 +1,231 @@
+"""The study: cells become lines once, comparisons are McNemar's, tables come from the lines alone."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from scipy.stats import binom
+
+from compress_export.errors import InputError
+from compress_export.mcnemar import compare
+from compress_export.settings import PlanSettings, SourceSettings, plain
+from compress_export.study.cells import LOSSES, PROBES, _borrow
+from compress_export.study.grids import GRIDS, SYSTEMS, cells_of
+from compress_export.study.lines import VERSION, add_line, find, packed, read_lines, unpacked
+from compress_export.study.tables import TABLES, of_grid, ours_table, paper_table, spread, trained_table
+
+LABELS = [0, 1, 2, 3] * 5
+
+
+def line(cell, right, top1):
+    """A line of a cell whose network has the first `right` images right."""
+    predictions = [label if place < right else (label + 1) % 4 for place, label in enumerate(LABELS)]
+    return {
+        "grid": cell.grid, "cell": cell.key, "macs": [400, 200], "parameters": [40, 10], "ms": None,
+        "errors": {"a": 0.2, "b": 0.4}, "stability": {"a": 1.5, "b": None},
+        "top1": {"original": 90.0, "cut": 20.0, "compressed": top1},
+        "predictions": {"original": packed(LABELS), "compressed": packed(predictions)}, "labels": packed(LABELS),
+    }  # fmt: skip
+
+
+def test_predictions_survive_packing():
+    classes = [0, 9, 999, 3] * 100
+    assert unpacked(packed(classes)) == classes
+    assert len(packed(classes)) < 100
+
+
+def test_the_comparison_is_mcnemars():
+    found = compare([0] * 14 + [1] * 6, [0] * 5 + [1] * 15, [0] * 20)
+    assert (found.flipped, found.only_first, found.only_second) == (9, 9, 0)
+    assert found.p == pytest.approx(2 * binom.cdf(0, 9, 0.5))
+    assert compare([1, 2], [1, 2], [1, 0]).p == 1
+
+
+def test_the_spread_is_told_where_there_is_one():
+    assert (spread([90.0]), spread([90.0, 91.0, 92.0])) == ("90.00", "91.00 ± 1.00")
+
+
+def test_a_line_is_found_by_its_cell_and_a_cut_one_goes(tmp_path):
+    path = tmp_path / "results" / "study.jsonl"
+    first, second = cells_of("methods", "net", "digits")[:2]
+    add_line(path, line(first, 10, 50.0))
+    with path.open("a") as file:
+        file.write('{"version": 1, "cell": {"sys')
+    assert [row["cell"] for row in read_lines(path)] == [first.key]
+    add_line(path, line(second, 12, 60.0))
+    assert [row["cell"] for row in read_lines(path)] == [first.key, second.key]
+    assert find(read_lines(path), second.key)["top1"]["compressed"] == 60
+    assert find(read_lines(path), cells_of("methods", "other", "digits")[0].key) is None
+
+
+def test_a_file_of_another_version_is_refused(tmp_path):
+    path = tmp_path / "study.jsonl"
+    path.write_text(json.dumps({"version": VERSION + 1, "cell": {}}) + "\n")
+    with pytest.raises(InputError, match=f"line 1, is of version {VERSION + 1}, and this study writes {VERSION}"):
+        read_lines(path)
+    path.write_text("{]\n")
+    with pytest.raises(InputError, match="line 1, is no JSON"):
+        read_lines(path)
+
+
+def test_the_table_compares_with_ours_seed_by_seed():
+    cells = [cell for cell in cells_of("methods", "net.py:build", "digits") if cell.budget == "0.5x"]
+    own = {(cell.system, cell.seed): cell for cell in cells}
+    lines = [line(own["ours", seed], 18, 90.0) for seed in (0, 1)] + [
+        line(own["cp-tpm", seed], 8, 40.0) for seed in (0, 1, 2)
+    ]
+    head, *rows = trained_table(lines)
+    found = {row[2]: dict(zip(head, row, strict=True)) for row in rows}
+    assert found["ours"]["tuned"] == "90.00 ± 0.00"
+    assert (found["cp-tpm"]["seeds"], found["cp-tpm"]["ours - this"], found["cp-tpm"]["flipped"]) == (
+        "3",
+        "+50.00",
+        "60.0 %",
+    )
+    assert found["cp-tpm"]["p"] == f"{2 * binom.cdf(0, 20, 0.5):.1g}"
+    assert found["cp-tpm"]["times faster"] == "not measured"
+    assert (found["cp-tpm"]["mean error"], found["cp-tpm"]["largest stability"]) == ("0.300", "1.50")
+
+
+def test_cells_of_fewer_images_stand_in_a_row_of_their_own():
+    few, whole = (cells_of("headline", "net", "cifar10", images=images)[0] for images in (10000, None))
+    head, *rows = trained_table([line(few, 10, 50.0), line(whole, 18, 90.0)])
+    found = {row[head.index("epochs, course")]: row[head.index("tuned")] for row in rows}
+    assert found == {"6 of 10,000 images": "50.00", "6": "90.00"}
+    (only,) = ours_table([line(few, 10, 50.0), line(whole, 18, 90.0), line(cells_of("deep", "net", "d")[1], 9, 45.0)])[
+        1:
+    ]
+    assert only == ["net", "cifar10", "2.00x", "4.00x", "not measured", "90.00", "20.00", "90.00", "10.0 %", "6", "1"]
+
+
+@pytest.mark.parametrize(
+    ("seed", "fit", "planned", "expected"),
+    [
+        (0, "weights", False, ["losses.jsonl"]),
+        (0, "outputs", True, ["probes.jsonl"]),
+        (1, "weights", True, ["probes.jsonl"]),
+        (1, "weights", False, []),
+    ],
+)
+def test_a_cell_borrows_what_another_measured_of_the_same_network(tmp_path, seed, fit, planned, expected):
+    source = SourceSettings("net", data="digits", images=100)
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "settings.json").write_text(
+        json.dumps({"source": plain(source), "plan": plain(PlanSettings(fit="weights"))})
+    )
+    for name in (LOSSES, PROBES, *(["plan.json"] if planned else [])):
+        (made / name).write_text(name)
+    _borrow(tmp_path, tmp_path / "new", replace(source, seed=seed), PlanSettings(fit=fit))
+    assert sorted(path.name for path in (tmp_path / "new").glob("*")) == expected
+    _borrow(tmp_path, tmp_path / "other", replace(source, seed=seed, images=200), PlanSettings(fit=fit))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_cell_that_two_grids_ask_for_is_one_row():
+    (cell,) = [c for c in cells_of("claims", "net", "digits") if c.system == "tucker" and c.seed == 0]
+    lines = [line(cell, 10, 50.0)]
+    assert of_grid(lines, "methods") == lines
+    assert len(trained_table([*lines, *lines])) == 2
+
+
+@pytest.mark.parametrize("grid", list(GRIDS))
+def test_every_grid_has_cells_of_known_systems_and_a_table(grid):
+    cells = cells_of(grid, "net", "digits")
+    assert len({cell.name for cell in cells}) == len(cells) > 0
+    assert {cell.system for cell in cells} <= {*SYSTEMS, "counted"}
+    assert grid in TABLES
+
+
+@pytest.mark.slow
+def test_the_papers_table_is_counted(call, tmp_path):
+    status, out, _ = call(tmp_path, "study", "paper")
+    assert status == 0
+    rows = {row[0]: row[1:] for row in paper_table(read_lines(tmp_path / "results" / "study.jsonl"))}
+    assert rows["original"][::2] == ["60.97M", "724.4M"]
+    assert rows["the paper's ranks, a bias in every factor"][:2] == ["8.73M", "6.98x"]
+    assert rows["printed in the paper"][2:] == ["205.0M", "3.53x"]
+    assert float(rows["ours, as many weights"][0].rstrip("M")) <= float(rows["the paper's ranks"][0].rstrip("M"))
+    assert "| original | 60.97M |" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["methds"], "there is no grid 'methds': did you mean methods"),
+        (["methods"], "the grid methods trains: pass --network and --data"),
+        (
+            ["methods", "--network", "n", "--data", "digits", "--systems", "turker"],
+            "there is no system 'turker': did you",
+        ),
+        (
+            ["claims", "--network", "n", "--data", "digits", "--systems", "spatial"],
+            "the grid claims has no system 'spatial'; it has: cp-tpm; cp-tpm, iterative; ",
+        ),
+        (
+            ["claims", "--network", "n", "--data", "digits", "--budgets", "0.25x,0.3x"],
+            "--budgets 0.3x: this grid has 0.25x",
+        ),
+        (["deep", "--network", "n", "--data", "digits", "--seeds", "1"], "--seeds 1: this grid has 0"),
+    ],
+)
+def test_what_the_study_cannot_do_is_told(call, tmp_path, words, text):
+    status, _, err = call(tmp_path, "study", *words)
+    assert (status, text in err) == (1, True)
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_goes_on_and_makes_nothing_twice(call, tmp_path, net_file, monkeypatch):
+    from compress_export.study import cells
+
+    words = [
+        "study",
+        "methods",
+        "--network",
+        f"{net_file}:build",
+        "--input",
+        "3x16x16",
+        "--data",
+        "digits",
+        "--train",
+        "2",
+    ]
+    words += [
+        "--seeds",
+        "0",
+        "--budgets",
+        "0.5x",
+        "--systems",
+        "ours;tucker-vbmf",
+        "--epochs",
+        "0.5",
+        "--images",
+        "200",
+    ]
+    made, whole = [], cells.line_of
+
+    def interrupted(cell, bed):
+        if made:
+            raise KeyboardInterrupt
+        made.append(cell.system)
+        return whole(cell, bed)
+
+    monkeypatch.setattr(cells, "line_of", interrupted)
+    assert call(tmp_path, *words)[0] == 130
+    path = tmp_path / "results" / "study.jsonl"
+    (first,) = read_lines(path)
+    monkeypatch.setattr(cells, "line_of", whole)
+    status, out, _ = call(tmp_path, *words)
+    lines = read_lines(path)
+    assert (status, [row["cell"]["system"] for row in lines], lines[0]) == (0, ["tucker-vbmf", "ours"], first)
+    assert all(row["macs"][1] <= 0.5 * row["macs"][0] for row in lines)
+    assert "| tucker-vbmf |" in out
+    assert call(tmp_path, *words, "--cap", "0.2")[0] == 0
+    timed = read_lines(path)
+    assert [{**row, "ms": None} for row in timed] == lines
+    assert all(row["ms"]["p50"][0] > 0 and row["ms"]["ratio"]["value"] > 0 for row in timed)
+    before = path.read_bytes()
+    path.with_name("study-methods.svg").unlink()
+    assert call(tmp_path, *words, "--tables")[0] == 0
+    assert path.read_bytes() == before
+    assert "</svg>" in path.with_name("study-methods.svg").read_text()

@@ -1,0 +1,47 @@
+"""Run by torchrun: a network is trained by all processes together, and what came of it is printed by the first."""
+
+import json
+import os
+import sys
+
+import torch
+from training_problem import loaders, network
+
+from compressor.crew import Accelerated, Alone
+from compressor.plan import LayerPlan, Plan
+from compressor.schedules import SCHEDULES, Step
+from compressor.surgery import apply, skeleton
+from compressor.training import TrainOptions, fit
+
+PLAN = Plan(
+    (LayerPlan("3", (12, 12, 3, 3), "cp", (16,), "rank given"), LayerPlan("7", (4, 192), "svd", (3,), "rank given")),
+    "given",
+    "ranks given",
+)
+
+
+def main():
+    torch.set_num_threads(1)
+    crew = Alone() if sys.argv[1] == "alone" else Accelerated()
+    module = network() if crew.lead else network(seed=9)
+
+    def cut(module, layers):
+        if crew.lead:
+            apply(module, layers)
+        else:
+            skeleton(module, layers)
+
+    train, held_out = loaders(480, 1000)
+    options = TrainOptions(rate=3e-3)
+    fit(module, train, held_out, (Step((), 6),), options, crew=crew)
+    rows = fit(module, train, held_out, SCHEDULES["iterative"](PLAN, 3), options, cut, crew=crew)
+    sums = list(crew.each(lambda item: item * 10, range(5)))
+    processes = list(crew.each(lambda _place: os.getpid(), range(2)))
+    total = float(sum(value.detach().double().abs().sum() for value in module.parameters()))
+    totals = list(crew.each(lambda _place: total, range(2)))
+    if crew.lead:
+        print(json.dumps({"top1": rows[-1].top1, "each": sums, "processes": len(set(processes)), "totals": totals}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from exporter_networks import SIZE, images, settled, small_network
+from torch import nn
+
+from exporters.artifact import ExportError, measure, read_artifacts, write_artifacts
+from exporters.export import export
+from exporters.formats import FORMATS
+from exporters.parity import answers
+
+# torch tells of an extra copy whenever a window is even and the padding "same"
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+EXECUTED = [name for name, kind in FORMATS.items() if kind.runs_here]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_a_file_that_answers_like_the_module(tmp_path, name):
+    path = tmp_path / f"compressed.{name}"
+    artifact = export(small_network(), images(), name, path, images=images().numpy())
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert (artifact.bytes, artifact.sha256) == measure(path)
+    assert (artifact.network, artifact.format, artifact.input) == ("compressed", name, (1, 3, SIZE, SIZE))
+    assert list(artifact.toolkits) == list(FORMATS[name].requires)
+    assert artifact.not_delegated == ()
+    assert artifact.verdict == ("passed" if name in EXECUTED else "not executed")
+    write_artifacts(tmp_path / "artifacts.json", [artifact])
+    assert read_artifacts(tmp_path / "artifacts.json") == (artifact,)
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+def test_a_loaded_file_gives_logits_of_its_own(tmp_path, name):
+    path = tmp_path / f"x.{name}"
+    artifact = export(small_network(), images(), name, path)
+    assert artifact.parity is None
+    run = FORMATS[name].load(path, 2)
+    first = run(images()[:1].numpy())
+    kept = first.copy()
+    second = run(images()[1:2].numpy())
+    assert first.shape == (1, 10)
+    assert first.dtype == np.float32
+    assert np.array_equal(first, kept), "the next run overwrote the answer"
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+def test_parity_finds_a_file_of_another_network(tmp_path, name):
+    golden = answers(small_network(seed=1), images().numpy())
+    artifact = export(small_network(), images(), name, tmp_path / f"x.{name}", images=images().numpy(), golden=golden)
+    assert artifact.verdict == "failed"
+    assert artifact.parity.relative_error > 0.1
+
+
+CONVOLUTIONS = {
+    "reflect": lambda: nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"),
+    "replicate": lambda: nn.Conv2d(3, 8, 3, padding=(1, 2), padding_mode="replicate"),
+    "circular": lambda: nn.Conv2d(3, 8, (3, 5), padding=(1, 2), padding_mode="circular"),
+    "stride": lambda: nn.Conv2d(3, 8, 3, stride=(2, 1), padding=1),
+    "dilation": lambda: nn.Conv2d(3, 8, 3, dilation=(2, 3)),
+    "groups": lambda: nn.Conv2d(3, 9, (3, 5), groups=3, bias=False),
+    "same": lambda: nn.Conv2d(3, 8, (4, 3), padding="same", dilation=(1, 2)),
+    "depthwise": lambda: nn.Conv2d(3, 6, (1, 7), groups=3, padding=(0, 3)),
+    "transposed": lambda: nn.ConvTranspose2d(3, 6, 3, groups=3, stride=2),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_convolutions_of_every_geometry_in_a_row_are_exported(tmp_path, name):
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(8, 8, (3, 5), padding=(1, 2), padding_mode="circular"),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 12, 3, stride=(2, 1), padding=(1, 2), padding_mode="replicate"),
+        nn.Conv2d(12, 12, (4, 3), padding="same", dilation=(1, 2), groups=3, bias=False),
+        nn.ConvTranspose2d(12, 6, 3, groups=3),
+        nn.BatchNorm2d(6),
+        nn.Flatten(),
+    ]
+    module = settled(nn.Sequential(*layers))
+    artifact = export(module, images(), name, tmp_path / f"x.{name}", images=images(3).numpy())
+    assert artifact.verdict == ("passed" if name in EXECUTED else "not executed")
+    assert artifact.not_delegated == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("layer", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_whatever_a_convolution_can_express_is_exported(tmp_path, name, layer):
+    torch.manual_seed(0)
+    conv = layer()
+    module = settled(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(), nn.Flatten()))
+    artifact = export(module, images(), name, tmp_path / f"x.{name}", images=images(3).numpy())
+    assert artifact.verdict == ("passed" if name in EXECUTED else "not executed")
+    assert artifact.not_delegated == ()
+
+
+def test_a_failed_export_leaves_the_old_file_and_nothing_half_written(tmp_path):
+    (tmp_path / "x.onnx").write_text("old")
+
+    class Odd(nn.Module):
+        def forward(self, image):
+            return torch.linalg.svdvals(image.flatten(2)).flatten(1)
+
+    with pytest.raises(ExportError, match=r"ONNX cannot express the network: .*svd.*leave the onnx format out"):
+        export(Odd(), images(), "onnx", tmp_path / "x.onnx")
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("x.onnx", "old")]
+
+
+def test_a_wrong_suffix_or_format_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ExportError, match=r"a CoreML file is called \*.mlpackage, not x.onnx; rename it"):
+        export(small_network(), images(), "mlpackage", tmp_path / "x.onnx")
+    with pytest.raises(ExportError, match=r"there is no format 'pt'"):
+        export(small_network(), images(), "pt", tmp_path / "x.pt")
+
+
+def test_rows_are_plain_json(tmp_path):
+    artifact = export(small_network(), images(), "ptl", tmp_path / "x.ptl", images=images().numpy())
+    assert json.loads(json.dumps(artifact.to_row(tmp_path)))["parity"]["images"] == 5

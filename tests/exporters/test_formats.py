@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+import pytest
+
+from exporters.artifact import ExportError
+from exporters.formats import FORMATS, TARGETS, find_format, find_target
+
+
+def test_listing_the_formats_imports_no_toolkit():
+    code = (
+        "import sys, exporters.formats, exporters.artifact; "
+        "print([name for name in ('torch', 'numpy', 'onnx', 'executorch', 'coremltools') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_target_is_made_of_formats():
+    assert TARGETS["android"] + TARGETS["ios"] == TARGETS["all"]
+    assert set(TARGETS["all"]) == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_found_by_its_suffix_and_names_its_packages(name):
+    assert find_format(name).suffix == name
+    assert "torch" in find_format(name).requires
+
+
+def test_an_unknown_format_is_answered_with_the_nearest():
+    with pytest.raises(ExportError, match=r"there is no format 'onx'; did you mean onnx\? \(formats: pte, onnx, ptl, "):
+        find_format("onx")
+    with pytest.raises(ExportError, match=r"no format 'tflite'; choose one of these \(formats: pte, onnx"):
+        find_format("tflite")
+
+
+def test_an_unknown_target_is_answered_with_the_nearest():
+    assert find_target("ios") == ("mlpackage",)
+    with pytest.raises(ExportError, match=r"there is no target 'andriod'; did you mean android\? \(targets: android,"):
+        find_target("andriod")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="on macOS the package is run")
+def test_coreml_runs_on_macos_only():
+    assert [name for name, kind in FORMATS.items() if not kind.runs_here] == ["mlpackage"]
