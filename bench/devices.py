@@ -1,6 +1,6 @@
 """DEVICES: where a file can be measured. A new device is one file with these two functions, and one line here.
 
-`find` gives one of them by its name, `choose` the one that a run takes unless it is told.
+`find` gives one of them by its name, `choose` the one that a run takes unless it is told, `name_of` the name again.
 """
 
 from __future__ import annotations
@@ -45,15 +45,18 @@ class DeviceEngine:
     profile: profilers.Profiler
 
 
-def _simulated(core: str, title: str) -> DeviceEngine:
-    return DeviceEngine(f"simulated {title}", arm.measure_on(core), arm.describe_as(core), profilers.profile_on(core))
+SIMULATED = {"arm": "cortex-a76", "arm-a72": "cortex-a72", "arm-a53": "cortex-a53"}
+"""The simulated core of each device that is one."""
+
+
+def _simulated(core: str) -> DeviceEngine:
+    title = f"simulated {core.title()}"
+    return DeviceEngine(title, arm.measure_on(core), arm.describe_as(core), profilers.profile_on(core))
 
 
 DEVICES: dict[str, DeviceEngine] = {
     "host": DeviceEngine("this machine", host.measure, host_facts.describe, profilers.profile_here),
-    "arm": _simulated("cortex-a76", "Cortex-A76"),
-    "arm-a72": _simulated("cortex-a72", "Cortex-A72"),
-    "arm-a53": _simulated("cortex-a53", "Cortex-A53"),
+    **{name: _simulated(core) for name, core in SIMULATED.items()},
     "phone": DeviceEngine("a phone over adb", phone.measure, phone.describe, profilers.profile_on_phone),
 }
 
@@ -76,6 +79,11 @@ def find(name: str, serial: str | None = None, inside: str = "shell") -> DeviceE
         describe=partial(phone.describe_in, opened, serial),
         profile=partial(profilers.profile_on_phone, serial=serial),
     )
+
+
+def name_of(device: Device) -> str:
+    """The name in DEVICES of what a row was measured on; its kind where no simulated core of ours is meant."""
+    return next((name for name, core in SIMULATED.items() if device.cpu == core), device.kind)
 
 
 def choose(threads: int = 1) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from bench.devices import name_of
 from bench.measurement import Device, Measurement, Row, Schedule, Simulated
 from compress_export.settings import PlanSettings, Section, ShareSettings, SourceSettings, TuneSettings
 from exporters.formats import TARGETS
@@ -20,14 +21,18 @@ SECTIONS: dict[str, type[Section]] = {
 }
 
 
-def command(settings: Mapping[str, Any], formats: Iterable[str], rows: Iterable[Row], name: str) -> str:
-    """`compress-export NETWORK ...` with every option that differs from its default; `name` is the run's folder."""
+def command(settings: Mapping[str, Any], formats: Iterable[str], rows: Sequence[Row], name: str) -> str:
+    """`compress-export NETWORK ...` with every option that differs from its default; `name` is the run's folder.
+
+    The device of the newest of the `rows` is named, for what a run takes by itself depends on what is connected.
+    """
     words = ["compress-export", str(settings["source"]["network"])]
     given: dict[str, str] = {}
     for section, kind in SECTIONS.items():
         for option, text in _options(kind, settings.get(section, {})):
             given.setdefault(option, text)
-    for option, text in (*given.items(), *_bench(rows), *_formats(tuple(formats)), ("--name", name)):
+    place = _place(rows[-1].device) if rows else ()
+    for option, text in (*given.items(), *place, *_bench(rows), *_formats(tuple(formats)), ("--name", name)):
         words += [option, text] if text else [option]
     return shlex.join(words)
 
@@ -39,13 +44,18 @@ def bench_command(path: Path, device: Device | None, rows: Sequence[Row]) -> str
     """
     words = ["compress-export", "bench", str(path)]
     if device is not None and device.kind != "simulated":
-        words += ["--device", device.kind]
-        words += ["--in", device.process] if device.process not in ("", "shell") else []
-    elif any(isinstance(row, Simulated) for row in rows):
-        words += ["--device", "host"]
-    for option in _bench(rows):
+        place = tuple(_place(device))
+    else:
+        place = (("--device", "host"),) if any(isinstance(row, Simulated) for row in rows) else ()
+    for option in (*place, *_bench(rows)):
         words += option
     return shlex.join(words)
+
+
+def _place(device: Device) -> Iterator[tuple[str, str]]:
+    yield "--device", name_of(device)
+    if device.process not in ("", "shell"):
+        yield "--in", device.process
 
 
 def _options(kind: type[Section], stored: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -233,7 +233,8 @@ def test_a_command_with_backticks_stays_inside_its_fence(tmp_path):
     ],
 )
 def test_the_command_of_a_report_asks_for_the_same(words):
-    """What a run stores of a command leads back to a command that stores the same."""
+    """What a run stores of a command leads back to a command that stores the same, and measures where it did."""
+    from dataclasses import replace
 
     def settings(line):
         with click.Context(cli.cli) as context:
@@ -250,7 +251,7 @@ def test_the_command_of_a_report_asks_for_the_same(words):
     again = command(stored, formats, [_row(bench)], "name")
     assert again.startswith("compress-export ")
     assert again.endswith(" --name name")
-    assert settings(again.removeprefix("compress-export ")) == (stored, formats, bench)
+    assert settings(again.removeprefix("compress-export ")) == (stored, formats, replace(bench, device="host"))
 
 
 def _row(settings):
@@ -263,9 +264,25 @@ def _row(settings):
     return replace(measurement(), schedule=schedule_for(settings))
 
 
+STORED = {"source": plain(SourceSettings("alexnet")), "plan": plain(PlanSettings()), "tune": plain(TuneSettings())}
+
+
+def test_a_command_names_the_device_that_measured_last():
+    from dataclasses import replace
+
+    from bench_rows import DEVICE, measurement, simulated
+
+    here = measurement()
+    app = replace(here, device=replace(DEVICE, kind="phone", process="app"))
+    core = replace(simulated(), device=replace(simulated().device, cpu="cortex-a72"))
+    for rows, place in (
+        ([app, here], "host"), ([here, app], "phone --in app"), ([here, core], "arm-a72"),
+    ):  # fmt: skip
+        assert command(STORED, (), rows, "n") == f"compress-export alexnet --device {place} --name n"
+
+
 def test_defaults_are_left_out_of_the_command():
-    stored = {"source": plain(SourceSettings("alexnet")), "plan": plain(PlanSettings()), "tune": plain(TuneSettings())}
-    assert command(stored, (), (), "n") == "compress-export alexnet --name n"
+    assert command(STORED, (), (), "n") == "compress-export alexnet --name n"
     assert asdict(TuneSettings())["epochs"] == 2
 
 
