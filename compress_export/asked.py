@@ -49,10 +49,14 @@ def source_of(network: str, asked: dict[str, Any]) -> SourceSettings:
 
 
 def plan_of(asked: dict[str, Any], formats: tuple[str, ...] = ("pte",)) -> PlanSettings:
-    """What the plan is asked for. InputError for options that exclude each other."""
+    """What the plan is asked for. InputError for options that exclude each other, PlanError for what is no limit."""
     from compress_export.settings import PlanSettings
+    from compressor.units import UNITS, parse_limit
 
     recipe = recipe_of(asked)
+    for quantity in UNITS:
+        if asked[f"max_{quantity}"] is not None:
+            parse_limit(quantity, asked[f"max_{quantity}"])
     chosen = next((name for name in LIMITS if asked[name]), None) or ("methods" if asked["methods"] else None)
     chosen = chosen or ("rank_rule" if asked["rank_rule"] not in (None, "budget") else None)
     for name, does in (("replay", "--plan replays ranks that are chosen already"), ("ranks", "--ranks chooses them")):
@@ -166,10 +170,17 @@ def share_of(asked: dict[str, Any]) -> ShareSettings:
 
 
 def bench_of(asked: dict[str, Any]) -> BenchSettings:
-    """Where and how to measure."""
+    """Where and how to measure. BenchError for a device that there is none of, or options that do not go with it."""
+
+    from bench.devices import find
     from compress_export.settings import BenchSettings
 
-    return BenchSettings(**{name: asked[name] for name in ("threads", "cap", "device", "serial", "cores", "inside")})
+    settings = BenchSettings(
+        **{name: asked[name] for name in ("threads", "cap", "device", "serial", "cores", "inside")}
+    )
+    if settings.device is not None:
+        find(settings.device, settings.serial, settings.inside)
+    return settings
 
 
 def formats_of(asked: dict[str, Any]) -> tuple[str, ...]:

@@ -61,13 +61,13 @@ def cli() -> None:
 @PLACE
 def run(network: str, **asked: Any) -> None:
     """Do everything: load, survey, plan, compress, tune, export, measure, report."""
-    from compress_export.pipeline import Wishes, led, run_all
-
     formats = formats_of(asked)
-    wishes = Wishes(
-        source_of(network, asked), plan_of(asked, formats), tune_of(asked), formats, bench_of(asked), share_of(asked)
-    )
+    source, plan_settings = source_of(network, asked), plan_of(asked, formats)
+    tuning, bench_settings, sharing = tune_of(asked), bench_of(asked), share_of(asked)
     place = place_of(network, asked, asked["target"] or ("android" if not asked["formats"] else asked["formats"]))
+    from compress_export.pipeline import Wishes, led, run_all  # now, for it takes seconds and a typing error none
+
+    wishes = Wishes(source, plan_settings, tuning, formats, bench_settings, sharing)
     led(lambda crew: run_all(place, wishes, asked["force"], crew), asked["mixed_precision"])
 
 
@@ -80,9 +80,9 @@ def run(network: str, **asked: Any) -> None:
 @PLACE
 def plan(network: str, **asked: Any) -> None:
     """Choose a method and a rank for each layer of NETWORK: plan.json in a new run directory."""
+    place, source, settings = place_of(network, asked, None), source_of(network, asked), plan_of(asked)
     from compress_export.pipeline import led, plan_only
 
-    place, source, settings = place_of(network, asked, None), source_of(network, asked), plan_of(asked)
     led(lambda crew: plan_only(place, source, settings, asked["force"], crew))
 
 
@@ -118,9 +118,10 @@ def tune(context: click.Context, /, run_directory: Path, **asked: Any) -> None:
 @click.option("--force", is_flag=True, help="Replace results that were made with other settings.")
 def share(run_directory: Path, **asked: Any) -> None:
     """Share weights of RUN_DIRECTORY's network by product quantization: shared.safetensors and sharing.jsonl."""
+    settings = share_of(asked)
     from compress_export.pipeline import share_only
 
-    share_only(run_directory, share_of(asked), asked["force"])
+    share_only(run_directory, settings, asked["force"])
 
 
 @cli.command(short_help="Write and check files: artifacts/.")
@@ -128,9 +129,10 @@ def share(run_directory: Path, **asked: Any) -> None:
 @EXPORT
 def export(run_directory: Path, **asked: Any) -> None:
     """Write RUN_DIRECTORY's networks as files, each checked: artifacts/ and artifacts.json."""
+    formats = formats_of(asked)
     from compress_export.pipeline import export_only
 
-    export_only(run_directory, formats_of(asked))
+    export_only(run_directory, formats)
 
 
 @cli.command(short_help="Write and print the report.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.measurement import Device
 from compress_export.errors import InputError
 from compress_export.settings import BenchSettings, PlanSettings, SourceSettings
-from compressor.goal import parse_limit
+from compressor.units import parse_limit
 from exporters.formats import FORMATS
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from compressor.choice import Option, Options, choose, total
 from compressor.cost_model import CostModel
-from compressor.goal import Limit
 from compressor.problem import Problem
 from compressor.shapes import PlanError
+from compressor.units import Limit
 
 BYTES = 4
 """Of a parameter in a float32 file."""

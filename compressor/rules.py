@@ -10,7 +10,7 @@ from torch import nn
 
 from compressor.cost_model import Form
 from compressor.costs import LayerCost, Survey
-from compressor.goal import Goal, Limit
+from compressor.goal import Goal
 from compressor.kernel import find_layer, split_kernels
 from compressor.methods import METHODS, default_method
 from compressor.plan import KEEP, LayerPlan
@@ -26,6 +26,7 @@ from compressor.ranks import (
     unreachable,
 )
 from compressor.shapes import Cost, PlanError, Rank, dense_cost
+from compressor.units import Limit
 from compressor.vbmf import evbmf_rank
 
 DEFAULT_LIMIT = Limit("0.125x", 0.125, True)

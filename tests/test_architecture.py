@@ -90,6 +90,26 @@ def test_start_up_imports_no_toolkit(module):
     assert done.stdout.split() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("alexnet --format nope", "there is no format 'nope'"),
+        ("alexnet --max-params 0.15", "'0.15' has no unit"),
+        ("alexnet --device nope", "there is no device 'nope'"),
+        ("alexnet --recipe nope", "there is no recipe 'nope'"),
+        ("plan alexnet --max-drop 5", "'5' has no unit"),
+        ("export runs/none --format nope", "there is no format 'nope'"),
+    ],
+)
+def test_a_typing_error_is_told_before_a_toolkit_is_imported(words, says):
+    code = "import atexit, sys; from compress_export.cli import main; "
+    code += f"atexit.register(lambda: print(*(name for name in {TOOLKITS!r} if name in sys.modules))); main()"
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert done.stdout.split() == []
+
+
 def test_every_module_says_what_it_is_for():
     assert [name for name, path in modules() if not ast.get_docstring(ast.parse(path.read_text()))] == []
 

@@ -9,6 +9,7 @@ from typing import Any
 from compress_export.mcnemar import compare
 from compress_export.run_directory import RunDirectory
 from compressor.plan import KEEP
+from compressor.units import parse_limit
 from exporters.artifact import Artifact
 from exporters.formats import FORMATS
 
@@ -21,8 +22,6 @@ def size_notes(settings: Mapping[str, Any], files: Sequence[tuple[Artifact, Arti
     asked = settings["plan"].get("max_size")
     if not asked:
         return []
-    from compressor.goal import parse_limit  # brings torch along, which a report does not need otherwise
-
     limit, notes = parse_limit("size", asked), []
     for original, compressed in files:
         most = limit.most(original.bytes)

@@ -1,7 +1,8 @@
 import pytest
 
-from compressor.goal import Goal, parse_limit
+from compressor.goal import Goal
 from compressor.shapes import PlanError
+from compressor.units import parse_limit
 
 
 @pytest.mark.parametrize(
