@@ -61,11 +61,7 @@ def measure_on(core: str) -> Callable[..., tuple[Row, ...]]:
         """
         schedule = schedule or Schedule()
         host.check(artifacts, images)
-        if schedule.threads != 1:
-            raise BenchError(
-                f"the simulated ARM CPU counts one thread, not {schedule.threads}: with more, counts would not repeat; "
-                "leave --threads out"
-            )
+        check_threads(schedule)
         with tempfile.TemporaryDirectory(prefix="arm-images-") as folder:
             session = _session(read_cores()[core], images[:IMAGES], schedule, Path(folder))
             rows = []
@@ -75,6 +71,15 @@ def measure_on(core: str) -> Callable[..., tuple[Row, ...]]:
         return tuple(rows)
 
     return measure
+
+
+def check_threads(schedule: Schedule) -> None:
+    """BenchError for more than one thread."""
+    if schedule.threads != 1:
+        raise BenchError(
+            f"the simulated ARM CPU counts one thread, not {schedule.threads}: with more, counts would not repeat; "
+            "leave --threads out"
+        )
 
 
 def describe_as(core: str) -> Callable[[], Device]:

@@ -77,7 +77,7 @@ def find(name: str, serial: str | None = None, inside: str = "shell") -> DeviceE
         DEVICES[name],
         measure=partial(phone.measure_in, opened, serial=serial),
         describe=partial(phone.describe_in, opened, serial),
-        profile=partial(profilers.profile_on_phone, serial=serial),
+        profile=partial(profilers.profile_on_phone, serial=serial, inside=inside),
     )
 
 

@@ -117,7 +117,7 @@ def _measure_here(artifacts: Sequence[Artifact], images: Images, session: Sessio
         for _, group in groupby(artifacts, key=lambda each: each.format):
             files = _prepare(list(group), session, store, images, inputs)
             try:
-                rows += take_turns(files, session)
+                rows += take_turns(files, session.renamed())
             except BenchError as error:
                 error.rows = (*rows, *error.rows)
                 raise

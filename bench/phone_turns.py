@@ -79,7 +79,8 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Session:
-    """What all files of one measurement have in common. `start` is how warm the phone was before the first."""
+    """What all files of one measurement have in common. `start` is how warm the phone was before the first. `name` is
+    that of the files that take turns: those of one format."""
 
     phone: Phone
     facts: Facts
@@ -90,6 +91,10 @@ class Session:
     tell: Callable[[str], None]
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
     measured_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def renamed(self) -> Session:
+        """The same under a name of its own, for the files of another format."""
+        return replace(self, name=uuid.uuid4().hex)
 
     @property
     def device(self) -> Device:
@@ -213,12 +218,18 @@ def _row(file: PhoneFile, taken: Sequence[_Turn], parity: Parity | None, session
         measured_at=session.measured_at,
         mhz_before=first.mhz_before,
         mhz_after=taken[-1].ran.mhz_after,
-        preemptions=sum(turn.ran.preemptions or 0 for turn in taken),
+        preemptions=_preemptions(taken),
         note=_note(session, taken),
         processes=tuple(map(_process, taken)),
         invalid=trouble or _invalid(taken, parity),
         parity=parity,
     )
+
+
+def _preemptions(taken: Sequence[_Turn]) -> int | None:
+    """The sum over the processes; None where one of them could not tell."""
+    told = [turn.ran.preemptions for turn in taken if turn.ran.preemptions is not None]
+    return sum(told) if len(told) == len(taken) else None
 
 
 def _process(turn: _Turn) -> Process:

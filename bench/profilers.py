@@ -12,8 +12,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 from bench import host_facts, phone
-from bench.arm import IMAGES, SLOWER, device_of
-from bench.budgets.subjects import Subject
+from bench.arm import IMAGES, SLOWER, check_threads, device_of
+from bench.budgets.subjects import of_file
 from bench.bundle import Bundle, open_bundle
 from bench.host import Progress, check
 from bench.host_facts import pick_cores
@@ -22,7 +22,6 @@ from bench.phone_run import flags
 from bench.profile_layers import layers_of_calls
 from bench.profile_readers import Run, read
 from bench.profiles import Operator, Profile, Unit
-from bench.run_files import RunFiles
 from bench.runner_answer import RunnerAnswer, parse
 from bench.simulator.cores import read_cores
 from bench.simulator.emulator import Machine, find, profile_file
@@ -85,8 +84,10 @@ def profile_on(core: str) -> Profiler:
         schedule: Schedule | None = None,
         progress: Progress = lambda _done, _total, _now: None,
     ) -> tuple[Result, ...]:
-        seconds = SLOWER * (schedule or Schedule()).timeout_seconds
+        schedule = schedule or Schedule()
         check(artifacts, images)
+        check_threads(schedule)
+        seconds = SLOWER * schedule.timeout_seconds
         machine = Machine(find(), open_bundle("aarch64"), read_cores()[core])
         shape = "x".join(map(str, (1, *images.shape[1:])))
 
@@ -105,13 +106,22 @@ def profile_on_phone(
     schedule: Schedule | None = None,
     progress: Progress = lambda _done, _total, _now: None,
     serial: str | None = None,
+    inside: str = "shell",
 ) -> tuple[Result, ...]:
-    """Profiles files on a phone, on the cores that its measurements use. BenchError as `bench.phone.measure` tells."""
+    """Profiles files on a phone, on the cores that its measurements use. BenchError as `bench.phone.measure` tells, and
+    for a place of phone.PLACES other than the shell."""
+    check_place(inside)
     schedule = schedule or Schedule()
     check(artifacts, images)
     images = images[: phone.IMAGES]
     with phone.for_profiles(artifacts, images, schedule, serial) as (device, bundle, run):
         return _profiled(artifacts, images, (device, bundle, "ms"), run, progress)
+
+
+def check_place(inside: str) -> None:
+    """BenchError for a place on a phone in which no profile is taken."""
+    if inside != "shell":
+        raise BenchError(f"a phone's profiles are taken in its shell, not in {inside}; leave --in {inside} out")
 
 
 Where = tuple[Device, Bundle, Unit]
@@ -153,9 +163,8 @@ def _profile(artifact: Artifact, runs: Sequence[Run], answer: RunnerAnswer, devi
     chosen = [run for run in runs[1:] if len(run) == len(runs[-1])] or [runs[-1]]
     if unit == "instructions":
         chosen = chosen[-1:]
-    subject = Subject(str(artifact.path), artifact.path, RunFiles.of(artifact.path))
     calls = runs[-1]
-    layers = layers_of_calls(artifact.format, calls, subject)
+    layers = layers_of_calls(artifact.format, calls, of_file(artifact.path, str(artifact.path)))
     # The simulated clock tells each instruction as a microsecond.
     scale = 1e-3 if unit == "instructions" else 1e-6
     amounts = [scale * median(run[place].ns for run in chosen) for place in range(len(calls))]

@@ -154,7 +154,13 @@ class RunFiles:
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         path = self.path / "measurements.jsonl"
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        try:
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        except UnicodeDecodeError as error:
+            raise RunError(
+                f"{path} is no text ({error.reason} at byte {error.start}); it is UTF-8: mend it, or remove it and "
+                "measure again"
+            ) from error
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 row = json.loads(line)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ DEFAULT_RECIPE = "default"
 AS_ASKED = (
     "patience", "cut_order", "trained", "unlabelled", "mixed_precision", "regularizer_weight",
 )  # fmt: skip
+INSTEAD = {"epochs": "total_epochs", "total_epochs": "epochs", "unlabelled": "distill"}
+"""Settings of an earlier tuning that no longer hold once another one is given."""
 LIMITS = ("max_params", "max_size", "max_macs", "max_latency", "max_drop")
 
 
@@ -31,6 +35,10 @@ def source_of(network: str, asked: dict[str, Any]) -> SourceSettings:
 
     if asked["train"] is not None and asked["data"] is None:
         raise InputError("--train needs --data to train on, such as --data digits")
+    if asked["weights"] not in ("default", "none") and not Path(asked["weights"]).is_file():
+        raise InputError(f"--weights {asked['weights']}: there is no such file")
+    if asked["data"] is not None and "/" in asked["data"] and not Path(asked["data"]).is_dir():
+        raise InputError(f"--data {asked['data']}: there is no such folder")
     return SourceSettings(
         network=network,
         network_sha256=_sha256(network.rpartition(":")[0]),
@@ -131,6 +139,20 @@ def tune_of(asked: dict[str, Any]) -> TuneSettings:
         regularizer=asked["regularizer"] or recipe.regularizer,
         **{name: asked[name] for name in AS_ASKED},
     )
+
+
+def tune_again_of(asked: dict[str, Any], given: AbstractSet[str], stored: Mapping[str, Any]) -> TuneSettings:
+    """The settings asked for, where something is not `given` with those of the last tuning, or of the plan's recipe, as
+    the run's settings are `stored`."""
+    from dataclasses import replace
+
+    before: Mapping[str, Any] = stored.get("tune", {})
+    recipe = asked["recipe"] or before.get("recipe") or stored["plan"].get("recipe")
+    settings = tune_of({**asked, "recipe": recipe})
+    if "recipe" in given or "epochs_scale" in given:
+        return settings
+    settled = set(given) | {other for name, other in INSTEAD.items() if name in given}
+    return replace(settings, **{name: value for name, value in before.items() if name not in settled})
 
 
 def _epochs_of(asked: dict[str, Any], recipe: Recipe) -> tuple[int, float | None, float]:

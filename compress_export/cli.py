@@ -16,6 +16,7 @@ from compress_export.commands.compare import compare
 from compress_export.commands.costs import costs
 from compress_export.commands.list import list_kind
 from compress_export.commands.study import study
+from compress_export.errors import InputError, nearest
 from compress_export.options import BENCH, EXPORT, PLACE, PLAN, RATE, RECIPE, SHARE, SOURCE, TUNE
 from compress_export.voice import LOUDNESS, SPOKEN, ordinary, voice
 
@@ -30,6 +31,8 @@ class FrontDoor(click.Group):
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
+            if len(args) > 1 and not args[1].startswith("-"):  # a network is followed by options alone
+                raise InputError(f"there is no command {args[0]!r}: {nearest(args[0], self.commands)}")
             args = ["run", *args]
         return super().parse_args(context, args)
 

@@ -81,7 +81,7 @@ def find_data(name: str, root: Path) -> Source:
     folder = Path(name)
     if folder.is_dir():
         return _folder(folder)
-    raise InputError(f"there is no data {name!r}: {nearest(name, SOURCES)} or pass a folder with train/ and val/")
+    raise InputError(f"there is no data {name!r}: {nearest(name, SOURCES)}, or pass a folder with train/ and val/")
 
 
 def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 0, most: int | None = None) -> Data:
@@ -243,9 +243,10 @@ def _imagenet(root: Path) -> Source:
 def _folder(folder: Path) -> Source:
     """A folder with train/ and val/, a subfolder for each class in both."""
     classes = _class_folders(folder, "train")
-    missing = sorted(set(classes) ^ set(_class_folders(folder, "val")))
-    if missing:
-        raise InputError(f"{folder}: train/ and val/ must hold the same classes; {missing[0]} is in one of them only")
+    tested = _class_folders(folder, "val")
+    for part, missing in (("val", set(classes) - set(tested)), ("train", set(tested) - set(classes))):
+        if missing:
+            raise InputError(f"{folder}: train/ and val/ must hold the same classes; {part}/ lacks {min(missing)}")
 
     def opened(view: View, train: bool, augment: bool) -> Images:
         from torchvision import datasets

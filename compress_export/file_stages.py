@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.devices import DeviceEngine, choose, find
 from bench.host_facts import pick_cores
-from bench.measurement import BenchError, Device, Measurement, Row, Schedule, append
+from bench.measurement import BenchError, Device, NotMeasured, Row, Schedule, Simulated, append
 from compress_export.errors import InputError
 from compress_export.progress import Advance, Reporter
 from compress_export.reporting.summary import COMPRESSED, ORIGINAL, read_measurements
@@ -21,7 +21,8 @@ from exporters.artifact import measure as weigh
 
 
 def export_stage(bench: Workbench, compressed: nn.Module, formats: Sequence[str]) -> tuple[Artifact, ...]:
-    """Every format of the original and the compressed network, those exported before included."""
+    """Every format of the original and the compressed network, those exported before included. Files that are no
+    longer as they were recorded are exported again if asked for; else they are left out, and stay on record as such."""
     from exporters import program
     from exporters.parity import answers
     from exporters.processes import export_all
@@ -29,8 +30,10 @@ def export_stage(bench: Workbench, compressed: nn.Module, formats: Sequence[str]
     run, subject = bench.run, bench.subject
     recorded = read_artifacts(run / "artifacts.json") if run.has("artifacts.json") else ()
     damaged = {each.format for each in recorded if not _whole(each)}
-    if damaged:
-        bench.reporter.say(f"files of {', '.join(sorted(damaged))} are gone or have changed: exporting them again")
+    for name in sorted(damaged):
+        cure = "exporting them again" if name in formats else f"`compress-export export {run.path} --format {name}`"
+        bench.reporter.say(f"files of {name} are gone or have changed: {cure}")
+    stays = [artifact for artifact in recorded if artifact.format in damaged - set(formats)]
     done = tuple(artifact for artifact in recorded if artifact.format not in damaged)
     missing = [name for name in formats if name not in {artifact.format for artifact in done}]
     if not missing:
@@ -39,7 +42,7 @@ def export_stage(bench: Workbench, compressed: nn.Module, formats: Sequence[str]
 
     def record(made: tuple[Artifact, ...]) -> None:
         artifacts.extend(made)
-        write_artifacts(run / "artifacts.json", artifacts)
+        write_artifacts(run / "artifacts.json", [*artifacts, *stays])
 
     work = run / "artifacts" / ".work"
     work.mkdir(parents=True, exist_ok=True)
@@ -99,7 +102,8 @@ def choose_device(settings: BenchSettings, reporter: Reporter) -> DeviceEngine:
         )
     where = engine.describe()
     if why:
-        reporter.say(f"files will be measured on {where.name} ({where.kind}): {why}")
+        counts = "; it counts instructions and tells no times, --device host does" if where.kind == "simulated" else ""
+        reporter.say(f"files will be measured on {where.name} ({where.kind}): {why}{counts}")
     return engine
 
 
@@ -115,7 +119,8 @@ def bench_stage(
     Unless asked to measure again, files that were measured there with the same settings are not measured twice.
     """
     run, schedule, where = bench.run, schedule_for(settings), device.describe()
-    known = {_measured(row) for row in read_measurements(run)}
+    before = read_measurements(run)
+    known = {_measured(row) for row in before}
     wanted = {(where, schedule), (where, None)}
     todo = [each for each in artifacts if again or not known & {(each.network, each.sha256, *key) for key in wanted}]
     formats = sorted({artifact.format for artifact in todo})
@@ -133,7 +138,7 @@ def bench_stage(
                     append(run / "measurements.jsonl", error.rows)
                 raise
             # At once: a phone may be unplugged during the next format.
-            append(run / "measurements.jsonl", rows)
+            append(run / "measurements.jsonl", [row for row in rows if row not in before])
 
 
 def _within(advance: Advance, part: int, parts: int) -> Advance:
@@ -147,7 +152,9 @@ def schedule_for(settings: BenchSettings) -> Schedule:
 
 
 def _measured(row: Row) -> tuple[str, str, Device, Schedule | None] | None:
-    """What was measured, where and how; None for a row whose times are not to be used."""
-    if not isinstance(row, Measurement):
+    """What was measured, where and how; None for what is to be measured still, or whose times are not to be used."""
+    if isinstance(row, Simulated):
         return row.network, row.sha256, row.device, None
+    if isinstance(row, NotMeasured):
+        return None
     return None if row.invalid else (row.network, row.sha256, row.device, row.schedule)

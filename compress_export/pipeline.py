@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from compress_export import planning, sharing, stages, tuning
-from compress_export.asked import tune_of
+from compress_export.asked import tune_again_of
 from compress_export.crews import dismiss, join, muster, serve
 from compress_export.errors import InputError
 from compress_export.file_stages import bench_stage, choose_device, export_stage
@@ -81,6 +81,7 @@ def run_all(path: Path, wishes: Wishes, force: bool = False, crew: Crew = ALONE)
         stale_tune = run.stale("tune", tune, force)
         stale_share = run.stale("share", wishes.share, force)
         work = _workbench(run, source, stale_source, crew)
+        stages.baseline_stage(work)
         plan = planning.plan_stage(work, wishes.plan, stale_plan)
         cut = stages.cut_stage(work, plan)
         tuned = tuning.tune_stage(work, plan, cut, tune, stale_tune)
@@ -134,7 +135,7 @@ def compress_only(path: Path) -> None:
     """Writes the cut network of the run at `path`, and its accuracy where there is data."""
     with _existing(path, "plan.json", f"plan NETWORK --name {path.name}") as (run, work):
         cut = stages.cut_stage(work, Plan.read(run / "plan.json"))
-        if not run.has("tuned.safetensors"):
+        if not (run.has("tuned.safetensors") or run.has(sharing.PACKED)):
             stages.accuracy_stage(work, _modules(work, cut, cut, cut))
         Reporter().say(f"{run / 'compressed.safetensors'}: {_next(work, path)}")
 
@@ -158,7 +159,7 @@ def tune_only(path: Path, asked: dict[str, Any], given: AbstractSet[str], crew: 
         if not work.subject.trainable:
             lacks = "data" if work.subject.data is None else "trained weights"
             raise InputError(f"{path} has no {lacks} to tune with; plan a run with --data and trained weights")
-        settings = _tuned_before(run, asked, given)
+        settings = tune_again_of(asked, given, run.settings())
         check_regularizer(_source(run), settings)
         stale = run.stale("tune", settings, asked["force"])
         plan = Plan.read(run / "plan.json")
@@ -169,16 +170,6 @@ def tune_only(path: Path, asked: dict[str, Any], given: AbstractSet[str], crew: 
         if tuned is cut:
             Reporter().say("nothing was tuned: no layer is factored, or --epochs is 0")
         Reporter().say(f"go on with `compress-export export {path} --target android`")
-
-
-def _tuned_before(run: RunDirectory, asked: dict[str, Any], given: AbstractSet[str]) -> TuneSettings:
-    """The settings asked for, where something is not given with those of the last tuning, or of the plan's recipe."""
-    before: dict[str, Any] = run.settings().get("tune", {})
-    recipe = asked["recipe"] or before.get("recipe") or run.settings()["plan"].get("recipe")
-    settings = tune_of({**asked, "recipe": recipe})
-    if "recipe" in given or "epochs_scale" in given:
-        return settings
-    return replace(settings, **{name: value for name, value in before.items() if name not in given})
 
 
 def share_only(path: Path, settings: ShareSettings, force: bool = False) -> None:

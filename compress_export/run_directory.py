@@ -158,9 +158,8 @@ def open_run(path: Path, create: bool = True) -> Iterator[RunDirectory]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise InputError(
-            f"another process works in {path}; wait for it, or pass --name for a run of its own"
-        ) from error
+        cure = "wait for it, or pass --name for a run of its own" if create else "wait for it"
+        raise InputError(f"another process works in {path}; {cure}") from error
     try:
         _sweep(path)
         yield RunDirectory(path)

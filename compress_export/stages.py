@@ -109,6 +109,18 @@ def settle_statistics(bench: Workbench, module: nn.Module, before: nn.Module) ->
         carry_over(module, before, bench.subject.data.calibration)
 
 
+def baseline_stage(bench: Workbench) -> None:
+    """The original's accuracy, before hours are spent: a validation image that cannot be read is found here, and a
+    figure that is not the one expected is seen."""
+    subject, run = bench.subject, bench.run
+    if not subject.trainable or subject.data is None or run.has("accuracy.json"):
+        return
+    with bench.reporter.stage("Measuring the original's accuracy on the validation set"):
+        found = accuracy(subject.network.module, subject.data.validation, bench.crew.device)
+    run.write_json("accuracy.json", {ORIGINAL: asdict(found)})
+    bench.reporter.say(f"top-1 of the original: {found.top1:.2f} % of {len(found.correct)} validation images")
+
+
 def accuracy_stage(bench: Workbench, modules: Mapping[str, nn.Module]) -> None:
     """Writes accuracy.json: top-1, top-5 and every prediction on the validation set, for each module by name."""
     subject, run = bench.subject, bench.run

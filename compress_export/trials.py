@@ -87,7 +87,11 @@ def _lost(bench: Workbench, goal: Goal, trial: Trial, plan: Plan, judge: Judge |
     kept = drop <= most
     bench.reporter.say(
         f"the network as planned loses {drop:.2f} points of top-1 on {judge.images} held-out images before tuning"
-        + ("" if kept else f", more than {most:g}: planning again, more carefully")
+        + (
+            ""
+            if kept
+            else f" ({round(drop * judge.images / 100)} of them), more than {most:g}: planning again, more carefully"
+        )
     )
     if kept or plan.chosen is None or plan.chosen.loss == 0:
         return None

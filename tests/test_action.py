@@ -65,9 +65,9 @@ def run_steps(folder, git, **inputs):
     values = {f"inputs.{name}": str(entry["default"]) for name, entry in ACTION["inputs"].items()}
     values |= {"inputs.base": base, "github.action_path": str(ROOT), "runner.temp": str(folder / "temp")}
     values |= {f"inputs.{name}": value for name, value in inputs.items()}
-    files = {name: folder / name for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
     status, said = 0, ""
     for step in STEPS:
+        files = {"GITHUB_OUTPUT": folder / step["name"], "GITHUB_STEP_SUMMARY": folder / "summary"}
         given = {
             name: re.sub(r"\$\{\{ *([\w.]+) *\}\}", lambda match: values[match[1]], text)
             for name, text in step["env"].items()
@@ -78,6 +78,9 @@ def run_steps(folder, git, **inputs):
         status, said = done.returncode, said + done.stdout + done.stderr
         if status:
             break
+        if "id" in step:
+            told = (line.partition("=") for line in files["GITHUB_OUTPUT"].read_text().splitlines())
+            values.update({f"steps.{step['id']}.outputs.{name}": value for name, _, value in told})
     return status, said, *(path.read_text() if path.exists() else "" for path in files.values())
 
 
@@ -93,6 +96,17 @@ def test_a_pull_request_that_grows_a_layer_fails_with_its_name(clone):
     assert summary == (folder / "work/budgets-comment.md").read_text()
     assert summary.startswith("### ❌ Budgets: 1 passed, 1 failed, 1 not measured, changes from ")
     assert '"holds": false' in (folder / "work/budgets-verdicts.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_base_may_be_a_branch_that_only_the_origin_has(clone):
+    folder, git = clone
+    subprocess.run([*git, "checkout", "-qb", "grown"], check=True)
+    grow(folder, git)
+    status, said, output, summary = run_steps(folder, git, base="main")
+    assert (status, output) == (1, "holds=false\n"), said
+    commit = subprocess.run([*git, "rev-parse", "main"], capture_output=True, text=True, check=True).stdout.strip()
+    assert summary.startswith(f"### ❌ Budgets: 1 passed, 1 failed, 1 not measured, changes from {commit}: ")
 
 
 @pytest.mark.slow

@@ -22,6 +22,10 @@ class Unmeasured:
 Figure = float | Unmeasured
 
 
+def _no_run(what: str) -> Unmeasured:
+    return Unmeasured(f"no run recorded this file, and only a run tells {what}")
+
+
 def _size(subject: Subject, _where: Where) -> Figure:
     return subject.measured[0]
 
@@ -40,8 +44,10 @@ def _parameters(subject: Subject, _where: Where) -> Figure:
 
 
 def _macs(subject: Subject, _where: Where) -> Figure:
-    survey = None if subject.run is None else subject.run.survey(subject.network)
-    return Unmeasured("only a run tells the MACs") if survey is None else int(survey["macs"])
+    if subject.run is None:
+        return _no_run("MACs")
+    survey = subject.run.survey(subject.network)
+    return Unmeasured("the run has no survey of this network") if survey is None else int(survey["macs"])
 
 
 def _instructions(subject: Subject, where: Where) -> Figure:
@@ -52,7 +58,7 @@ def _instructions(subject: Subject, where: Where) -> Figure:
 def counted(subject: Subject, where: Where, core: str = "") -> Simulated | Unmeasured:
     """The newest count of the file: on `core`, or on the budget's device where that is a simulated one by name."""
     if subject.run is None:
-        return Unmeasured("only a run has measurements")
+        return _no_run("measurements")
     named = where.device if where.device is not None and where.device.startswith("simulated ") else ""
     found = subject.run.simulated(subject.network, subject.sha256, core or named)
     said = f" on the {core or named}" if core or named else ""
@@ -81,7 +87,9 @@ def _memory(subject: Subject, where: Where) -> Figure:
 
 
 def _accuracy(subject: Subject, _where: Where) -> Figure:
-    rows = None if subject.run is None else subject.run.accuracy(subject.network)
+    if subject.run is None:
+        return _no_run("accuracy")
+    rows = subject.run.accuracy(subject.network)
     return Unmeasured("the run has no accuracy: it was made without --data") if rows is None else float(rows["top1"])
 
 
@@ -111,7 +119,7 @@ FIGURES: dict[str, Callable[[Subject, Where], Figure]] = {
 def row_of(subject: Subject, where: Where) -> Measurement | Unmeasured:
     """The newest measurement of the file there."""
     if subject.run is None:
-        return Unmeasured("only a run has measurements")
+        return _no_run("measurements")
     asked = subject.network, subject.sha256, where.device or "", where.process or ""
     found = subject.run.measured(*asked)
     if found is not None:

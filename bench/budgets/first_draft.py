@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.budgets.figures import FIGURES, Unmeasured
 from bench.budgets.limits import QUANTITIES, BudgetError, Unit, Where
-from bench.budgets.subjects import Subject, of_run
+from bench.budgets.subjects import Subject, of_file, of_run
 from bench.budgets.wording import exact
 from bench.device import process_said
 from bench.inside.readers import READERS
@@ -74,7 +74,7 @@ def _subjects(place: Path, root: Path) -> Iterator[Subject]:
         return
     for path in sorted(place.iterdir() if place.is_dir() and place.suffix != ".mlpackage" else [place]):
         if path.suffix.removeprefix(".") in READERS:
-            yield Subject(path.relative_to(root).as_posix(), path, RunFiles.of(path))
+            yield of_file(path, path.relative_to(root).as_posix())
 
 
 def _table(subject: Subject) -> str:

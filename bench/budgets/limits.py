@@ -217,7 +217,8 @@ def parse_limit(key: str, value: Any, line: int = 0) -> Limit:
     return Limit(key, text, line, "absolute", _amount(key, value, text))
 
 
-NUMBER = r"\d[\d_,]*\.?\d*(?:[eE][+-]?\d+)?"
+NUMBER = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d[\d_]*)(?:\.\d*)?(?:[eE][+-]?\d+)?"
+"""A comma stands between thousands only: who writes "1,5" means 1.5, and it must not be read as 15."""
 
 
 def _growth(key: str, text: str, line: int) -> Limit:
@@ -230,7 +231,7 @@ def _growth(key: str, text: str, line: int) -> Limit:
     if quantity.more:
         match = re.fullmatch(rf"({NUMBER})\s*points?", body)
         if not match or floor:
-            raise BudgetError(f"{key} = {text!r} is no limit; {_law(key)}")
+            raise _no_limit(key, text)
         return Limit(key, text, line, "growth", _number(match[1]))
     least = _amount(key, text, floor) if floor else 0.0
     if match := re.fullmatch(rf"({NUMBER})\s*%", body):
@@ -240,9 +241,9 @@ def _growth(key: str, text: str, line: int) -> Limit:
 
 def _amount(key: str, value: Any, text: str) -> float:
     units = UNITS[QUANTITIES[key].unit]
-    match = re.fullmatch(rf"\s*({NUMBER})\s*([^\d\s]*)\s*", text)
+    match = re.fullmatch(rf"\s*({NUMBER})\s*([^\d\s,]*)\s*", text)
     if not match:
-        raise BudgetError(f"{key} = {value!r} is no limit; {_law(key)}")
+        raise _no_limit(key, value)
     if match[2] not in units:
         known = tuple(unit for unit in units if unit)
         said = _unknown("unit", match[2], known) if match[2] else f"it has no unit (units: {', '.join(known)})"
@@ -262,6 +263,11 @@ def _positive(key: str, value: Any, text: str) -> float:
 
 def _number(text: str) -> float:
     return float(text.replace("_", "").replace(",", ""))
+
+
+def _no_limit(key: str, value: Any) -> BudgetError:
+    said = ": a comma stands between thousands (28,513,576), a point before a fraction (1.5)"
+    return BudgetError(f"{key} = {value!r} is no limit{said if ',' in str(value) else ''}; {_law(key)}")
 
 
 def _law(key: str) -> str:

@@ -24,7 +24,8 @@ REMEMBERED = "shipped.json"
 
 @dataclass(frozen=True)
 class Subject:
-    """A file under a budget, or a run as a whole (`path` is then its directory). `name` is the path from the root."""
+    """A file under a budget, or a run as a whole (`path` is then its directory). `name` is the path from the root,
+    `run` the one that recorded the file: None also for a file in a run's folder that it did not record."""
 
     name: str
     path: Path
@@ -36,7 +37,11 @@ class Subject:
 
     @property
     def network(self) -> str:
-        return COMPRESSED if self.artifact is None else self.artifact.network
+        """The network of a run's file; of the run as a whole the compressed one."""
+        if self.is_run:
+            return COMPRESSED
+        assert self.artifact is not None, "a file has a run only where the run recorded it"
+        return self.artifact.network
 
     @cached_property
     def artifact(self) -> Artifact | None:
@@ -120,10 +125,15 @@ def find(budget: Budget, budgets: Budgets) -> list[Subject]:
         raise BudgetError(f"{budgets.path}, line {budget.line}: {pattern!r} is no pattern: {error}") from error
     if budget.is_run:
         return [subject for path in paths if path.is_dir() for subject in of_run(path, root)]
-    found = [Subject(path.relative_to(root).as_posix(), path, RunFiles.of(path)) for path in _files(paths)]
-    for run in {subject.run.path: subject.run for subject in found if subject.run is not None}.values():
+    return [of_file(path, path.relative_to(root).as_posix()) for path in _files(paths)]
+
+
+def of_file(path: Path, name: str) -> Subject:
+    """The file, with its run where one recorded it. RunError if the run cannot be read, or is of a newer version."""
+    run = RunFiles.of(path)
+    if run is not None:
         run.check()
-    return found
+    return Subject(name, path, run if run is not None and run.artifact(path) is not None else None)
 
 
 def of_run(path: Path, root: Path) -> Iterator[Subject]:
@@ -133,10 +143,14 @@ def of_run(path: Path, root: Path) -> Iterator[Subject]:
         raise RunError(f"{path} is no run directory: it has no settings.json; make one with `compress-export NETWORK`")
     run.check()
     yield Subject(path.relative_to(root).as_posix(), path, run)
-    for row in run.artifacts:
-        if row.network == COMPRESSED:
-            place = run.place(row)
-            yield Subject(Path(os.path.relpath(place, root)).as_posix(), place, run)
+    for row in exported(run):
+        place = run.place(row)
+        yield Subject(Path(os.path.relpath(place, root)).as_posix(), place, run)
+
+
+def exported(run: RunFiles) -> list[Artifact]:
+    """The run's compressed files, as it recorded them."""
+    return [row for row in run.artifacts if row.network == COMPRESSED]
 
 
 def beside(subject: Subject, base: Path) -> Subject | None:
@@ -144,9 +158,10 @@ def beside(subject: Subject, base: Path) -> Subject | None:
     path = base / subject.name
     if not path.exists():
         return None
-    run = RunFiles(path) if subject.is_run else RunFiles.of(path)
-    if run is not None:
-        run.check()
+    if not subject.is_run:
+        return of_file(path, subject.name)
+    run = RunFiles(path)
+    run.check()
     return Subject(subject.name, path, run)
 
 

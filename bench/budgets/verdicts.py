@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from bench.budgets.figures import FIGURES, Figure, Unmeasured, of_base, original, unsteady_times
 from bench.budgets.growth import Part, accounts
 from bench.budgets.limits import QUANTITIES, Budget, Budgets, Limit
-from bench.budgets.subjects import Subject, beside, find
+from bench.budgets.subjects import Subject, beside, exported, find
 from bench.run_files import RunError
 from bench.statistics import unsteady_clause
 
@@ -59,8 +59,8 @@ class Checked:
         return sum(verdict.outcome == outcome for verdict in self.verdicts)
 
     def holds(self, strict: bool) -> bool:
-        """Whether nothing failed and, if strict, nothing that is limited was left unmeasured."""
-        return not self.count("failed") and not (strict and self.count("not measured"))
+        """Whether something was judged, nothing failed and, if strict, nothing that is limited was left unmeasured."""
+        return bool(self.verdicts) and not self.count("failed") and not (strict and self.count("not measured"))
 
 
 def check(budgets: Budgets, base: Path | None = None) -> Checked:
@@ -94,7 +94,16 @@ def _of_subject(budget: Budget, subject: Subject, base: Subject | None, has_base
     ]
     if subject.problem is not None:
         return [Verdict("failed", subject.name, budget.line, reason=subject.problem)]
-    return [_judge(limit, budget, subject, base, has_base) for limit in own]
+    return [_judge(limit, budget, subject, base, has_base) for limit in own] + _without_files(budget, subject)
+
+
+def _without_files(budget: Budget, subject: Subject) -> list[Verdict]:
+    """Of a run that has no file to judge, "not measured" for each limit on files; else nothing."""
+    if subject.run is None or not subject.is_run or exported(subject.run):
+        return []
+    reason = f"the run has no exported files of its compressed network; `compress-export export {subject.name}`"
+    missing = [limit for limit in budget.limits if not QUANTITIES[limit.quantity].network]
+    return [Verdict("not measured", subject.name, limit.line, limit, reason=reason) for limit in missing]
 
 
 def _judge(limit: Limit, budget: Budget, subject: Subject, base: Subject | None, has_base: bool) -> Verdict:

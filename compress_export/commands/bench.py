@@ -30,8 +30,11 @@ LOOSE = ("images", "image", "out")
 @SPOKEN
 def bench(paths: tuple[Path, ...], **asked: Any) -> None:
     """Measure a RUN's files again (measurements.jsonl in it), or exported FILEs; those of one format take turns."""
+    from bench.profilers import check_place
     from compress_export.loose_files import is_run
 
+    if asked["profile"]:
+        check_place(bench_of(asked).inside)
     runs = [path for path in paths if is_run(path)]
     if runs and len(paths) > 1:
         raise InputError(f"bench takes one run, or files: {runs[0]} is a folder; measure runs one by one")

@@ -58,6 +58,8 @@ def _check_wishes(asked: dict[str, Any]) -> None:
 
     if asked["as_json"] and asked["as_markdown"]:
         raise InputError("--json and --markdown both print; pass one, and --write FILE for the other")
+    if asked["as_json"] and asked["github"]:
+        raise InputError("--json and --github both print; pass one, and --write FILE.json for the JSON")
     for name in asked["files"]:
         if Path(name).suffix not in (".md", ".json"):
             raise InputError(f"--write {name}: verdicts are written as .md or .json")

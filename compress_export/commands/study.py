@@ -84,7 +84,7 @@ def _make(grid: str, asked: dict[str, Any], crew: Crew) -> None:
         Path(asked["runs"]),
         crew,
     )
-    results, cells = Path(asked["results"]), _cells(grid, asked, _course(bed))
+    results, cells = Path(asked["results"]), _cells(grid, asked, bed)
     for place, cell in enumerate(cells, 1):
         if find(read_lines(results), cell.key) is None:
             Reporter().say(f"cell {place} of {len(cells)}: {cell.name}")
@@ -114,13 +114,25 @@ def _course(bed: Bed) -> str:
     return f"{tune.optimizer} {tune.rate} {tune.rate_shape}, batches of {bed.source.batch}"
 
 
-def _cells(grid: str, asked: dict[str, Any], course: str) -> list[Cell]:
+def _digest(source: SourceSettings) -> str:
+    """What tells a network of one name from another: its code, weights, image and training. Where its files lie, and
+    what differs between cells, is no part of it."""
+    import hashlib
+    import json
+
+    weights = source.weights if source.weights_sha256 is None else source.weights_sha256
+    told = [source.network_sha256, weights, source.input, source.mean, source.std, source.train]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+
+
+def _cells(grid: str, asked: dict[str, Any], bed: Bed) -> list[Cell]:
     """The cells of the grid that the options leave. InputError for a system that there is none of."""
     from dataclasses import replace
 
     from compress_export.study.grids import GRIDS, SYSTEMS, cells_of
 
-    found = list(cells_of(grid, (asked["network"] or "").rpartition("/")[2], asked["data"], course, asked["images"]))
+    name, course = (asked["network"] or "").rpartition("/")[2], _course(bed)
+    found = list(cells_of(grid, name, asked["data"], course, asked["images"], _digest(bed.source)))
     systems = [name.strip() for name in (asked["systems"] or "").split(";") if name.strip()]
     unknown = [name for name in systems if name not in SYSTEMS]
     if unknown:

@@ -10,7 +10,9 @@ from typing import Any
 
 from bench.devices import name_of
 from bench.measurement import Device, Measurement, Row, Schedule, Simulated
+from compress_export.asked import DEFAULT_RECIPE
 from compress_export.settings import PlanSettings, Section, ShareSettings, SourceSettings, TuneSettings
+from compressor.recipes import RECIPES, Recipe
 from exporters.formats import TARGETS
 
 SECTIONS: dict[str, type[Section]] = {
@@ -27,9 +29,10 @@ def command(settings: Mapping[str, Any], formats: Iterable[str], rows: Sequence[
     The device of the newest of the `rows` is named, for what a run takes by itself depends on what is connected.
     """
     words = ["compress-export", str(settings["source"]["network"])]
+    recipe = RECIPES[settings.get("plan", {}).get("recipe", DEFAULT_RECIPE)]
     given: dict[str, str] = {}
     for section, kind in SECTIONS.items():
-        for option, text in _options(kind, settings.get(section, {})):
+        for option, text in _options(section, kind, settings.get(section, {}), recipe):
             given.setdefault(option, text)
     place = _place(rows[-1].device) if rows else ()
     for option, text in (*given.items(), *place, *_bench(rows), *_formats(tuple(formats)), ("--name", name)):
@@ -58,13 +61,21 @@ def _place(device: Device) -> Iterator[tuple[str, str]]:
         yield "--in", device.process
 
 
-def _options(kind: type[Section], stored: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _options(section: str, kind: type[Section], stored: Mapping[str, Any], recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What differs from what the recipe says, and where it says nothing, from the field's default."""
+    chosen = stored.get("plan") or stored.get("ranks")  # in which case the recipe has no say in rules and methods
     for field in fields(kind):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if section != "source" and not (chosen and field.name in ("rank_rule", "methods")):
+            default = getattr(recipe, field.name, default)
+        if section == "tune" and field.name == "rate" and recipe.paces:
+            default = None
         value = stored.get(field.name, default)
         value = tuple(value) if isinstance(value, list) else value
         silent = field.name == "network" or field.name.endswith("sha256") or value is None
-        if not silent and value != default:
+        if field.name == "methods" and not value and default:
+            yield "--rank-rule", stored["rank_rule"]  # named beside a recipe, it puts the recipe's methods aside
+        elif not silent and value != default:
             option = field.name.replace("_", "-")
             yield (f"--{option}" if value is not False else f"--no-{option}"), _text(field.name, value)
 
@@ -84,6 +95,8 @@ def _bench(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
     schedules = [row.schedule for row in rows if isinstance(row, Measurement)]
     if schedules and schedules[-1].threads != Schedule.threads:
         yield "--threads", str(schedules[-1].threads)
+    if schedules and schedules[-1].cluster is not None:
+        yield "--cores", schedules[-1].cluster
     if schedules and schedules[-1].cap_seconds != Schedule.cap_seconds:
         yield "--cap", f"{schedules[-1].cap_seconds:g}"
 

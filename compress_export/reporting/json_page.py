@@ -72,8 +72,14 @@ def _file(file: FileRow) -> dict[str, Any]:
         "latency": _latency(file),
         "memory": asdict(file.row.memory) if isinstance(file.row, Measurement) else None,
         "model_peak_kb": file.memory_kb,
-        "not_measured": file.row.reason if isinstance(file.row, NotMeasured) else None,
+        "not_measured": _not_measured(file),
     }
+
+
+def _not_measured(file: FileRow) -> str | None:
+    if isinstance(file.row, Measurement):
+        return f"times are invalid: {file.row.invalid}" if file.row.invalid else None
+    return file.row.reason if isinstance(file.row, NotMeasured) else None
 
 
 def _latency(file: FileRow) -> dict[str, Any] | None:

@@ -79,7 +79,8 @@ def _totals(summary: Summary) -> str:
     else:
         flips = f"{change.gained} gained, {change.lost} lost of {change.images}; {change.differing} predictions differ"
         rows.append(("top-1", f"{change.top1.original:.2f} %", f"{change.top1.compressed:.2f} %", flips))
-        rows.append(("top-5", f"{change.top5.original:.2f} %", f"{change.top5.compressed:.2f} %", ""))
+        if change.top5 is not None:
+            rows.append(("top-5", f"{change.top5.original:.2f} %", f"{change.top5.compressed:.2f} %", ""))
         if change.untuned_top1 is not None:
             rows.append(("top-1, cut and not tuned", "", f"{change.untuned_top1:.2f} %", ""))
     return table(("", "original", "compressed", "change"), [*rows, *closing_rows(summary.shared)])
@@ -115,7 +116,14 @@ def _latency(summary: Summary) -> str:
     where = f"On {escape(figures.place(device))}{_cores(summary)}"
     place = f"{where}, {_threads(summary)}, one image at a time; ms.{_cap(summary)}{_notes(summary)}"
     warning = unsteady_sentence(summary.formats, summary.again)
-    return "\n\n".join([place, *([f"**{escape(warning)}.**"] if warning else []), table(head, rows), _EXPLAINED])
+    return "\n\n".join([place, *([f"**{_with_code(warning)}.**"] if warning else []), table(head, rows), _EXPLAINED])
+
+
+def _with_code(text: str) -> str:
+    """Text whose end is a command between backticks, which stays code; all else is escaped."""
+    said, _, command = text.partition("`")
+    whole = command.endswith("`") and "`" not in command[:-1]  # else a name in it has a backtick of its own
+    return f"{escape(said)} `{command}" if whole else escape(text)
 
 
 _EXPLAINED = (
@@ -171,10 +179,10 @@ def _latency_rows(row: FormatRow) -> list[tuple[str, ...]]:
 
 def _latency_row(file: FileRow, ratio: str) -> tuple[str, ...]:
     name, found = escape(file.artifact.path.name), file.statistics
-    if found is None or not isinstance(file.row, Measurement):
+    if not isinstance(file.row, Measurement):
         return (name, *["not measured"] * 2, *[""] * 10)
-    if file.row.invalid:
-        name += " (invalid)"
+    if found is None:
+        return (f"{name} (invalid)", *[""] * 10, figures.memory(file), "")
     values = (found.first, found.min, found.p10, found.p50, found.p90)
     return (
         name,

@@ -65,6 +65,19 @@ def plan_notes(plan: Mapping[str, Any], changed: bool) -> list[str]:
     return list(plan["notes"])
 
 
+def held_out_notes(network: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """That tuning ended below the cut network on held-out images. Of a network that was trained elsewhere this tells
+    nothing: they may have been among its training images, and what it knows of them is forgotten first."""
+    steps = {row["step"] for row in rows}
+    before = next((row["top1"] for row in rows if row["step"] == max(steps) and row["epoch"] == 0), None)
+    if network["origin"] != "trained" or before is None or rows[-1]["top1"] >= before:
+        return []
+    return [
+        f"Tuning ended below the cut network on held-out images ({before:.2f} % as cut, {rows[-1]['top1']:.2f} % after "
+        "it); --patience keeps the best epoch, --epochs 0 the network as cut, a smaller --rate stays nearer to it."
+    ]
+
+
 def tuning_notes(accuracy: Mapping[str, Any]) -> list[str]:
     """That tuning left the network worse than it was as cut, where the validation images tell the two apart."""
     cut, tuned = accuracy.get("cut"), accuracy.get("unshared", accuracy["compressed"])

@@ -220,7 +220,7 @@ def _points(points: Sequence[FrontPoint], read: Reader) -> Iterator[tuple[float,
 def _measured(formats: Sequence[FormatRow]) -> Iterator[tuple[str, Measurement]]:
     for row in formats:
         for file in (row.original, row.compressed):
-            if isinstance(file.row, Measurement):
+            if isinstance(file.row, Measurement) and file.statistics is not None:
                 yield file.artifact.path.name, file.row
 
 

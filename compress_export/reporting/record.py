@@ -4,7 +4,7 @@ front of plans, the devices and versions, the files with their hashes, and how t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -171,16 +171,11 @@ def _environment(summary: Summary) -> Iterable[tuple[str, str]]:
     for device in dict.fromkeys(row.device for row in measured):
         memory = "" if device.memory_kb is None else f", {device.memory_kb / 1e6:.1f} GB of memory"
         yield device.kind, f"{device.name}: {device.cpu}, {device.cores} cores{memory}, {device.os}"
-    for name, values in (
-        ("threads", {str(row.threads) for row in measured}),
-        ("pinned to core", {", ".join(map(str, row.pinned_cores)) for row in measured if row.pinned_cores}),
-        ("MHz before", {f"{row.mhz_before:.0f}" for row in measured if row.mhz_before}),
-        ("load average before", {f"{row.load_average}" for row in measured if row.load_average is not None}),
-        ("measured", {row.measured_at for row in measured}),
-    ):
-        if values:
-            ordered = sorted(values)
-            yield name, ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
+    yield from _range("threads", [row.threads for row in measured])
+    yield from _range("pinned to core", [row.pinned_cores for row in measured if row.pinned_cores], _listed)
+    yield from _range("MHz before", [row.mhz_before for row in measured if row.mhz_before], "{:.0f}".format)
+    yield from _range("load average before", [row.load_average for row in measured if row.load_average is not None])
+    yield from _range("measured", [row.measured_at for row in measured])
     for runtime in dict.fromkeys((row.runtime, row.runtime_version) for row in measured):
         yield runtime[0], runtime[1]
     yield from _simulators(
@@ -194,6 +189,17 @@ def _environment(summary: Summary) -> Iterable[tuple[str, str]]:
     }
     yield from sorted(toolkits.items())
     yield "compress-export (this report)", _own_version()
+
+
+def _range(name: str, values: Sequence[Any], say: Callable[[Any], str] = str) -> Iterable[tuple[str, str]]:
+    """The least and the largest of the values, or the only one; nothing where there is none."""
+    if values:
+        least, largest = say(min(values)), say(max(values))
+        yield name, least if least == largest else f"{least} to {largest}"
+
+
+def _listed(cores: Sequence[int]) -> str:
+    return ", ".join(map(str, cores))
 
 
 def _simulators(rows: Sequence[Simulated]) -> Iterable[tuple[str, str]]:

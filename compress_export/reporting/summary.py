@@ -13,7 +13,14 @@ from compress_export.errors import InputError
 from compress_export.reporting.command import bench_command
 from compress_export.reporting.estimates import estimate_notes
 from compress_export.reporting.file_notes import changed_files, row_notes
-from compress_export.reporting.notes import origin_notes, plan_notes, runtime_notes, size_notes, tuning_notes
+from compress_export.reporting.notes import (
+    held_out_notes,
+    origin_notes,
+    plan_notes,
+    runtime_notes,
+    size_notes,
+    tuning_notes,
+)
 from compress_export.reporting.processes import beside, on_one_device
 from compress_export.reporting.shared import SharedWeights, shared_notes, shared_of
 from compress_export.run_directory import RunDirectory
@@ -21,6 +28,8 @@ from compressor.plan import KEEP
 from exporters.artifact import Artifact, read_artifacts
 
 ORIGINAL, COMPRESSED = "original", "compressed"
+TOP = 5
+"""Classes among which the right one counts for top-5; of a network that has no more, it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class AccuracyChange:
 
     images: int
     top1: Pair
-    top5: Pair
+    top5: Pair | None
+    """None where there are no more than five classes to choose from."""
     gained: int
     lost: int
     differing: int
@@ -66,7 +76,9 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class FileRow:
-    """One exported file: what it is, and how it ran, if it did; `simulated` has its newest row of each core.
+    """One exported file: what it is, and how it ran, if it did; times that are invalid have no `statistics`.
+
+    `simulated` has its newest row of each core.
 
     `altered` says why what lies there is no longer the file that all this speaks of; empty where it is.
     """
@@ -142,7 +154,8 @@ def _summarized(run: RunDirectory) -> Summary:
     settings, network = run.settings(), run.read_json("network.json")
     before = run.read_json("survey.json")
     after = run.read_json(str(run.need("compressed.json", f"compress {run.path}").name))
-    accuracy = run.read_json("accuracy.json") if run.has("accuracy.json") else None
+    accuracy = run.read_json("accuracy.json") if run.has("accuracy.json") else {}
+    accuracy = accuracy if COMPRESSED in accuracy else None  # until then it is the original's alone
     plan = run.read_json("plan.json")
     artifacts = read_artifacts(run / "artifacts.json") if run.has("artifacts.json") else ()
     shared = shared_of(run)
@@ -162,13 +175,14 @@ def _summarized(run: RunDirectory) -> Summary:
         parameters=Pair(before["parameters"], after["parameters"]),
         macs=Pair(before["macs"], after["macs"]),
         paper_parameters=after.get("paper_parameters"),
-        accuracy=_accuracy(accuracy) if accuracy else None,
+        accuracy=_accuracy(accuracy, network["outputs"]) if accuracy else None,
         layers=_layers(before, after, plan),
         formats=formats,
         device=device,
         notes=(
             *origin_notes(run, network, settings),
             *(tuning_notes(accuracy) if accuracy else ()),
+            *held_out_notes(network, run.read_lines("tuning.jsonl")),
             *plan_notes(plan, run.has("tuned.safetensors") or shared is not None),
             *size_notes(settings, [(row.original.artifact, row.compressed.artifact) for row in formats]),
             *runtime_notes(settings, [row.format for row in formats], plan),
@@ -227,7 +241,8 @@ def _file_row(artifact: Artifact, rows: Sequence[Row], altered: str) -> FileRow:
     counted = tuple({row.device.name: row for row in own if isinstance(row, Simulated)}.values())
     row = next((row for row in reversed(own) if not isinstance(row, Simulated)), None)
     if isinstance(row, Measurement):
-        return FileRow(artifact, row, summarize(row), row.memory.model_peak, counted, altered)
+        times = None if row.invalid else summarize(row)
+        return FileRow(artifact, row, times, row.memory.model_peak, counted, altered)
     return FileRow(artifact, row, None, None, counted, altered)
 
 
@@ -236,13 +251,13 @@ def _estimates(before: Mapping[str, Any], after: Mapping[str, Any], formats: Seq
     return estimate_notes(before, after, dict.fromkeys(counted))
 
 
-def _accuracy(rows: Mapping[str, Any]) -> AccuracyChange:
+def _accuracy(rows: Mapping[str, Any], outputs: int) -> AccuracyChange:
     first, last = rows[ORIGINAL], rows[COMPRESSED]
     pairs = list(zip(first["correct"], last["correct"], strict=True))
     return AccuracyChange(
         images=len(pairs),
         top1=Pair(first["top1"], last["top1"]),
-        top5=Pair(first["top5"], last["top5"]),
+        top5=Pair(first["top5"], last["top5"]) if outputs > TOP else None,
         gained=sum(after and not before for before, after in pairs),
         lost=sum(before and not after for before, after in pairs),
         differing=sum(a != b for a, b in zip(first["predictions"], last["predictions"], strict=True)),

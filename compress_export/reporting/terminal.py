@@ -28,7 +28,8 @@ def show(summary: Summary, console: Console) -> None:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
     if summary.device is not None:
-        console.print(Text(f"latency and memory on {figures.place(summary.device)}"))
+        how = "; ratios are taken round by round, in turns" if any(row.ratio for row in summary.formats) else ""
+        console.print(Text(f"latency and memory on {figures.place(summary.device)}{how}"))
     warning = unsteady_sentence(summary.formats, summary.again)
     if warning:
         console.print(Text(warning), style="bold")
@@ -70,7 +71,8 @@ def _rows(summary: Summary) -> list[tuple[str, str, str, str]]:
     else:
         flips = f"{change.gained} gained, {change.lost} lost of {change.images}"
         rows.append(("top-1", f"{change.top1.original:.2f} %", f"{change.top1.compressed:.2f} %", flips))
-        rows.append(("top-5", f"{change.top5.original:.2f} %", f"{change.top5.compressed:.2f} %", ""))
+        if change.top5 is not None:
+            rows.append(("top-5", f"{change.top5.original:.2f} %", f"{change.top5.compressed:.2f} %", ""))
     rows += closing_rows(summary.shared)
     for row in summary.formats:
         first, last = row.original, row.compressed

@@ -91,7 +91,8 @@ GRIDS: dict[str, Grid] = {
 @dataclass(frozen=True)
 class Cell:
     """One experiment: a system at a budget with a seed, on a network and as many images of its data. `course` says how
-    every system is tuned: optimizer, rate and its shape, batch."""
+    every system is tuned: optimizer, rate and its shape, batch; `source` is a digest of the network's code, weights,
+    image and training, for another network may have the same name."""
 
     grid: str
     system: str
@@ -102,11 +103,13 @@ class Cell:
     epochs: float
     course: str = ""
     images: int | None = None
+    source: str = ""
 
     @property
     def name(self) -> str:
         """A folder's name that no other cell has."""
-        words = [self.system, self.network, self.data, self.budget, self.seed, self.epochs, self.course, self.images]
+        words = [self.system, self.network, self.data, self.budget, self.seed, self.epochs, self.course, self.images,
+                 self.source]  # fmt: skip
         return "-".join("".join(c if c.isalnum() or c == "." else "_" for c in str(word)) for word in words)
 
     @property
@@ -116,14 +119,14 @@ class Cell:
 
 
 def cells_of(
-    grid: str, network: str, data: str | None, course: str = "", images: int | None = None
+    grid: str, network: str, data: str | None, course: str = "", images: int | None = None, source: str = ""
 ) -> tuple[Cell, ...]:
     """All cells of a grid on a network, seed by seed, so that an early end leaves whole comparisons."""
     found = GRIDS[grid]
     if found.kind == "counted":
         return (Cell(grid, "counted", "alexnet-caffe", None, None, 0, 0),)
     return tuple(
-        Cell(grid, system, network, data, budget, seed, found.epochs, course, images)
+        Cell(grid, system, network, data, budget, seed, found.epochs, course, images, source)
         for seed in found.seeds
         for budget in found.budgets
         for system in found.systems

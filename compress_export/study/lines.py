@@ -11,7 +11,7 @@ from typing import Any
 
 from compress_export.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a line says something else than before."""
 
 Line = dict[str, Any]

@@ -24,6 +24,7 @@ from bench.budgets.limits import (
         ("size", "8 MB", ("absolute", 8e6, False, 0)),
         ("size", "8MiB", ("absolute", 8 * 2**20, False, 0)),
         ("size", "28,513,576 B", ("absolute", 28_513_576, False, 0)),
+        ("size", "1,500.5 kB", ("absolute", 1_500_500, False, 0)),
         ("size", "+2 %", ("growth", 0.02, True, 0)),
         ("size", "+2 % or 4 kB", ("growth", 0.02, True, 4000)),
         ("size", "+4 kB", ("growth", 4000, False, 0)),
@@ -62,6 +63,13 @@ def test_limits(key, text, wanted):
         ("size", "-2 %", "growth begins with +"),
         ("size", "+2 % or 4", "it has no unit"),
         ("size", "+two %", "is no limit"),
+        ("size", "1,5 MB", "size = '1,5 MB' is no limit: a comma stands between thousands (28,513,576), a point before "
+         "a fraction (1.5); size takes \"8 MB\""),
+        *((key, text, "a comma stands between thousands") for key, text in (
+            ("size", "0,2x"), ("size", "0,200x"), ("size", "1,MB"), ("size", "1,5005 B"), ("size", "1234,567 B"),
+            ("size", "1_000,000 B"), ("size", "+1,5 %"), ("size", "+2 % or 1,5 kB"), ("latency", "12,25 ms"),
+            ("accuracy", "97,5 %"), ("accuracy", "-0,5 points"),
+        )),
         ("parameters", "8 MB", "there is no unit 'MB'; did you mean M? (units: k, M, G)"),
         ("latency", "12 sec", "there is no unit 'sec'"),
         ("accuracy", "+1 points", "a loss begins with -"),

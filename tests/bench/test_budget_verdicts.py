@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from bench.budgets.first_draft import draft
 from bench.budgets.growth import MEASURES
 from bench.budgets.limits import BudgetError, read_budgets
 from bench.budgets.subjects import REMEMBERED
-from bench.budgets.verdicts import check
+from bench.budgets.verdicts import Checked, check
 from bench.budgets.wording import amount, cells, contrast, exact, remark
 from bench.device import PROCESSES
 from bench.measurement import to_line
@@ -134,6 +135,29 @@ def test_files_of_a_run_know_their_run(tmp_path):
     make_run(tmp_path / "run")
     found = verdicts(tmp_path, 'files = "run/artifacts/original.*"\nparameters = "21000"\nmacs = "20k"')
     assert [verdict.outcome for verdict in found] == ["passed", "failed"] * 2
+
+
+def test_a_file_that_its_run_did_not_record_has_no_run(folder):
+    """The original under another name is not the compressed network."""
+    shutil.copy(folder / "run/artifacts/original.onnx", folder / "run/artifacts/other.onnx")
+    quantities = 'parameters = "2200"\nmacs = "1G"\naccuracy = "1 %"\nlatency = "1 s"\ninstructions = "1G"'
+    found = verdicts(folder, f'files = "run/artifacts/other.*"\ndevice = "host"\n{quantities}')
+    assert [(each.limit.quantity, each.outcome, each.value, each.reason) for each in found] == [
+        ("parameters", "failed", 21_000, ""),
+        *(
+            (name, "not measured", None, f"no run recorded this file, and only a run tells {what}")
+            for name, what in (
+                ("macs", "MACs"),
+                ("instructions", "measurements"),
+                ("latency", "measurements"),
+                ("accuracy", "accuracy"),
+            )
+        ),
+    ]
+    (grown,) = verdicts(folder, 'files = "run/artifacts/other.*"\nparameters = "+0 %"', base=folder)
+    assert (grown.outcome, grown.reference) == ("passed", 21_000)
+    drawn = draft(folder / "run/artifacts/other.onnx", folder)
+    assert "# no limit on latency: nobody measured this file" in drawn
 
 
 def test_parameters_outside_a_run_are_counted_in_the_file(tmp_path):
@@ -490,12 +514,42 @@ def test_a_run_of_a_newer_version_is_refused(folder, pattern, version):
         ("artifacts.json", "[{}]", "artifacts.json is not a list of artifacts"),
         ("measurements.jsonl", "{}\n", "measurements.jsonl, line 1, is not a measurement"),
         ("measurements.jsonl", "nonsense\n", "measurements.jsonl, line 1, is not a measurement"),
+        ("measurements.jsonl", "\xe9", r"jsonl is no text \(.* at byte 0\); it is UTF-8: mend it, or remove"),
     ],
 )
 def test_a_run_whose_files_are_broken_is_refused(folder, name, content, text):
-    (folder / "run" / name).write_text(content)
+    (folder / "run" / name).write_text(content, encoding="latin-1")
     with pytest.raises(RunError, match=text):
         verdicts(folder, f'{RUN}latency = "1 s"\nparameters = "1M"')
+
+
+@pytest.mark.parametrize("left", ["nothing", "originals"])
+def test_limits_on_files_of_a_run_without_files_are_not_measured(tmp_path, left):
+    run = make_run(tmp_path / "runs/bare")
+    make_run(tmp_path / "runs/whole", with_pte=False)
+    rows = json.loads((run / "artifacts.json").read_text())
+    (run / "artifacts.json").write_text(json.dumps([row for row in rows if row["network"] == "original"]))
+    if left == "nothing":
+        (run / "artifacts.json").unlink()
+    table = 'run = "runs/bare"\ndevice = "host"\nsize = ["1 B", "0.1x"]\nlatency = "1 us"'
+    checked = check(read_budgets(write_budgets(tmp_path, table)))
+    assert [(each.subject, each.line, each.outcome) for each in checked.verdicts] == [
+        ("runs/bare", 4, "not measured"), ("runs/bare", 4, "not measured"), ("runs/bare", 5, "not measured"),
+    ]  # fmt: skip
+    reason = "the run has no exported files of its compressed network; `compress-export export runs/bare`"
+    assert {each.reason for each in checked.verdicts} == {reason}
+    assert (checked.holds(strict=False), checked.holds(strict=True)) == (True, False)
+    found = verdicts(tmp_path, 'run = "runs/*"\nsize = "1 MB"\nparameters = "1M"')
+    assert [(each.subject, each.limit.quantity, each.outcome) for each in found] == [
+        ("runs/bare", "parameters", "passed"),
+        ("runs/bare", "size", "not measured"),
+        ("runs/whole", "parameters", "passed"),
+        ("runs/whole/artifacts/compressed.onnx", "size", "passed"),
+    ]
+
+
+def test_budgets_without_a_verdict_do_not_hold(folder):
+    assert not Checked(read_budgets(write_budgets(folder, f'{RUN}size = "1 MB"')), (), ()).holds(strict=False)
 
 
 def test_a_run_that_was_only_planned_has_no_files(tmp_path):

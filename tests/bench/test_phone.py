@@ -1,26 +1,36 @@
 """Whole measurements on the virtual phone, and everything that can go wrong with one."""
 
+import itertools
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from phone_files import PHOTOS, QUICK, SHAPE, matmul
+from test_runner_answer import LINE
 from virtual_phone.answers import battery, script, set_clocks, thermal
 from virtual_phone.fixtures import Plug, replug, unplug
 from virtual_phone.phone import VirtualPhone
 
+import bench.phone
 from bench import adb, phone_turns
-from bench.adb import PhoneLost
+from bench.adb import Phone, PhoneLost
 from bench.bundle import Bundle
 from bench.measurement import BenchError, Measurement, NotMeasured, Row, Schedule, from_line, to_line
-from bench.phone import measure
+from bench.phone import measure, measure_in
+from bench.phone_run import ANSWERS
+from bench.phone_store import HOME, Parcel
+from bench.phone_turns import PhoneFile, Session
+from bench.runner_answer import RunnerAnswer, parse
 from bench.statistics import time_ratio
 from exporters.artifact import Artifact
 
@@ -114,6 +124,57 @@ def test_other_formats_keep_their_place(
     before = len(phone.commands)
     assert measure([coreml], PHOTOS, QUICK, serial=phone.address, root=bundle.path.parent) == rows[:1]
     assert len(phone.commands) == before + 1
+
+
+class Echo:
+    """A place without a runner: each process gives this machine's answers back, and tells the next of these counts."""
+
+    process, note, wants_golden, formats = "echo", "", True, frozenset({"onnx", "pte"})
+
+    def __init__(self, preemptions: Sequence[int | None]) -> None:
+        self._preemptions = itertools.cycle(preemptions)
+
+    def foreign(self, form: str) -> str:
+        raise NotImplementedError(form)
+
+    def parcels(self, _formats: AbstractSet[str]) -> list[Parcel]:
+        return []
+
+    def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None: ...
+
+    def run(self, session: Session, file: PhoneFile, _turn: int, _schedule: Schedule) -> RunnerAnswer:
+        session.phone.read(f"cd {HOME} && mkdir -p answers && cp {file.job.place}.golden {ANSWERS}")
+        told = parse(json.dumps(LINE | {"outputs": None}), file.job.name)
+        return replace(told, samples_ms=(1.0,) * 10, preemptions=next(self._preemptions))
+
+    def clear(self, phone: Phone) -> None: ...
+
+
+@pytest.fixture
+def answers_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine's answers without a runtime."""
+    answers = np.random.default_rng(2).random((len(PHOTOS), 5), dtype=np.float32)
+    monkeypatch.setattr(bench.phone, "host_answers", lambda artifacts, *_: [answers] * len(artifacts))
+
+
+@pytest.mark.usefixtures("answers_here")
+def test_files_of_two_formats_did_not_take_turns(phone: VirtualPhone, pair: tuple[Artifact, Artifact]) -> None:
+    files = [replace(file, format=form) for form in ("pte", "onnx") for file in pair]
+    wide, narrow, *others = measured(measure_in(lambda: Echo([0]), files, PHOTOS, QUICK, serial=phone.address))
+    assert time_ratio(narrow, wide).value == time_ratio(*others).value == 1
+    assert [row.invalid for row in (wide, narrow, *others)] == [""] * 4
+    for other in others:
+        with pytest.raises(BenchError, match=r"two files that took turns in one session; .* did not; measure them in"):
+            time_ratio(other, wide)
+
+
+@pytest.mark.usefixtures("answers_here")
+@pytest.mark.parametrize(("told", "sum_of_five"), [([3, 1], 11), ([0], 0), ([4, None], None), ([None], None)])
+def test_preemptions_are_known_where_every_process_told_them(
+    phone: VirtualPhone, pair: tuple[Artifact, Artifact], told: list[int | None], sum_of_five: int | None
+) -> None:
+    (row,) = measured(measure_in(lambda: Echo(told), pair[1:], PHOTOS, QUICK, serial=phone.address))
+    assert row.preemptions == sum_of_five
 
 
 def test_images_of_another_size_are_refused(bundle: Bundle, pair: tuple[Artifact, Artifact]) -> None:

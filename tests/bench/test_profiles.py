@@ -8,7 +8,7 @@ from bench_files import IMAGES, artifact, onnx_file
 from bench_rows import DEVICE
 
 from bench.budgets.subjects import Subject
-from bench.devices import DEVICES
+from bench.devices import DEVICES, find
 from bench.measurement import BenchError, Schedule
 from bench.profile_layers import layers_of_calls
 from bench.profile_readers import Call
@@ -96,6 +96,18 @@ def test_operators_without_names_are_told_by_their_place_or_shape() -> None:
     assert len(set(found)) == 3
     assert found[1] == ""
     assert layers_of_calls("ptl", [shaped[0], shaped[2]][::-1], ptl) is None
+
+
+def test_two_threads_are_refused_on_the_simulated_core() -> None:
+    with pytest.raises(BenchError, match=r"the simulated ARM CPU counts one thread, not 4: .*; leave --threads out"):
+        DEVICES["arm"].profile([], IMAGES, Schedule(threads=4))
+
+
+@pytest.mark.parametrize("inside", ["app", "app_process"])
+def test_a_phone_is_profiled_in_its_shell_only(inside: str) -> None:
+    text = rf"^a phone's profiles are taken in its shell, not in {inside}; leave --in {inside} out$"
+    with pytest.raises(BenchError, match=text):
+        find("phone", inside=inside).profile([], IMAGES)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A small network of the user's own, and the command line called as a shell would call it."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from virtual_phone.fixtures import bundle as bundle
@@ -8,6 +9,8 @@ from virtual_phone.fixtures import phone as phone
 from virtual_phone.fixtures import plug as plug
 
 from compress_export import cli
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))  # its rows and runs serve the reports' tests too
 
 NET = '''
 """A user's own file: 30k parameters, 16x16 images, ten classes."""

@@ -1,11 +1,7 @@
 """A run directory with all that a report can show, on top of the small runs of the tests of budgets."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 from bench_rows import simulated
 from budget_runs import PHONE as PHONE

@@ -31,6 +31,9 @@ COUNTED = (*NONE, "--input", "3x64x64", "--costs", "counted")
         (["alexnet", "--format", "onx"], "onnx"),
         (["alexnet", "--target", "ios", "--format", "onnx"], "--target and --format name the same thing"),
         (["alexnet", "--data", "digts"], "there is no data 'digts': did you mean digits"),
+        (["alexnet", "--data", "fotos/"], "--data fotos/: there is no such folder"),
+        (["alexnet", "--weights", "fotos.pt"], "--weights fotos.pt: there is no such file"),
+        (["comapre", "a", "b"], "there is no command 'comapre': did you mean compare"),
         (["alexnet", "--train", "3"], "--train needs --data"),
         (["alexnet", "--max-params", "0.5"], "--max-params takes a limit with its unit, such as 0.15x or 8.7M"),
         (["alexnet", "--max-params", "1.5x"], "a share lies above 0x and is at most 1x"),
@@ -164,7 +167,7 @@ def test_outputs_in_another_order_than_the_folders_are_named(tmp_path, call):
     ("spoil", "message"),
     [
         (lambda folder: shutil.rmtree(folder / "val"), "photos has no val/ folder"),
-        (lambda folder: shutil.rmtree(folder / "val" / "bee"), "bee is in one of them only"),
+        (lambda folder: shutil.rmtree(folder / "val" / "bee"), "must hold the same classes; val/ lacks bee"),
         (lambda folder: [shutil.rmtree(f) for f in (folder / "train").iterdir()], "train is empty"),
         (lambda folder: [f.unlink() for f in (folder / "val" / "ant").iterdir()], "cannot be read as image folders"),
     ],
@@ -187,6 +190,7 @@ def test_a_truncated_image_is_named(photos, call, part):
     status, _, err = call(photos.parent, *words)
     assert status == 1
     assert f"photos/{part}/bee/0.png is not a whole image" in err.strip().splitlines()[-1]
+    assert part == "train" or "Planning" not in err  # validation images are read before anything is planned
 
 
 def test_data_that_cannot_be_downloaded(tmp_path, call, monkeypatch):
@@ -205,7 +209,12 @@ def test_another_process_in_the_same_run_is_refused(tmp_path, call):
     with open_run(tmp_path / "runs" / "busy"):
         status, _, err = call(tmp_path, "squeezenet1_1", *NONE, "--name", "busy")
     assert status == 1
-    assert "another process works in runs/busy" in err
+    assert "another process works in runs/busy; wait for it, or pass --name" in err
+    (tmp_path / "runs/busy").mkdir(parents=True)
+    (tmp_path / "runs/busy/settings.json").write_text("{}")
+    with open_run(tmp_path / "runs" / "busy"):
+        status, _, err = call(tmp_path, "report", "runs/busy")
+    assert (status, err.endswith("another process works in runs/busy; wait for it\n")) == (1, True)
 
 
 def test_a_place_that_cannot_be_written(tmp_path, call):
@@ -313,6 +322,11 @@ def test_an_export_that_is_gone_is_made_again(tmp_path, call, net_file):
     status, _, err = call(tmp_path, "export", "runs/one", "--format", "onnx")
     assert (status, "are gone or have changed: exporting them again" in err) == (0, True)
     assert (tmp_path / "runs/one/artifacts/compressed.onnx").stat().st_size > 10_000
+    (tmp_path / "runs/one/artifacts/compressed.onnx").write_text("rubbish")
+    status, _, err = call(tmp_path, "export", "runs/one", "--format", "ptl")
+    assert (status, "have changed: `compress-export export runs/one --format onnx`" in err) == (0, True)
+    status, _, err = call(tmp_path, "report", "runs/one")
+    assert (status, "do not ship this: compressed.onnx" in err) == (1, True)
 
 
 def test_a_network_file_that_changed_is_another_network(tmp_path, call, net_file):

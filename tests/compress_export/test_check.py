@@ -5,12 +5,8 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from bench_rows import measurement
 from budget_runs import PHONE, disturbed, make_run, measured_in_app, ten_of_each, write_budgets
 
@@ -41,6 +37,7 @@ def folder(tmp_path):
         ('size = "1 Mb"', [], 2),
         ('size = "1 MB"', ["--base", "nowhere"], 2),
         ('size = "1 MB"', ["--json", "--markdown"], 2),
+        ('size = "1 MB"', ["--json", "--github"], 2),
         ('size = "1 MB"', ["--write", "a.txt"], 2),
         ('size = "1 MB"', ["--budgets", "b.toml"], 2),
         ('size = "1 MB"', ["--init", "run"], 2),
@@ -59,6 +56,7 @@ def test_exit_statuses(call, folder, limits, words, status):
     ("words", "text"),
     [
         (["--json", "--markdown"], "--json and --markdown both print; pass one"),
+        (["--json", "--github"], "--json and --github both print; pass one, and --write FILE.json for the JSON"),
         (["--write", "a.txt"], "--write a.txt: verdicts are written as .md or .json"),
         (["--github"], "there is no GITHUB_STEP_SUMMARY here"),
         (["--init", "run"], "budgets.toml exists; remove it"),
@@ -243,6 +241,24 @@ def test_a_run_of_a_newer_version_is_bad_input(call, folder):
     status, _, err = call(folder, "check")
     assert status == 2
     assert "written by a newer compress-export: its files have version 99, this one reads up to 1" in err
+
+
+def test_measurements_that_are_no_text_are_bad_input(call, folder):
+    (folder / "run/measurements.jsonl").write_bytes(b"\xff\xfe")
+    write_budgets(folder, RUN + 'latency = "9 ms"')
+    status, _, err = call(folder, "check")
+    assert status == 2
+    assert err.startswith("compress-export: ")
+    assert "measurements.jsonl is no text (invalid start byte at byte 0); it is UTF-8: mend it" in err
+
+
+def test_a_run_without_files_fails_under_strict(call, folder):
+    (folder / "run/artifacts.json").unlink()
+    write_budgets(folder, RUN + 'size = "1 kB"')
+    status, out, _ = call(folder, "check", "--strict")
+    assert status == 1
+    assert "the run has no exported files of its compressed network; `compress-export export run` (budgets" in out
+    assert out.endswith("1 not measured, which fails under --strict: the budgets do not hold\n")
 
 
 def test_init_of_an_unfinished_run_is_refused_and_what_is_left_out_is_said(call, folder):

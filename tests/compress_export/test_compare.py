@@ -1,15 +1,10 @@
 """`compress-export compare`: what is set side by side, and what is never ranked together."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 
 import numpy as np
+import pytest
 from bench_rows import DEVICE
 from budget_runs import PHONE, disturbed, invalid, make_run, measured_in_app
 from safetensors.numpy import save_file

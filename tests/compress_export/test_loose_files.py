@@ -1,14 +1,10 @@
 """`bench FILE...`: files outside a run are measured and profiled, and what does not fit is said."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
-
 from bench_files import SIZE, onnx_file
 
 from bench.measurement import read

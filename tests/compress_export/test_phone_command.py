@@ -137,6 +137,13 @@ def test_the_app_stands_beside_the_shell(call, run, phone, app, monkeypatch):
     assert not (phone.root / "data/app/compressexport.bench").exists()
 
 
+def test_a_profile_inside_an_app_is_refused_before_a_phone_is_looked_for(call, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"never opened")
+    words = ("bench", "net.onnx", "--profile", "--device", "phone", "--in", "app")
+    text = "a phone's profiles are taken in its shell, not in app; leave --in app out"
+    assert call(tmp_path, *words) == (1, "", f"compress-export: {text}\n")
+
+
 @pytest.mark.usefixtures("free")
 def test_several_phones_stop_it_with_their_serials(call, run, plug):
     one, other = sorted((plug().address, plug().address))

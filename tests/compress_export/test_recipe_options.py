@@ -2,11 +2,12 @@
 
 import pytest
 
-from compress_export.asked import plan_of, source_of, tune_of
+from compress_export.asked import plan_of, source_of, tune_again_of, tune_of
 from compress_export.cli import run
 from compress_export.crews import muster
 from compress_export.errors import InputError
 from compress_export.pipeline import tuned_run
+from compress_export.settings import TuneSettings, plain
 from compress_export.unlabelled import unlabelled_images
 from compressor.plan import Plan
 from compressor.recipes import RECIPES
@@ -36,6 +37,21 @@ def test_options_go_before_the_recipe():
     assert (tune.epochs, tune.rate, tune.schedule) == (1, 0.5, "one-shot")
     plan, _ = settings("--recipe", "cp-als", "--ranks", "a=3")
     assert (plan.rank_rule, plan.methods, plan.ranks) == ("budget", (), {"a": 3})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "epochs", "total", "distill"),
+    [
+        ({"total_epochs": 3.0}, {"epochs": 10}, 10, None, None),
+        ({"epochs": 7, "distill": False}, {"total_epochs": 2.0}, 2, 2.0, False),
+        ({"epochs": 7, "distill": False}, {"unlabelled": "photos"}, 7, None, True),
+        ({"epochs": 7, "distill": False}, {"rate": 0.1}, 7, None, False),
+    ],
+)
+def test_a_new_setting_puts_what_it_replaces_aside(before, now, epochs, total, distill):
+    stored = {"plan": {}, "tune": {**plain(TuneSettings()), **before}}
+    found = tune_again_of({**asked(), **now}, set(now), stored)
+    assert (found.epochs, found.total_epochs, found.distill) == (epochs, total, distill)
 
 
 @pytest.mark.parametrize(("scale", "epochs", "step"), [("0.2", 3, 1.0), ("0.1", 2, 10 / 15), ("0.01", 1, 1 / 3)])

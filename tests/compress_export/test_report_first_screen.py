@@ -117,7 +117,7 @@ def test_a_busy_machine_is_said_in_every_place_that_tells_times(tmp_path):
     )
     text = words(Elements((path / "report.html").read_text()).text)
     assert text.index(told) < text.index("Where the rest is")
-    assert f"**{escape(told)}.**" in (path / "report.md").read_text()
+    assert f"**{escape(told.partition('`')[0])} `{again}`.**" in (path / "report.md").read_text()
     found = json.loads((path / "report.json").read_text())["files"]
     assert found[0]["latency"]["unsteady"] == [
         "other processes took the core from it 104 times a second", "p90 is 2.00 times p50",
@@ -156,3 +156,9 @@ def test_invalid_times_are_not_measured_and_say_why(tmp_path):
     assert (card.headline, card.note) == ("not measured", "invalid: let the phone cool")
     note = "original.onnx: its times are invalid: let the phone cool; measure again with "
     assert f"{note}`compress-export bench {path} --device host`" in gather(RunDirectory(path)).summary.notes
+    write_pages(RunDirectory(path))
+    file = json.loads((path / "report.json").read_text())["files"][1]
+    assert (file["latency"], file["not_measured"]) == (None, "times are invalid: let the phone cool")
+    assert file["memory"]["end"]["peak"] == 391_000
+    assert "| compressed.onnx (invalid) |  |" in (path / "report.md").read_text()
+    assert 'id="latency"' not in (path / "report.html").read_text()

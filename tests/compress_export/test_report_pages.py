@@ -10,8 +10,9 @@ import pytest
 from page_text import Elements, words
 from report_runs import HOSTILE, PHONE, edit, epoch, make_hostile, measured_in_app, report_run, write
 
+from bench.measurement import Schedule
 from compress_export import cli
-from compress_export.asked import bench_of, formats_of, plan_of, source_of, tune_of
+from compress_export.asked import bench_of, formats_of, plan_of, share_of, source_of, tune_of
 from compress_export.reporting import processes
 from compress_export.reporting.command import command
 from compress_export.reporting.html import html
@@ -230,6 +231,12 @@ def test_a_command_with_backticks_stays_inside_its_fence(tmp_path):
         "net.py:build --ranks a.b=3,c=40 --mean 0.5,0.5,0.5 --std 1.0,1.0,1.0 --seed 3 --batch 32 --format ptl",
         "alexnet-caffe --data imagenet --data-root '/my data' --ranks astrid-lee-2017 --optimizer sgd --rate 0.001",
         "alexnet --data digits --train 4 --schedule one-shot --epochs 5 --patience 2 --rate-shape step --rate-step 3",
+        "alexnet --data digits --recipe cp-tpm-2017",
+        "alexnet --data digits --recipe cp-tpm-2017 --optimizer adamw --rank-rule budget --rate 0.001",
+        "alexnet --data digits --recipe tucker-vbmf-2015 --fit outputs --schedule auto --epochs 2 --distill",
+        "alexnet --data digits --recipe cp-als --rank-rule equal-error --epochs-scale 0.2",
+        "alexnet --data digits --recipe cp-als --ranks features.3=40 --rate-shape cosine",
+        "alexnet --data digits --recipe on-the-fly-2015 --share 4x16 --share-epochs 1",
     ],
 )
 def test_the_command_of_a_report_asks_for_the_same(words):
@@ -244,6 +251,7 @@ def test_the_command_of_a_report_asks_for_the_same(words):
             "source": source_of(network, given),
             "plan": plan_of(given, formats_of(given)),
             "tune": tune_of(given),
+            "share": share_of(given),
         }
         return {name: plain(section) for name, section in sections.items()}, formats_of(given), bench_of(given)
 
@@ -279,6 +287,25 @@ def test_a_command_names_the_device_that_measured_last():
         ([app, here], "host"), ([here, app], "phone --in app"), ([here, core], "arm-a72"),
     ):  # fmt: skip
         assert command(STORED, (), rows, "n") == f"compress-export alexnet --device {place} --name n"
+
+
+def test_the_command_pins_to_the_same_cores():
+    from dataclasses import replace
+
+    from bench_rows import measurement
+
+    row = replace(measurement(), schedule=Schedule(cluster="little"))
+    assert command(STORED, (), [row], "n") == "compress-export alexnet --device host --cores little --name n"
+
+
+def test_a_range_is_of_numbers_not_of_texts(tmp_path):
+    path = report_run(tmp_path / "net")
+    rows = [json.loads(line) for line in (path / "measurements.jsonl").read_text().splitlines()]
+    for row, load, clock in zip(rows, (7.0, 12.0), (900, 2400), strict=True):
+        row |= {"load_average": load, "mhz_before": clock}
+    (path / "measurements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = dict(gather(RunDirectory(path)).environment)
+    assert (told["load average before"], told["MHz before"]) == ("7.0 to 12.0", "900 to 2400")
 
 
 def test_defaults_are_left_out_of_the_command():

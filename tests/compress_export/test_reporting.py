@@ -5,14 +5,15 @@ import json
 
 import pytest
 from page_text import Elements, words
-from report_runs import report_run
+from report_runs import edit, epoch, report_run
 from rich.console import Console
 
 from bench.statistics import Ratio
 from compress_export.reporting import figures
-from compress_export.reporting.markdown import escape, table
-from compress_export.reporting.notes import tuning_notes
+from compress_export.reporting.markdown import _with_code, escape, table
+from compress_export.reporting.notes import held_out_notes, tuning_notes
 from compress_export.reporting.pages import write_pages
+from compress_export.reporting.record import gather
 from compress_export.reporting.summary import Pair, failures
 from compress_export.reporting.terminal import show
 from compress_export.run_directory import RunDirectory
@@ -46,6 +47,36 @@ def test_tuning_that_made_the_network_worse_is_told_where_the_images_tell():
     assert tuning_notes({**worse, "compressed": answers(95)}) == []
     assert tuning_notes({**worse, "unshared": answers(91)}) == []  # what sharing lost is not tuning's
     assert tuning_notes({"original": answers(99), "compressed": answers(84)}) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "last", "told"), [("trained", 96.7, True), ("trained", 98.6, False), ("file", 96.7, False)]
+)
+def test_tuning_that_ended_below_the_cut_network_is_told_where_held_out_images_are_new_to_it(origin, last, told):
+    rows = [epoch("a", 0, None, 50.0), *(epoch("b", n, None, top1) | {"step": 1} for n, top1 in ((0, 98.6), (1, last)))]
+    said = "Tuning ended below the cut network on held-out images (98.60 % as cut, 96.70 % after it); --patience keeps"
+    assert [note.startswith(said) for note in held_out_notes({"origin": origin}, rows)] == [True] * told
+    assert held_out_notes({"origin": origin}, []) == []
+
+
+def test_a_command_at_the_end_of_a_sentence_stays_code():
+    assert _with_code("a_b: see `run my_net`") == f"{escape('a_b: see')} `run my_net`"
+    assert _with_code("a: `run a`b`") == escape("a: `run a`b`")
+
+
+def test_top_5_of_few_classes_is_left_out(tmp_path):
+    path = report_run(tmp_path / "net")
+    assert gather(RunDirectory(path)).summary.accuracy.top5 is not None
+    edit(path, "network.json", lambda value: value | {"outputs": 5})
+    write_pages(RunDirectory(path))
+    assert gather(RunDirectory(path)).summary.accuracy.top5 is None
+    assert not [page for page in ("report.md", "report.html") if "top-5" in (path / page).read_text()]
+
+
+def test_the_originals_accuracy_alone_is_not_yet_a_comparison(tmp_path):
+    path = report_run(tmp_path / "net")
+    edit(path, "accuracy.json", lambda value: {"original": value["original"]})
+    assert gather(RunDirectory(path)).summary.accuracy is None
 
 
 def test_smaller_and_larger():

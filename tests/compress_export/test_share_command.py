@@ -152,6 +152,8 @@ def test_the_verb_shares_and_exports_what_the_packed_file_holds(steps, folder, c
     accuracy = json.loads((steps / "accuracy.json").read_text())
     assert set(accuracy) == {"original", "compressed", "cut", "unshared"}
     assert accuracy["compressed"]["top1"] > 60
+    assert call(folder, "compress", steps)[0] == 0
+    assert json.loads((steps / "accuracy.json").read_text()) == accuracy  # still that of the shared network
     assert call(folder, "export", steps, "--format", "onnx")[0] == 0
     book = load_file(steps / "shared.safetensors")["8.weight.codebook"]
     assert book.shape == (1, 16, 8)
