@@ -174,11 +174,9 @@ def _front(
 
     Doubt decides which they are; what is told of them is the estimate itself.
     """
-    goal = replace(problem.goal, max_drop=None)
-    free = replace(problem, goal=goal)
     points = []
     for trade in FRONT:
-        found = choose(options, trade_off(free, len(dense), trade), {})
+        found = choose(options, trade_off(problem, len(dense), trade), {})
         if found is not None:
             told = {name: _option(problem, own.form, errors.get(own.form, 0.0)) for name, own in found.items()}
             points.append(_point(problem, dense, told))

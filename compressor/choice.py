@@ -23,7 +23,8 @@ TIMED_OUT = 1
 
 @dataclass(frozen=True)
 class Option:
-    """One form of a layer with what it costs and what it is predicted to lose. Without a device, `ms` is work."""
+    """One form of a layer with what it costs and what it is predicted to lose. `latency` is in the costs' unit: ms, or
+    work where no device was asked."""
 
     form: Form
     params: float

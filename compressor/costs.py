@@ -28,6 +28,7 @@ class LayerCost:
 
     `distinct_inputs` counts the inputs of a fully connected layer that differ on real images, where copies make them
     fewer than its weights (an adaptive pooling that enlarges a smaller map): there compression is partly exact.
+    A convolution over patches that the network folds into the batch has the shape of one patch and the cost of all.
     """
 
     name: str
@@ -103,7 +104,7 @@ def survey(network: nn.Module, example: Tensor) -> Survey:
     reads = _WeightReads(layers)
     traces: dict[str, _Trace] = {}
     try:
-        with evaluating(network), _watching(layers, traces, reads), torch.no_grad(), reads:
+        with evaluating(network), _watching(layers, traces, reads, len(example)), torch.no_grad(), reads:
             network(example)
     except RuntimeError as error:
         size = "x".join(map(str, example.shape[1:]))
@@ -161,8 +162,13 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _watching(layers: Mapping[str, Layer], traces: dict[str, _Trace], reads: _WeightReads) -> Iterator[None]:
-    """Hooks on every layer that fill `traces` in the order of the first calls, and tell `reads` which layer runs."""
+def _watching(
+    layers: Mapping[str, Layer], traces: dict[str, _Trace], reads: _WeightReads, images: int
+) -> Iterator[None]:
+    """Hooks on every layer that fill `traces` in the order of the first calls, and tell `reads` which layer runs.
+
+    The network runs on so many `images`.
+    """
 
     def enter(name: str) -> Callable[..., None]:
         return lambda _layer, _inputs: reads.running.append(name)
@@ -171,7 +177,7 @@ def _watching(layers: Mapping[str, Layer], traces: dict[str, _Trace], reads: _We
         def note(layer: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             reads.running.pop()
             with torch._C.DisableTorchFunction():
-                _note(traces, name, layer, inputs[0], output)
+                _note(traces, name, layer, inputs[0], output, images)
 
         return note
 
@@ -182,22 +188,28 @@ def _watching(layers: Mapping[str, Layer], traces: dict[str, _Trace], reads: _We
         yield
 
 
-def _note(traces: dict[str, _Trace], name: str, layer: Layer, image: Tensor, output: Tensor) -> None:
-    shape = _shape(layer, image, output)
+def _note(traces: dict[str, _Trace], name: str, layer: Layer, inputs: Tensor, output: Tensor, images: int) -> None:
+    if isinstance(layer, nn.Linear):
+        patches, shape = 1, layer_shape(layer, (_for_one(inputs.shape[:-1], images), 1))
+    else:
+        patches = _for_one(inputs.shape[:-3], images)
+        shape = layer_shape(layer, (inputs.shape[-2], inputs.shape[-1]), (output.shape[-2], output.shape[-1]))
     cost = dense_cost(shape)
     trace = traces.setdefault(name, _Trace(shape))
     trace.calls += 1
-    trace.macs += cost.macs
-    trace.traffic += cost.traffic
-    if isinstance(layer, nn.Linear) and image.dim() == 2 and len(image) >= FEWEST_IMAGES:
-        trace.distinct_inputs = _distinct_inputs(image)
+    trace.macs += patches * cost.macs
+    trace.traffic += patches * cost.traffic
+    if isinstance(layer, nn.Linear) and inputs.dim() == 2 and len(inputs) >= FEWEST_IMAGES:
+        trace.distinct_inputs = _distinct_inputs(inputs)
 
 
-def _shape(layer: Layer, image: Tensor, output: Tensor) -> LayerShape:
-    """The layer's shape as it maps a batch `image` to `output`; sizes are those of one image."""
-    if isinstance(layer, nn.Linear):
-        return layer_shape(layer, (prod(image.shape[1:-1]), 1))
-    return layer_shape(layer, (image.shape[-2], image.shape[-1]), (output.shape[-2], output.shape[-1]))
+def _for_one(sizes: Sequence[int], images: int) -> int:
+    """How much of a layer's leading `sizes` is one image's, of so many that the network runs on.
+
+    Networks fold patches or windows into the batch, or put positions before it. Where no size holds the images, what
+    the layer reads does not come from them (a table of positions), and all of it is computed for one image too.
+    """
+    return prod(sizes) // images if any(size % images == 0 for size in sizes) else prod(sizes)
 
 
 def _distinct_inputs(images: Tensor) -> int | None:

@@ -69,7 +69,9 @@ class Alone:
         self.device = device or torch.device("cpu")
 
     def together(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        return network.to(self.device), optimizer
+        network.to(self.device)
+        optimizer.load_state_dict(optimizer.state_dict())  # a checkpoint's state lies where its parameters lay
+        return network, optimizer
 
     def apart(self, network: nn.Module) -> None:
         del network
@@ -91,8 +93,14 @@ ALONE = Alone()
 
 
 class Accelerated:
-    """The processes that torchrun started, or one with a GPU. A batch is split among them, so that one process and
-    several take the same steps."""
+    """The processes that torchrun started, or one with a GPU. A batch is split evenly among them, and they step by the
+    mean of their gradients.
+
+    That is the step that one process takes with the whole batch, but for rounding, where the loss is a mean over images
+    that are independent of each other. It is not where BatchNorm takes statistics (of each process's own part; the
+    lead's running ones count), images have no label (the mean is over the labelled ones of each part), a layer draws
+    (dropout), or the last batch is not full (it is filled up with images that the epoch began with).
+    """
 
     def __init__(self, mixed_precision: str = "no") -> None:
         from accelerate import Accelerator, DataLoaderConfiguration

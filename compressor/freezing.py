@@ -55,9 +55,9 @@ def trainable(network: nn.Module, frozen: Sequence[nn.Module], fixed: Container[
 
 
 def hold_still(frozen: Sequence[nn.Module]) -> None:
-    """Frozen modules run as in evaluation, so that their statistics stay too."""
+    """Frozen modules run as in evaluation, so that their statistics stay too; modules inside them as they were."""
     for module in frozen:
-        module.eval()
+        module.training = False
 
 
 def _holds(module: nn.Module) -> bool:

@@ -23,9 +23,9 @@ class Goal:
     The rule "budget" chooses method and rank of each layer so that the predicted loss is least within the limits. With
     `max_drop` (points of top-1 before fine-tuning, measured on held-out images) it is the size and time that become
     least. The other rules give every layer the form of Astrid & Lee 2018, or the first of `methods` that fits it, and
-    take `max_params` alone. `ranks` gives
-    ranks (for each group) by layer name and keeps every other layer; `ranks_from` says whose they are. `assumed` marks
-    limits that nobody asked for.
+    answer to `max_params`, or to what `ANSWERED` has for them, one limit at a time. `ranks` gives ranks (for each
+    group) by layer name and keeps every other layer; `ranks_from` says whose they are. `assumed` marks limits that
+    nobody asked for.
     """
 
     rule: str = "budget"

@@ -26,7 +26,7 @@ METHODS: dict[str, Method] = {
 }
 
 Decompositions = dict[tuple[str, str], Decomposition]
-"""Decompositions at hand, by layer name and method, so that nothing is computed twice."""
+"""Decompositions at hand, by layer name and method, so that nothing is computed twice. See `decomposition`."""
 
 
 def default_method(shape: LayerShape) -> str:
@@ -39,10 +39,11 @@ def decomposition(
 ) -> Decomposition:
     """The decomposition of a layer of `network`: the one in `ready`, or a new one, which is put there.
 
-    A new one is fitted to the layer's outputs if there are `moments` of its inputs, else to its weight.
+    A new one is fitted to the layer's outputs if there are `moments` of its inputs, else to its weight. With moments,
+    one in `ready` that was fitted to the weight (for a probe, say) is not taken but replaced.
     """
     key = name, method
-    if key not in ready:
+    if key not in ready or (moments is not None and ready[key].measure == "weights"):
         try:
             ready[key] = METHODS[method].decompose(find_layer(network, name), seed, moments)
         except PlanError as error:

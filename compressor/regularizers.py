@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -65,23 +65,28 @@ class Regularization:
             raise PlanError(f"the weight of a regularizer is above 0, not {self.weight:g}; leave it out for none")
 
 
-def penalty_of(network: nn.Module, asked: Regularization, seed: int) -> Callable[[float], Tensor]:
-    """The term of one epoch as a function of how much of the step is done, from 0 to 1: the sum over all layers.
+def penalty_of(
+    network: nn.Module, asked: Regularization, seed: int, running: Container[str] | None = None
+) -> Callable[[float], Tensor]:
+    """The term of one epoch as a function of how much of the step is done, from 0 to 1: the sum over all layers, or
+    those among the names of `running` ones: several processes cannot train a layer whose output nobody reads.
 
     Centroids are found here, anew for each epoch, from the weights as they are; one seed for all epochs keeps them
-    from jumping. PlanError where the network has no
-    fully connected layer (with enough sub-vectors for the centroids, if those are followed).
+    from jumping. PlanError where the network has no such fully connected layer (with enough sub-vectors for the
+    centroids, if those are followed).
     """
     kind = REGULARIZERS[asked.name]
     layers = [
         (name, module)
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear) and not parametrize.is_parametrized(module)
+        if running is None or name in running
     ]
     if kind.follows:
         layers = [(name, layer) for name, layer in layers if _enough(layer, asked.sharing)]
     if not layers:
         wanted = f" with {asked.sharing.centroids} sub-vectors of length {asked.sharing.length}" if kind.follows else ""
+        wanted += "" if running is None else " that runs"
         raise PlanError(
             f"the regularizer {asked.name} acts on fully connected layers, and the network has none{wanted}; "
             "leave --regularizer out"

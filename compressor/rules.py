@@ -62,7 +62,7 @@ def rank_by_sensitivity(choice: Choice) -> Ranks:
     """Ranks in proportion to the accuracy lost at a small rank, in two pools (Astrid & Lee 2017).
 
     Convolutions and fully connected layers each get the same share of their own parameters; what the convolutions
-    leave goes to the fully connected ones.
+    leave goes to the fully connected ones, rank 1 in each at least.
     """
     if choice.drops is None:
         raise PlanError("the rule sensitivity needs data to measure with: pass --data, or another --rank-rule")
@@ -73,8 +73,9 @@ def rank_by_sensitivity(choice: Choice) -> Ranks:
         pool = {name: c for name, c in choice.candidates.items() if c.shape.kind == kind}
         dense = sum(candidate.parameters(None) for candidate in pool.values())
         least = sum(candidate.parameters(1) for candidate in pool.values())
-        last = kind == "linear" or all(c.shape.kind == kind for c in choice.candidates.values())
-        ranks |= in_proportion(pool, choice.drops, left if last else max(least, int(share * dense)))
+        others = sum(c.parameters(1) for name, c in choice.candidates.items() if name not in pool and name not in ranks)
+        own = min(max(least, int(share * dense)), left - others) if others else left
+        ranks |= in_proportion(pool, choice.drops, own)
         left = choice.limit - sum(choice.candidates[name].parameters(rank) for name, rank in ranks.items())
     return ranks
 

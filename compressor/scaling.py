@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from compressor.cost_model import calls_of
 from compressor.costs import LayerCost, Survey
 from compressor.goal import Goal
 from compressor.methods import METHODS
@@ -31,13 +32,14 @@ class Share:
         return tuple(min(most, max(1, round(factor * rank))) for most, rank in zip(full, self.ranks, strict=True))
 
     def cheaper(self, factor: float) -> Cost | None:
-        """What the factors cost, None where the layer as it is costs no more MACs."""
+        """What one call of the factors costs, None where the layer as it is costs no more MACs."""
         cost = METHODS[self.method].cost(self.layer.shape, self.at(factor))
         return cost if cost.macs < dense_cost(self.layer.shape).macs else None
 
     def macs(self, factor: float) -> int:
+        """MACs for one image, all calls of the layer together."""
         cost = self.cheaper(factor)
-        return (dense_cost(self.layer.shape) if cost is None else cost).macs
+        return self.layer.cost.macs if cost is None else round(calls_of(self.layer) * cost.macs)
 
 
 def rows_by_macs(network: nn.Module, survey: Survey, goal: Goal, drops: Mapping[str, float] | None) -> list[LayerPlan]:
@@ -48,7 +50,7 @@ def rows_by_macs(network: nn.Module, survey: Survey, goal: Goal, drops: Mapping[
     shares = {layer.name: _share(network, layer, goal, drops) for layer in survey.layers}
     free = [share for share in shares.values() if isinstance(share, Share)]
     most = goal.limits["macs"].most(survey.macs)
-    left = most - survey.macs + sum(dense_cost(share.layer.shape).macs for share in free)
+    left = most - survey.macs + sum(share.layer.cost.macs for share in free)
     least = sum(share.macs(0.0) for share in free)
     if least > left:
         raise PlanError(

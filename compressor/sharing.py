@@ -56,6 +56,12 @@ class Sharing:
                 "weights are shared as length x centroids, with rows for sub-vectors along the outputs and block for a "
                 f"codebook of each block's own, such as 4x256 or 8x16,rows,block, not {text!r}"
             )
+        for both in ({"columns", "rows"}, {"layer", "block"}):
+            if both <= set(words):
+                raise PlanError(
+                    f"sub-vectors lie along columns or rows, a codebook serves the layer or a block, and {text!r} asks "
+                    f"for {' and '.join(sorted(both))}; leave one of them out"
+                )
         split, codebook = "rows" if "rows" in words else "columns", "block" if "block" in words else "layer"
         return Sharing(int(length), int(centroids), split, codebook)  # type: ignore[arg-type]  # one of its words
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, RandomSampler
 
+from compressor.accuracy import Accuracy, Batch, accuracy
 from compressor.checkpoints import EpochRow, State, TrainingError, read_checkpoint, state_of, write_checkpoint
 from compressor.crew import ALONE, Batches, Crew
 from compressor.distillation import distilled_loss
-from compressor.freezing import frozen_modules, hold_still, trainable
+from compressor.freezing import frozen_modules, hold_still, run_order, trainable
 from compressor.plan import LayerPlan
 from compressor.regularizers import penalty_of
 from compressor.schedules import Step
@@ -35,7 +36,6 @@ __all__ = [
     "rate_at",
 ]
 
-Batch = tuple[Tensor, Tensor]
 Loader = DataLoader[Batch]
 Cut = Callable[[nn.Module, tuple[LayerPlan, ...]], None]
 
@@ -45,44 +45,11 @@ LAYOUT = torch.channels_last
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Top-1 and top-5 in percent, with the predicted class of every image in the order of the data."""
-
-    top1: float
-    top5: float
-    predictions: tuple[int, ...]
-    correct: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
 class Watch:
     """Where a caller hears of progress: every row, and after every batch (done, total) of the whole fit."""
 
     epoch: Callable[[EpochRow], None] = lambda _row: None
     batch: Callable[[int, int], None] = lambda _done, _total: None
-
-
-def accuracy(network: nn.Module, batches: Iterable[Batch], device: torch.device | None = None) -> Accuracy:
-    """Accuracy of `network` in evaluation mode on all of `batches`. It runs on `device`, by default where it is, and is
-    back there afterwards."""
-    home = next(network.parameters()).device
-    device = device or home
-    network.to(device)
-    predictions: list[int] = []
-    correct: list[bool] = []
-    top5 = 0
-    network.eval()
-    with torch.no_grad():
-        for images, labels in batches:
-            logits = network(images.to(device))
-            best = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu()
-            hits = best == labels[:, None]
-            predictions += best[:, 0].tolist()
-            correct += hits[:, 0].tolist()
-            top5 += int(hits.any(dim=1).sum())
-    network.to(home)
-    count = max(1, len(correct))
-    return Accuracy(100 * sum(correct) / count, 100 * top5 / count, tuple(predictions), tuple(correct))
 
 
 @dataclass
@@ -95,12 +62,13 @@ class _Course:
     crew: Crew
     teacher: nn.Module | None
     loaders: list[Loader]
-    fixed: frozenset[int]
+    fixed: frozenset[int] = frozenset()
     state: State = field(default_factory=State)
     optimizer: torch.optim.Optimizer | None = None
     shared: nn.Module | None = None
     batches: Batches = ()
     frozen: tuple[nn.Module, ...] = ()
+    regularized: Collection[str] = ()
 
     @property
     def step(self) -> Step:
@@ -135,14 +103,17 @@ def fit(
     at one thread count to the same bits as an uninterrupted run, since every epoch seeds itself. The caller deletes the
     file when it has stored the result. `teacher` is whose answers are learned, where the options ask for distillation.
     All processes of a `crew` call this at once; the lead's weights, checkpoint and accuracy count. TrainingError if the
-    loss is no longer finite.
+    loss is no longer finite, a step has nothing to train, or distillation has no teacher.
     """
+    if options.distillation is not None and teacher is None:
+        raise TrainingError(
+            "distillation learns a teacher's answers, and no teacher is given; pass one, or leave it out"
+        )
     watch = watch or Watch()
     loaders = [_rebatched(train, step.batch, step.images) for step in steps]
-    fixed = frozenset(id(value) for value in network.parameters() if not value.requires_grad)
     taught = teacher if options.distillation is not None else None
     taught = taught and taught.to(crew.device).to(memory_format=LAYOUT).eval()
-    course = _Course(network, steps, options, crew, taught, loaders, fixed)
+    course = _Course(network, steps, options, crew, taught, loaders)
     stored = crew.agree(read_checkpoint(checkpoint, options) if crew.lead else None)
     if stored is not None:
         _go_on(course, stored)
@@ -181,9 +152,21 @@ def _begin(course: _Course, stored: object = None) -> None:
     """What the step is trained with: which layers, the optimizer, this process's part of the batches."""
     network, options = course.network.to(memory_format=LAYOUT), course.options
     new = [layer.name for layer in course.step.cut]
-    images = next(iter(course.loader))[0] if options.trained == "downstream" and new else torch.empty(0)
-    course.frozen = frozen_modules(network, new, options.trained, images.to(next(network.parameters()).device))
-    optimizer = make_optimizer(trainable(network, course.frozen, course.fixed), options)
+    looks = (options.trained == "downstream" and new) or options.regularizer is not None
+    images = next(iter(course.loader))[0] if looks else torch.empty(0)
+    images = images.to(next(network.parameters()).device)
+    # Anew for each step: factors are other parameters than the layer's, and as frozen as its own were.
+    course.fixed = frozenset(id(value) for value in network.parameters() if not value.requires_grad)
+    course.frozen = frozen_modules(network, new, options.trained, images)
+    if options.regularizer is not None:
+        course.regularized = run_order(network, dict(network.named_modules()), images)
+    parameters = trainable(network, course.frozen, course.fixed)
+    if not parameters:
+        raise TrainingError(
+            f"step {course.state.step + 1} has nothing to train: what it may train does not ask for gradients; "
+            "set requires_grad of a parameter, or train all layers"
+        )
+    optimizer = make_optimizer(parameters, options)
     if stored is not None:
         optimizer.load_state_dict(stored)  # type: ignore[arg-type]  # likewise
     course.shared, course.optimizer = course.crew.together(network, optimizer)
@@ -228,7 +211,10 @@ def _rebatched(loader: Loader, batch: int | None, images: int | None) -> Loader:
         batch,
         sampler=drawn if images or isinstance(loader.sampler, RandomSampler) else loader.sampler,
         num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
         drop_last=count > batch and count % batch == 1,
+        worker_init_fn=loader.worker_init_fn,
         generator=generator,
     )
 
@@ -262,7 +248,7 @@ def _epoch(course: _Course, watch: Watch) -> float:
     course.network.train()
     hold_still(course.frozen)
     term = options.regularizer
-    penalty = None if term is None else penalty_of(course.network, term, options.seed)
+    penalty = None if term is None else penalty_of(course.network, term, options.seed, course.regularized)
     losses, count = 0.0, len(loader)
     total = sum(each.epochs * len(own) for each, own in zip(course.steps, course.loaders, strict=True))
     for number, (images, labels) in enumerate(course.batches):
@@ -289,7 +275,7 @@ def _loss(course: _Course, images: Tensor, labels: Tensor) -> Tensor:
     output = course.shared(images)
     logits = output if isinstance(output, Tensor) else output[0]  # GoogLeNet and Inception add their side heads
     how = course.options.distillation
-    if course.teacher is None or how is None:
+    if course.teacher is None or how is None:  # both or neither, as `fit` has checked
         return functional.cross_entropy(logits, labels)
     with torch.no_grad():
         answers = course.teacher(images)

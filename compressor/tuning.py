@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from compressor.costs import LayerCost
+from compressor.costs import LayerCost, evaluating
 from compressor.crew import ALONE, Alone, Crew
 from compressor.methods import METHODS, Decompositions, default_method
 from compressor.plan import LayerPlan, Plan
@@ -72,8 +73,11 @@ def probe(
 
     A drop is floored at half an image, so that every layer keeps a share of the ranks. `known` holds drops measured
     before; `found` hears of each new one, so that an interrupted probe can go on. The layers are dealt out to a `crew`.
+    Labels alone teach, whatever the options say of distillation.
     """
-    base = accuracy(network, held_out, crew.device)
+    options = replace(options, distillation=None)
+    with evaluating(network):
+        base = accuracy(network, held_out, crew.device)
     floor = 50 / max(1, len(base.correct))
     drops = dict(known or {})
 

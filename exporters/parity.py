@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,15 +69,16 @@ def check(path: Path, format: str, images: Array, golden: Array, *, inspected: s
 
     A format that this system cannot run gives Parity(executed=False), whose note ends with `inspected`: what the
     writer compared in the stored file instead. Raises ExportError when the runtime refuses the file, and as
-    `compare` does.
+    `compare` does. Torch's thread count, which TorchScript's runtime sets, is the caller's again afterwards.
     """
     kind = find_format(format)
     if not kind.runs_here:
         note = f"not executed on this system; {inspected or 'nothing was compared'}"
         return Parity(False, 0, None, None, None, None, note)
     try:
-        run = kind.load(path, threads)
-        given = np.concatenate([run(image[None]) for image in images])
+        with _own_threads():
+            run = kind.load(path, threads)
+            given = np.concatenate([run(image[None]) for image in images])
     except ExportError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
@@ -84,6 +87,17 @@ def check(path: Path, format: str, images: Array, golden: Array, *, inspected: s
             "or replace the operator that it does not know"
         ) from error
     return compare(given, golden)
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    import torch
+
+    count = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def _cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:

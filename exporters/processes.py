@@ -171,18 +171,31 @@ def _start(
             stdin=subprocess.PIPE,  # never written to: the child ends when it closes
             stdout=subprocess.PIPE,
             stderr=errors,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
 
     def listen() -> None:
         assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                messages.put((name, json.loads(line)))
-        messages.put((name, None))
+        try:
+            with process.stdout as lines:
+                for message in map(_message, lines):
+                    if message is not None:
+                        messages.put((name, message))
+        finally:
+            messages.put((name, None))
 
     Thread(target=listen, daemon=True).start()
     return _Child(name, process, log)
+
+
+def _message(line: str) -> dict[str, Any] | None:
+    """What the worker says in a line; None for what others print before it runs, a sitecustomize.py, say."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _check_end(child: _Child) -> None:

@@ -29,12 +29,19 @@ def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
     was. Weights that eval mode never reads (auxiliary heads) are left out, and circular padding becomes slices that
     every format knows.
 
-    Raises ExportError when torch.export cannot follow the module, or when it gives anything but one tensor of logits.
+    Raises ExportError when the module does not lie on the CPU, when torch.export cannot follow it, or when it gives
+    anything but one tensor of logits.
     """
     if example.ndim != 4 or example.dtype != torch.float32 or not len(example):
         raise ExportError(
             f"an example input is a float32 batch of images (N, C, H, W), not {example.dtype} "
             f"{tuple(example.shape)}; pass one image as torch.randn(1, 3, 224, 224)"
+        )
+    away = {str(own.device) for own in (*module.parameters(), *module.buffers()) if own.device.type != "cpu"}
+    if away:
+        raise ExportError(
+            f"a network is captured on the CPU, and {type(module).__name__} lies on {', '.join(sorted(away))}; "
+            "move it to the CPU with module.cpu()"
         )
     # its values are never looked at, and a .pt2 keeps its example: no user's image goes into it
     image = torch.zeros(1, *example.shape[1:])

@@ -5,6 +5,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
+from compressor.cost_model import calls_of
 from compressor.costs import NEVER_RUN, survey
 from compressor.shapes import PlanError
 
@@ -112,3 +113,32 @@ def test_copied_inputs_are_counted_once():
 def test_an_image_that_does_not_fit_is_refused():
     with pytest.raises(PlanError, match=r"does not take a 4x8x8 image: .*; pass the size with --input"):
         survey(nn.Conv2d(3, 4, 3), torch.zeros(1, 4, 8, 8))
+
+
+class Folded(nn.Module):
+    """Convolves patches and maps windows that lie in the batch, then positions that lie before it; adds a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.windows, self.before = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.table = nn.Linear(2, 8)
+
+    def forward(self, x):
+        patches = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 4, 4)
+        x = self.windows(self.conv(patches).flatten(2).transpose(1, 2)).reshape(-1, 9 * 16, 8)
+        return self.before(x.transpose(0, 1)).mean(0) + self.table(torch.zeros(5, 2)).mean(0)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_what_is_folded_into_the_batch_costs_as_much_as_it_computes(count):
+    network, images = Folded(), torch.zeros(count, 3, 12, 12)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(images)
+    found = survey(network, images)
+    once = 2 * 5 * 8  # the table is mapped once, whatever the number of images
+    assert 2 * (count * (found.macs - once) + once) == counter.get_total_flops()
+    assert found.layer("table").cost.macs == once
+    assert found.layer("conv").shape.out_size == (4, 4)
+    assert [calls_of(layer) for layer in found.layers] == [9, 1, 1, 1]
+    assert found.layer("windows").shape.in_size == found.layer("before").shape.in_size == (9 * 16, 1)
+    assert found.layer("conv").cost.traffic == 9 * (16 * (3 + 8) + 3 * 8 * 9 + 8)

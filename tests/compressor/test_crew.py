@@ -65,3 +65,20 @@ def test_a_network_is_made_ready_anew_for_every_step():
         assert halves[0] == halves[1] > 1e-4
     finally:
         AcceleratorState._reset_state(True)
+
+
+def test_an_optimizers_state_follows_its_parameters():
+    """The state of a checkpoint comes from the CPU. "meta" stands for a GPU; parameters move there as to one."""
+    network = torch.nn.Linear(4, 5)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    network(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        moved, stepping = Alone(torch.device("meta")).together(network, optimizer)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    for parameter in moved.parameters():
+        assert (
+            {value.device.type for value in stepping.state[parameter].values()} == {parameter.device.type} == {"meta"}
+        )

@@ -3,11 +3,12 @@ import torch
 from torch import nn
 from training_problem import loaders, network
 
-from compressor.freezing import frozen_modules, run_order
+from compressor.checkpoints import TrainingError
+from compressor.freezing import frozen_modules, hold_still, run_order
 from compressor.plan import LayerPlan
 from compressor.schedules import Step
 from compressor.surgery import apply
-from compressor.training import TrainOptions, fit
+from compressor.training import TrainOptions, Watch, fit
 
 MIDDLE = LayerPlan("3", (12, 12, 3, 3), "cp", (16,), "rank given")
 FIRST = LayerPlan("0", (12, 3, 3, 3), "cp", (8,), "rank given")
@@ -77,3 +78,54 @@ def test_downstream_is_what_runs_later_not_what_is_listed_later():
     assert frozen_modules(module, ["last"], "downstream", images) == (module.first, module.never)
     assert frozen_modules(module, ["first"], "downstream", images) == (module.never,)
     assert frozen_modules(module, [], "new", images) == ()
+
+
+def test_what_lies_inside_a_frozen_module_is_not_held_still_with_it():
+    module = Backwards()
+    module.register_buffer("mean", torch.zeros(3))
+    frozen = frozen_modules(module, ["first"], "downstream", torch.zeros(1, 3))
+    assert frozen == (module, module.never)
+    hold_still(frozen)
+    modes = {name: part.training for name, part in module.named_modules()}
+    assert modes == {"": False, "never": False, "first": True, "last": True}
+
+
+def fixed_problem():
+    module = network()
+    for value in module[3].parameters():
+        value.requires_grad_(False)
+    return module
+
+
+class Killed(Exception):
+    pass
+
+
+def test_factors_of_a_layer_that_the_network_does_not_train_stay_too(tmp_path):
+    steps, checkpoint = (Step((MIDDLE,), 1), Step((FIRST,), 1)), tmp_path / "tuning.pt"
+    module, as_cut = fixed_problem(), {}
+
+    def noted(module, layers):
+        cut(module, layers)
+        place = layers[0].name
+        as_cut.update({f"{place}.{name}": value.clone() for name, value in module[int(place)].named_parameters()})
+
+    def kill(row):
+        if (row.step, row.epoch) == (1, 0):
+            raise Killed
+
+    options = TrainOptions(rate=1e-2)
+    with pytest.raises(Killed):
+        fit(fixed_problem(), *loaders(64, 16), steps, options, cut, checkpoint, Watch(epoch=kill))
+    resumed = fixed_problem()
+    fit(resumed, *loaders(64, 16), steps, options, cut, checkpoint)
+    fit(module, *loaders(64, 16), steps, options, noted)
+    for end in (module, resumed):
+        own = dict(end.named_parameters())
+        assert {name.split(".")[0] for name in as_cut if torch.equal(as_cut[name], own[name])} == {"3"}
+        assert {name.split(".")[0] for name, value in own.items() if not value.requires_grad} == {"3"}
+
+
+def test_a_step_that_may_train_nothing_is_refused():
+    with pytest.raises(TrainingError, match=r"step 1 has nothing to train: .*; set requires_grad of a parameter, or"):
+        fit(fixed_problem(), *loaders(32, 16), (Step((MIDDLE,), 1),), TrainOptions(trained="new"), cut)

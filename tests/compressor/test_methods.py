@@ -8,6 +8,7 @@ from torch import nn
 
 from compressor.kernel import layer_shape
 from compressor.methods import METHODS, Decompositions, check_rank, decomposition, default_method
+from compressor.moments import collect
 from compressor.shapes import Cost, PlanError
 
 CONV2 = layer_shape(nn.Conv2d(64, 192, 5), (27, 27))
@@ -77,3 +78,16 @@ def test_a_decomposition_is_made_once() -> None:
     network[0].weight.data[0] = torch.inf
     with pytest.raises(PlanError, match=r"0 cannot be factored: the 4x3x3x3 weight holds NaN or infinity"):
         decomposition({}, network, "0", "cp", 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_with_moments_one_that_was_fitted_to_the_weight_is_not_taken(method: str) -> None:
+    windowed = METHODS[method].supports(layer_shape(nn.Conv2d(3, 4, 3))) is None
+    network = nn.Sequential(nn.Conv2d(3, 4, 3) if windowed else nn.Linear(6, 4))
+    moments = collect(network, [torch.randn(20, 3, 6, 6)], ["0"])["0"]
+    ready: Decompositions = {}
+    plain = decomposition(ready, network, "0", method, 0)
+    fitted = decomposition(ready, network, "0", method, 0, moments)
+    assert (plain.measure, fitted.measure) == ("weights", "outputs")
+    assert decomposition(ready, network, "0", method, 0, moments) is fitted
+    assert ready == {("0", method): fitted}

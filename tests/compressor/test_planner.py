@@ -181,3 +181,15 @@ def test_the_rule_none_cuts_nothing():
     assert plan.layers[0].reason == "kept: the rule cuts nothing"
     with pytest.raises(PlanError, match=r"rank rule none cuts nothing, so it cannot keep max-params 0\.5x; pass one"):
         make_plan(module, found, Goal(rule="none", max_params="0.5x"))
+
+
+@pytest.mark.parametrize("share", [0.012, 0.015, 0.02])
+def test_sensitivity_leaves_the_fully_connected_layers_their_rank_1(share):
+    torch.manual_seed(0)
+    convolutions = (nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Conv2d(64, 64, 3))
+    module = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    found = survey(module, torch.zeros(1, 3, 16, 16))
+    drops = {layer.name: 1.0 for layer in found.layers}
+    plan = make_plan(module, found, Goal("sensitivity", max_params=f"{share}x"), Evidence(drops=drops))
+    assert len(plan.factored) == 4
+    assert 0.85 * share < planned_parameters(plan, found) / found.parameters <= share

@@ -77,3 +77,25 @@ def test_what_makes_no_sense_is_refused():
         penalty_of(flat, Regularization("quartic", 1.0), 0)
     with pytest.raises(PlanError, match="the network has none with 256 sub-vectors of length 4; leave"):
         penalty_of(network(), Regularization("centroid", 1.0), 0)
+
+
+class Idle(nn.Module):
+    """Holds a layer that never runs: processes that train together do not agree on its gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.idle = network(), nn.Linear(8, 5)
+
+    def forward(self, pictures):
+        return self.inner(pictures)
+
+
+def test_a_layer_that_never_runs_is_left_alone():
+    module = Idle()
+    idle, used = module.idle.weight.clone(), module.inner[7].weight.clone()
+    strong = Regularization("quartic", 100.0)
+    fit(module, *loaders(32, 16), (Step((), 1),), TrainOptions(rate=1e-2, weight_decay=0.0, regularizer=strong))
+    assert torch.equal(module.idle.weight, idle)
+    assert not torch.equal(module.inner[7].weight, used)
+    with pytest.raises(PlanError, match="acts on fully connected layers, and the network has none that runs; leave"):
+        penalty_of(module, strong, 0, running=["inner.0"])

@@ -60,3 +60,26 @@ def test_a_rule_gives_the_forms_that_are_named():
     assert any(row.method == "spatial" for row in plan.factored)
     with pytest.raises(PlanError, match="equal-error gives a layer one rank, tucker has two"):
         Goal("equal-error", methods=("tucker", "svd"))
+
+
+class Repeated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.often, self.last = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3, padding=1), nn.Linear(32, 10)
+
+    def forward(self, images):
+        images = self.first(images)
+        for _ in range(4):
+            images = self.often(images)
+        return self.last(images.mean((2, 3)))
+
+
+@pytest.mark.parametrize("rule", ["sensitivity", "vbmf"])
+def test_a_layer_counts_as_often_as_it_runs(rule):
+    torch.manual_seed(0)
+    network, images = Repeated(), torch.zeros(1, 3, 14, 14)
+    found = survey(network, images)
+    plan = make_plan(
+        network, found, Goal(rule, max_macs="0.5x"), Evidence(drops={row.name: 1.0 for row in found.layers})
+    )
+    assert 0.45 < survey(compress(network, plan).module, images).macs / found.macs <= 0.5

@@ -148,3 +148,12 @@ def test_a_large_codebook_is_found_on_a_sample():
     assert grid((64, 256), shared.sharing).served == 8192
     assert len(shared.indices.unique()) == 8
     assert shared.error < 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "both"), [("4x256,rows,columns", "columns and rows"), ("4x8,block,layer", "block and l")]
+)
+def test_words_that_contradict_each_other_are_refused(text, both):
+    with pytest.raises(PlanError, match=f"a codebook serves the layer or a block, and '{text}' asks for {both}"):
+        Sharing.parse(text)
+    assert Sharing.parse("8x16,rows,block") == Sharing(8, 16, "rows", "block")

@@ -5,13 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from training_problem import loaders, network
+from torch.utils.data import DataLoader, default_collate
+from training_problem import images, loaders, network
 
+from compressor.costs import survey
 from compressor.distillation import Distillation
 from compressor.plan import LayerPlan, Plan
 from compressor.schedules import SCHEDULES, Step, within
 from compressor.surgery import apply
-from compressor.training import TrainingError, TrainOptions, Watch, accuracy, fit, rate_at
+from compressor.training import TrainingError, TrainOptions, Watch, _rebatched, accuracy, fit, rate_at
+from compressor.tuning import probe
 
 PLAN = Plan(
     (
@@ -173,3 +176,32 @@ def test_side_heads_do_not_disturb_training():
 
     rows = fit(Heads(), *loaders(), (Step((), 2),), QUICK)
     assert math.isfinite(rows[-1].loss)
+
+
+def test_distillation_without_a_teacher_is_refused():
+    with pytest.raises(
+        TrainingError, match="learns a teacher's answers, and no teacher is given; pass one, or leave it"
+    ):
+        fit(network(), *loaders(32, 16), (Step((), 1),), replace(QUICK, distillation=Distillation()))
+
+
+def test_another_batch_size_keeps_what_else_the_loader_does():
+    def doubled(rows):
+        pictures, labels = default_collate(rows)
+        return 2 * pictures, labels
+
+    own = DataLoader(images(32, 1), 16, collate_fn=doubled, pin_memory=True, worker_init_fn=print)
+    changed = _rebatched(own, 8, None)
+    assert changed.batch_size == 8
+    assert (changed.collate_fn, changed.pin_memory, changed.worker_init_fn) == (doubled, True, print)
+
+
+def test_a_probe_needs_no_teacher_and_leaves_the_network_as_it_was():
+    module = network()
+    module[1].eval()
+    before, modes = weights(module), [part.training for part in module.modules()]
+    layers = [survey(module, torch.zeros(1, 3, 8, 8)).layer("7")]
+    drops = probe(module, layers, *loaders(64, 16), replace(QUICK, distillation=Distillation()))
+    assert drops["7"] >= 50 / 16
+    assert modes == [part.training for part in module.modules()]
+    assert equal(weights(module), before)

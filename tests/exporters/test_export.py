@@ -120,3 +120,13 @@ def test_a_wrong_suffix_or_format_is_refused_before_any_work(tmp_path):
 def test_rows_are_plain_json(tmp_path):
     artifact = export(small_network(), images(), "ptl", tmp_path / "x.ptl", images=images().numpy())
     assert json.loads(json.dumps(artifact.to_row(tmp_path)))["parity"]["images"] == 5
+
+
+def test_the_callers_threads_are_as_many_afterwards(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        export(small_network(), images(), "ptl", tmp_path / "x.ptl", images=images().numpy())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

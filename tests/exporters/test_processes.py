@@ -83,6 +83,16 @@ def test_a_childs_error_arrives_as_its_sentence_and_nothing_half_written_stays(t
     assert list(target.iterdir()) == []
 
 
+@pytest.mark.timeout(120)
+def test_lines_that_others_print_before_the_worker_runs_are_passed_over(tmp_path, networks, monkeypatch):
+    print_all = r"import sys; print('hello'); print(3, flush=True); sys.stdout.buffer.write(b'\xff\n')"
+    (tmp_path / "sitecustomize.py").write_text(print_all)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    original = {"original": networks[0]["original"]}
+    (artifact,) = export_all(original, ("ptl",), tmp_path / "out", IMAGES, networks[1])
+    assert artifact.verdict == "passed"
+
+
 def started(monkeypatch):
     """The children that export_all starts, as they come."""
     children, start = [], processes._start

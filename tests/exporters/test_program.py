@@ -121,3 +121,10 @@ def test_large_networks_answer_like_their_modules(name):
     program = capture(module, example)
     assert ((program.module()(example[:1]) - expected).abs().max() / expected.std()).item() < 1e-5
     assert not any(name.startswith("aux") for name in program.state_dict)
+
+
+def test_a_network_on_another_device_is_refused_with_the_cure():
+    with pytest.raises(
+        ExportError, match=r"on the CPU, and Sequential lies on meta; move it to the CPU with module.cpu"
+    ):
+        capture(small_network().to("meta"), images())
