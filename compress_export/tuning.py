@@ -68,7 +68,7 @@ def tune(bench: Workbench, plan: Plan, settings: TuneSettings) -> nn.Module:
             subject.data.held_out,
             settings.schedule,
             settings.epochs,
-            options_of(settings, bench.seed, len(plan.factored)),
+            options_of(settings, bench.seed, len(plan.factored), subject.network.origin == "trained"),
             cut=lambda module, layers: _cut(bench, plan, module, layers),
             checkpoint=run / "tuning.pt",
             watch=Watch(note, lambda done, total: advance(done, total, now)),
@@ -79,9 +79,13 @@ def tune(bench: Workbench, plan: Plan, settings: TuneSettings) -> nn.Module:
     return tuned.module
 
 
-def options_of(settings: TuneSettings, seed: int, layers: int) -> TrainOptions:
+def options_of(settings: TuneSettings, seed: int, layers: int, ours: bool = False) -> TrainOptions:
     """What the settings say of every epoch where so many layers are cut; a rate that the recipe's paces give is set
-    step by step. Where nobody says, many layers learn from the original: few stay near it."""
+    step by step. Where nobody says, many layers learn from the original: few stay near it.
+
+    Of a network that is `ours`, trained by this tool, the best epoch is kept: held-out images are new to it. One that
+    was trained elsewhere may have seen them, and seems to lose by all that it learns anew. Towards a regularizer it is
+    the last epoch that has come furthest."""
     distill = layers > FEW if settings.distill is None else settings.distill
     return TrainOptions(
         settings.optimizer,
@@ -89,6 +93,7 @@ def options_of(settings: TuneSettings, seed: int, layers: int) -> TrainOptions:
         settings.rate_shape,
         step_epochs=settings.rate_step,
         patience=settings.patience,
+        best=ours and settings.regularizer is None,
         seed=seed,
         trained=settings.trained,
         distillation=Distillation() if distill else None,

@@ -21,7 +21,8 @@ class TrainOptions:
     `rate` is the learning rate. Shape "step" divides it by ten every `step_epochs` epochs (Astrid & Lee 2017), "cosine"
     lets it fall to zero along a half cosine, "one-cycle" warms it up over the first third before that.
     With `patience`, a step ends when the held-out accuracy has not risen for so many epochs, and the last step returns
-    its best weights; without, every epoch is run and the last weights count.
+    its best weights; without, every epoch is run and the last weights count. With `best` the last step returns its best
+    weights too, those before its first epoch among them: right where the held-out images are new to the network.
     `trained` says what a step trains: all layers, the new factors alone, or them and all that runs after them; the rest
     stays as it is to the last bit. With `distillation` a teacher's answers are learned. A `regularizer` adds its term
     to the loss.
@@ -34,6 +35,7 @@ class TrainOptions:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     patience: int | None = None
+    best: bool = False
     seed: int = 0
     trained: Literal["all", "new", "downstream"] = "all"
     distillation: Distillation | None = None

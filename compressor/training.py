@@ -224,10 +224,10 @@ def _patience_spent(state: State, options: TrainOptions) -> bool:
 
 
 def _keep_best(state: State, row: EpochRow, network: nn.Module, options: TrainOptions, last: bool) -> None:
-    """Notes whether the accuracy rose, and in the last step, where patience asks for the best weights, copies them."""
-    if row.epoch == 0:
+    """Notes whether the accuracy rose, and in the last step copies the best weights where they are asked for."""
+    if not options.best and (row.epoch == 0 or options.patience is None):
         return
-    if row.top1 < state.best or options.patience is None:
+    if row.top1 < state.best:
         state.since_best += 1
         return
     state.since_best = state.since_best + 1 if row.top1 == state.best else 0

@@ -65,16 +65,18 @@ def plan_notes(plan: Mapping[str, Any], changed: bool) -> list[str]:
     return list(plan["notes"])
 
 
-def held_out_notes(network: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """That tuning ended below the cut network on held-out images. Of a network that was trained elsewhere this tells
-    nothing: they may have been among its training images, and what it knows of them is forgotten first."""
-    steps = {row["step"] for row in rows}
-    before = next((row["top1"] for row in rows if row["step"] == max(steps) and row["epoch"] == 0), None)
-    if network["origin"] != "trained" or before is None or rows[-1]["top1"] >= before:
+def kept_notes(network: Mapping[str, Any], asked: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which epoch of tuning was kept, where it is not the last. See `tuning.options_of`."""
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    if network["origin"] != "trained" or asked.get("regularizer") is not None or not last:
         return []
+    best = max(last, key=lambda row: (row["top1"], row["epoch"]))
+    if best is last[-1]:
+        return []
+    when = f"after epoch {best['epoch']}" if best["epoch"] else "as it was cut"
     return [
-        f"Tuning ended below the cut network on held-out images ({before:.2f} % as cut, {rows[-1]['top1']:.2f} % after "
-        "it); --patience keeps the best epoch, --epochs 0 the network as cut, a smaller --rate stays nearer to it."
+        f"Of the {len(last) - 1} epochs of tuning the best on held-out images is kept: the network {when} "
+        f"({best['top1']:.2f} %; after the last it was {last[-1]['top1']:.2f} %)."
     ]
 
 

@@ -14,7 +14,7 @@ from compress_export.reporting.command import bench_command
 from compress_export.reporting.estimates import estimate_notes
 from compress_export.reporting.file_notes import changed_files, row_notes
 from compress_export.reporting.notes import (
-    held_out_notes,
+    kept_notes,
     origin_notes,
     plan_notes,
     runtime_notes,
@@ -182,7 +182,7 @@ def _summarized(run: RunDirectory) -> Summary:
         notes=(
             *origin_notes(run, network, settings),
             *(tuning_notes(accuracy) if accuracy else ()),
-            *held_out_notes(network, run.read_lines("tuning.jsonl")),
+            *kept_notes(network, settings.get("tune", {}), run.read_lines("tuning.jsonl")),
             *plan_notes(plan, run.has("tuned.safetensors") or shared is not None),
             *size_notes(settings, [(row.original.artifact, row.compressed.artifact) for row in formats]),
             *runtime_notes(settings, [row.format for row in formats], plan),

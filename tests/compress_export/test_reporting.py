@@ -11,7 +11,7 @@ from rich.console import Console
 from bench.statistics import Ratio
 from compress_export.reporting import figures
 from compress_export.reporting.markdown import _with_code, escape, table
-from compress_export.reporting.notes import held_out_notes, tuning_notes
+from compress_export.reporting.notes import kept_notes, tuning_notes
 from compress_export.reporting.pages import write_pages
 from compress_export.reporting.record import gather
 from compress_export.reporting.summary import Pair, failures
@@ -50,13 +50,21 @@ def test_tuning_that_made_the_network_worse_is_told_where_the_images_tell():
 
 
 @pytest.mark.parametrize(
-    ("origin", "last", "told"), [("trained", 96.7, True), ("trained", 98.6, False), ("file", 96.7, False)]
+    ("origin", "term", "course", "kept"),
+    [
+        ("trained", None, (98.6, 96.7, 96.7), "as it was cut (98.60 %; after the last it was 96.70 %)."),
+        ("trained", None, (90.0, 97.1, 96.7), "after epoch 1 (97.10 %; after the last it was 96.70 %)."),
+        ("trained", None, (98.6, 96.7, 98.6), None),
+        ("trained", "quartic", (98.6, 96.7, 96.7), None),
+        ("file", None, (98.6, 96.7, 96.7), None),
+    ],
 )
-def test_tuning_that_ended_below_the_cut_network_is_told_where_held_out_images_are_new_to_it(origin, last, told):
-    rows = [epoch("a", 0, None, 50.0), *(epoch("b", n, None, top1) | {"step": 1} for n, top1 in ((0, 98.6), (1, last)))]
-    said = "Tuning ended below the cut network on held-out images (98.60 % as cut, 96.70 % after it); --patience keeps"
-    assert [note.startswith(said) for note in held_out_notes({"origin": origin}, rows)] == [True] * told
-    assert held_out_notes({"origin": origin}, []) == []
+def test_which_epoch_was_kept_is_told_where_it_is_not_the_last(origin, term, course, kept):
+    rows = [epoch("a", 0, None, 99.0), *(epoch("b", n, None, top1) | {"step": 1} for n, top1 in enumerate(course))]
+    notes = kept_notes({"origin": origin}, {"regularizer": term}, rows)
+    said = "Of the 2 epochs of tuning the best on held-out images is kept: the network "
+    assert notes == ([] if kept is None else [said + kept])
+    assert kept_notes({"origin": origin}, {}, []) == []
 
 
 def test_a_command_at_the_end_of_a_sentence_stays_code():

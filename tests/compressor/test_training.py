@@ -129,6 +129,32 @@ def test_patience_ends_a_step_and_the_best_weights_are_returned():
     assert accuracy(module, held_out).top1 == best
 
 
+def test_the_best_epoch_is_returned_where_asked_for_and_after_a_kill(tmp_path):
+    """Also the network before the first epoch, where no epoch was as good: here a rate that ruins it."""
+    options = TrainOptions(optimizer="sgd", rate=0.6, shape="step", best=True)
+    train, held_out = loaders()
+    module, path = network(), tmp_path / "tuning.pt"
+    fit(module, train, held_out, (Step((), 6),), TrainOptions(optimizer="sgd", rate=0.05))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    ruined = TrainOptions(optimizer="sgd", rate=30.0, shape="step", best=True)
+    rows = fit(module, train, held_out, (Step((), 1),), ruined)
+    assert rows[1].top1 < rows[0].top1
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+    whole, resumed = network(), network()
+    rows = fit(whole, train, held_out, (Step((), 5),), options)
+    assert accuracy(whole, held_out).top1 == max(row.top1 for row in rows)
+
+    def kill(row):
+        if row.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), train, held_out, (Step((), 5),), options, checkpoint=path, watch=Watch(kill))
+    fit(resumed, train, held_out, (Step((), 5),), options, checkpoint=path)
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in resumed.state_dict().items())
+
+
 def test_a_loss_that_is_no_number_stops_the_fit():
     with pytest.raises(TrainingError, match=r"the loss became .* in epoch 1 of step 1; lower --rate"):
         fit(network(), *loaders(), (Step((), 1),), TrainOptions(optimizer="sgd", rate=1e9))
