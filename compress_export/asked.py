@@ -193,7 +193,6 @@ def share_of(asked: dict[str, Any]) -> ShareSettings:
 
 def bench_of(asked: dict[str, Any]) -> BenchSettings:
     """Where and how to measure. BenchError for a device that there is none of, or options that do not go with it."""
-
     from bench.devices import find
     from compress_export.settings import BenchSettings
 

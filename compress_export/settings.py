@@ -129,6 +129,16 @@ class BenchSettings:
 SCHEDULE_NAMES = ("auto", "iterative", "one-shot", "hybrid")
 """The keys of compressor.schedules.SCHEDULES, known without importing torch; a test compares the two."""
 
+
+def keeps_best(origin: str, regularizer: str | None) -> bool:
+    """Whether tuning keeps its best epoch on held-out images rather than its last.
+
+    Those images are new to a network of the `origin` "trained", by this tool. One that was trained elsewhere may have
+    seen them, and seems to lose by all that it learns anew; towards a regularizer the last epoch has come furthest.
+    """
+    return origin == "trained" and regularizer is None
+
+
 Section = SourceSettings | PlanSettings | TuneSettings | ShareSettings
 
 

@@ -85,13 +85,11 @@ def _lost(bench: Workbench, goal: Goal, trial: Trial, plan: Plan, judge: Judge |
     divergence, drop = judge.compare(cut.to(bench.crew.device))
     most = goal.limits["drop"].amount
     kept = drop <= most
+    lost = round(drop * judge.images / 100)
+    again = "" if kept else f" ({lost} of them), more than {most:g}: planning again, more carefully"
     bench.reporter.say(
         f"the network as planned loses {drop:.2f} points of top-1 on {judge.images} held-out images before tuning"
-        + (
-            ""
-            if kept
-            else f" ({round(drop * judge.images / 100)} of them), more than {most:g}: planning again, more carefully"
-        )
+        f"{again}"
     )
     if kept or plan.chosen is None or plan.chosen.loss == 0:
         return None

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from compress_export.crews import send
 from compress_export.digits import View
 from compress_export.regularization import regularization_of
-from compress_export.settings import TuneSettings
+from compress_export.settings import TuneSettings, keeps_best
 from compress_export.stages import Workbench, load_module, settle_statistics
 from compress_export.unlabelled import unlabelled_images
 from compressor.distillation import Distillation
@@ -68,7 +68,7 @@ def tune(bench: Workbench, plan: Plan, settings: TuneSettings) -> nn.Module:
             subject.data.held_out,
             settings.schedule,
             settings.epochs,
-            options_of(settings, bench.seed, len(plan.factored), subject.network.origin == "trained"),
+            options_of(settings, bench.seed, len(plan.factored), subject.network.origin),
             cut=lambda module, layers: _cut(bench, plan, module, layers),
             checkpoint=run / "tuning.pt",
             watch=Watch(note, lambda done, total: advance(done, total, now)),
@@ -79,13 +79,10 @@ def tune(bench: Workbench, plan: Plan, settings: TuneSettings) -> nn.Module:
     return tuned.module
 
 
-def options_of(settings: TuneSettings, seed: int, layers: int, ours: bool = False) -> TrainOptions:
-    """What the settings say of every epoch where so many layers are cut; a rate that the recipe's paces give is set
-    step by step. Where nobody says, many layers learn from the original: few stay near it.
-
-    Of a network that is `ours`, trained by this tool, the best epoch is kept: held-out images are new to it. One that
-    was trained elsewhere may have seen them, and seems to lose by all that it learns anew. Towards a regularizer it is
-    the last epoch that has come furthest."""
+def options_of(settings: TuneSettings, seed: int, layers: int, origin: str) -> TrainOptions:
+    """What the settings say of every epoch where so many layers of a network of that origin are cut; a rate that the
+    recipe's paces give is set step by step. Where nobody says, many layers learn from the original: few stay near it.
+    """
     distill = layers > FEW if settings.distill is None else settings.distill
     return TrainOptions(
         settings.optimizer,
@@ -93,7 +90,7 @@ def options_of(settings: TuneSettings, seed: int, layers: int, ours: bool = Fals
         settings.rate_shape,
         step_epochs=settings.rate_step,
         patience=settings.patience,
-        best=ours and settings.regularizer is None,
+        best=keeps_best(origin, settings.regularizer),
         seed=seed,
         trained=settings.trained,
         distillation=Distillation() if distill else None,

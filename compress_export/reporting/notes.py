@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress_export.mcnemar import compare
-from compress_export.run_directory import RunDirectory
+from compress_export.settings import keeps_best
 from compressor.plan import KEEP
 from compressor.units import parse_limit
 from exporters.artifact import Artifact
@@ -43,14 +43,14 @@ def runtime_notes(settings: Mapping[str, Any], formats: Sequence[str], plan: Map
     return [f"The plan's times are those of {FORMATS[timed].runtime} on this machine; {titles} may take others."]
 
 
-def origin_notes(run: RunDirectory, network: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """What the weights and the data let a reader conclude."""
+def origin_notes(network: Mapping[str, Any], settings: Mapping[str, Any], judged: bool) -> list[str]:
+    """What the weights and the data let a reader conclude; `judged` where both networks' accuracy is known."""
     notes = [f"{note[0].upper()}{note[1:]}." for note in network.get("notes", ())]
     if network["origin"] == "untrained":
         notes.append("The weights are untrained: size, latency and parity mean something, accuracy does not.")
     if settings["source"]["data"] is None:
         notes.append("Accuracy was not measured: no --data was given. Files were compared on crops of photographs.")
-    elif network["origin"] != "untrained" and not run.has("accuracy.json"):
+    elif network["origin"] != "untrained" and not judged:
         notes.append("Accuracy was not measured yet.")
     if settings["source"]["data"] == "digits":
         notes.append("Digits prove that the path works; no compression ratio for real photographs follows from them.")
@@ -66,9 +66,9 @@ def plan_notes(plan: Mapping[str, Any], changed: bool) -> list[str]:
 
 
 def kept_notes(network: Mapping[str, Any], asked: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which epoch of tuning was kept, where it is not the last. See `tuning.options_of`."""
+    """Which epoch of tuning was kept, where it is not the last. See `keeps_best`."""
     last = [row for row in rows if row["step"] == rows[-1]["step"]]
-    if network["origin"] != "trained" or asked.get("regularizer") is not None or not last:
+    if not last or not keeps_best(network["origin"], asked.get("regularizer")):
         return []
     best = max(last, key=lambda row: (row["top1"], row["epoch"]))
     if best is last[-1]:

@@ -180,7 +180,7 @@ def _summarized(run: RunDirectory) -> Summary:
         formats=formats,
         device=device,
         notes=(
-            *origin_notes(run, network, settings),
+            *origin_notes(network, settings, accuracy is not None),
             *(tuning_notes(accuracy) if accuracy else ()),
             *kept_notes(network, settings.get("tune", {}), run.read_lines("tuning.jsonl")),
             *plan_notes(plan, run.has("tuned.safetensors") or shared is not None),

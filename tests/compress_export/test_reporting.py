@@ -84,7 +84,8 @@ def test_top_5_of_few_classes_is_left_out(tmp_path):
 def test_the_originals_accuracy_alone_is_not_yet_a_comparison(tmp_path):
     path = report_run(tmp_path / "net")
     edit(path, "accuracy.json", lambda value: {"original": value["original"]})
-    assert gather(RunDirectory(path)).summary.accuracy is None
+    summary = gather(RunDirectory(path)).summary
+    assert (summary.accuracy, "Accuracy was not measured yet." in summary.notes) == (None, True)
 
 
 def test_smaller_and_larger():
