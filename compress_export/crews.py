@@ -84,4 +84,4 @@ def _joined(run: RunDirectory, stored: dict[str, Any], contents: tuple[bytes, ..
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
     source = SourceSettings(**fields)
     reporter = Reporter()
-    return Workbench(run, reporter, prepare(run, source, reporter), source.seed, crew=crew)
+    return Workbench(run, reporter, prepare(run, source, reporter, crew=crew), source.seed, crew=crew)

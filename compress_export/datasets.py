@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from compress_export.digits import DigitImages, Image, Images, View, grey_digits
+from compress_export.digits import CPU, DigitImages, Image, Images, View, grey_digits
 from compress_export.errors import InputError, nearest
 from compress_export.small_images import CIFAR10_CLASSES, SmallImages, read_sheets, read_torchvision, sheets_of
 
@@ -64,7 +64,7 @@ class Data:
 def spread_images(loader: DataLoader[tuple[Tensor, Tensor]], count: int) -> Tensor:
     dataset = cast("Sequence[Image]", loader.dataset)
     places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long()  # folders lie class by class
-    return torch.stack([dataset[int(place)][0] for place in places])
+    return torch.stack([dataset[int(place)][0] for place in places]).cpu()
 
 
 def pictures(files: Sequence[Path], view: View) -> Tensor:
@@ -130,10 +130,20 @@ def _loader(data: Images, batch: int, shuffle: bool = False) -> DataLoader[tuple
 
 
 def _in_memory(data: Images) -> bool:
-    inner: Any = data
-    while hasattr(inner, "dataset"):  # Subset and _Mapped wrap the data set itself
-        inner = inner.dataset
-    return isinstance(inner, DigitImages | SmallImages)
+    return isinstance(_innermost(data), DigitImages | SmallImages)
+
+
+def device_of(data: Images) -> torch.device:
+    """Where the images come from: the device that holds the set, or the CPU, which reads them."""
+    inner = _innermost(data)
+    return inner.pixels.device if isinstance(inner, SmallImages) else CPU
+
+
+def _innermost(data: Any) -> Any:
+    """The data set itself, which Subset and _Mapped wrap."""
+    while hasattr(data, "dataset"):
+        data = data.dataset
+    return data
 
 
 class _Mapped(Dataset[Image]):
@@ -215,17 +225,18 @@ def transform(view: View, augment: bool, resize: float, flip: bool) -> Callable[
 
 def _small(name: str, root: Path, classes: tuple[str, ...], flip: bool) -> Source:
     def opened(view: View, train: bool, augment: bool) -> Images:
-        pixels, labels = _small_part(name, root, train, str(root.resolve()))
+        pixels, labels = _small_part(name, root, train, str(root.resolve()), view.device)
         return SmallImages(pixels, labels, view, augment, flip)
 
     return Source(name, classes, opened, size=64)
 
 
 @lru_cache(maxsize=4)
-def _small_part(name: str, root: Path, train: bool, _where: str) -> tuple[Tensor, list[int]]:
+def _small_part(name: str, root: Path, train: bool, _where: str, device: torch.device) -> tuple[Tensor, list[int]]:
     """Pixels and labels, read once for each place: CIFAR-10 from sheets where they lie, else torchvision's."""
     sheets = sheets_of(root, train) if name == "cifar10" else []
-    return read_sheets(sheets) if sheets else read_torchvision(name.upper(), root, train)
+    pixels, labels = read_sheets(sheets) if sheets else read_torchvision(name.upper(), root, train)
+    return pixels.to(device), labels
 
 
 def _mnist(root: Path) -> Source:

@@ -10,17 +10,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+CPU = torch.device("cpu")
 Image = tuple[Tensor, int]
 Images = Dataset[Image]
 
 
 @dataclass(frozen=True)
 class View:
-    """How an image becomes a tensor: its size (channels, height, width), and what it is normalized by."""
+    """How an image becomes a tensor: its size (channels, height, width), and what it is normalized by. Sets that are
+    held in memory whole lie on `device`, and are changed there."""
 
     input: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    device: torch.device = CPU
 
 
 @cache

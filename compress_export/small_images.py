@@ -19,12 +19,12 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 class SmallImages(Dataset[Image]):
     """Images N x C x H x W of bytes as a network takes them; with `augment` shifted by up to an eighth, and where
-    `flip` allows it mirrored, by torch's own random numbers."""
+    `flip` allows it mirrored, by torch's own random numbers. They are changed where the bytes lie, and stay there."""
 
     def __init__(self, pixels: Tensor, labels: Sequence[int], view: View, augment: bool = False, flip: bool = False):
         self.pixels, self.labels, self.view = pixels, labels, view
         self.augment, self.flip = augment, flip
-        mean, std = (torch.tensor(values)[:, None, None] for values in (view.mean, view.std))
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (view.mean, view.std))
         self._scale, self._shift = 1 / (255 * std), mean / std
 
     def __len__(self) -> int:
@@ -54,11 +54,11 @@ class SmallImages(Dataset[Image]):
         count, channels, height, width = images.shape
         reach = max(1, height // 8)
         wide = functional.pad(images, (reach,) * 4)
-        down, right = torch.randint(0, 2 * reach + 1, (2, count, 1))
+        down, right = torch.randint(0, 2 * reach + 1, (2, count, 1))  # drawn on the CPU: the same on any device
         rows, columns = down + torch.arange(height), right + torch.arange(width)
         if self.flip:
             columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
-        places = rows[:, None, :, None] * wide.shape[3] + columns[:, None, None, :]
+        places = (rows[:, None, :, None] * wide.shape[3] + columns[:, None, None, :]).to(images.device)
         moved = wide.flatten(2).gather(2, places.expand(-1, channels, -1, -1).reshape(count, channels, -1))
         return moved.view(images.shape)
 

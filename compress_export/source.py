@@ -56,7 +56,7 @@ def prepare(
     """
     source = None if settings.data is None else find_data(settings.data, Path(settings.data_root))
     if run.has("network.json") and not stale:
-        return _rebuilt(run, settings, source)
+        return _rebuilt(run, settings, source, crew)
     epochs = training_epochs(settings)
     fresh_head = source is not None and (epochs is not None or settings.weights == "none")
     order = Order(
@@ -69,7 +69,7 @@ def prepare(
     torch.manual_seed(settings.seed)
     with reporter.stage(f"Loading {settings.network}"):
         network = _normalized(load_network(order), settings)
-        data = None if source is None else _data(source, network, settings)
+        data = None if source is None else _data(source, network, settings, crew)
         images = _real_images(network, data)
         notes = [] if source is None or data is None else _look(source, data, network, trained=epochs is None)
     for note in notes:
@@ -108,13 +108,13 @@ def _size(source: Source) -> tuple[int, int, int] | None:
     return None if source.size is None else (3, source.size, source.size)
 
 
-def _rebuilt(run: RunDirectory, settings: SourceSettings, source: Source | None) -> Subject:
+def _rebuilt(run: RunDirectory, settings: SourceSettings, source: Source | None, crew: Crew) -> Subject:
     """The subject from the run's own files: no network access, no training."""
     record: dict[str, Any] = run.read_json("network.json")
     order = Order(settings.network, "none", tuple(record["input"]), int(record["outputs"]), origin=record["origin"])
     network = _normalized(load_network(order), settings)
     load_weights(network.module, run / "original.safetensors")
-    data = None if source is None else _data(source, network, settings)
+    data = None if source is None else _data(source, network, settings, crew)
     images = _real_images(network, data)
     return Subject(network, data, survey(network.module, images), images)
 
@@ -143,8 +143,8 @@ def _record(network: Network) -> dict[str, Any]:
     }
 
 
-def _data(source: Source, network: Network, settings: SourceSettings) -> Data:
-    view = View(network.input, network.mean, network.std)
+def _data(source: Source, network: Network, settings: SourceSettings, crew: Crew) -> Data:
+    view = View(network.input, network.mean, network.std, crew.device)
     return load_data(source, view, settings.batch, network.outputs, settings.seed, settings.images)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
 from compress_export.crews import send
+from compress_export.datasets import device_of
 from compress_export.digits import View
 from compress_export.regularization import regularization_of
 from compress_export.settings import TuneSettings, keeps_best
@@ -104,12 +105,13 @@ def _images_of(bench: Workbench, settings: TuneSettings) -> Loader:
     train, network = bench.subject.data.train, bench.subject.network
     if settings.unlabelled is None:
         return train
-    more = unlabelled_images(Path(settings.unlabelled), View(network.input, network.mean, network.std))
+    device = device_of(train.dataset)
+    more = unlabelled_images(Path(settings.unlabelled), View(network.input, network.mean, network.std, device))
     return DataLoader(
         ConcatDataset([train.dataset, more]),
         train.batch_size,
         shuffle=True,
-        num_workers=max(train.num_workers, 2),
+        num_workers=max(train.num_workers, 2) if device.type == "cpu" else 0,  # a GPU's memory is this process's
         drop_last=True,
         generator=torch.Generator(),
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -24,17 +25,17 @@ def unlabelled_images(folder: Path, view: View) -> Images:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
     if not paths:
         raise InputError(f"--unlabelled {folder} holds no images ({' '.join(PICTURES)})")
-    return _Unlabelled(paths, transform(view, True, 256 / 224, True))
+    return _Unlabelled(paths, transform(view, True, 256 / 224, True), view.device)
 
 
 class _Unlabelled(Dataset[Image]):
     """Pictures of files, all with the label that stands for none."""
 
-    def __init__(self, paths: Sequence[Path], change: Callable[[Any], Tensor]) -> None:
-        self.paths, self.change = paths, change
+    def __init__(self, paths: Sequence[Path], change: Callable[[Any], Tensor], device: torch.device) -> None:
+        self.paths, self.change, self.device = paths, change, device
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Image:
-        return self.change(read_image(str(self.paths[index]))), UNLABELLED
+        return self.change(read_image(str(self.paths[index]))).to(self.device), UNLABELLED

@@ -1,12 +1,12 @@
 """Accuracy against the compression factor of fully connected layers, with each regularizer and without.
 
-    python results/sharing.py mnist --data-root DIR
+    python results/sharing.py mnist --data-root DIR [--terms none,quartic] [--table FILE] [--threads 1]
 
-DIR is a folder as torchvision keeps it, or for cifar10 one with a sheet for each class. A line of results/sharing.jsonl
-is one network, trained or trained and shared; what is there already is not made again. The trained networks lie in
+DIR is a folder as torchvision keeps it, or for CIFAR-10 one with a sheet for each class. A line of the table is one network, trained or trained and shared; what is there already is not made again. The trained networks lie in
 build/sharing. Every weight of a regularizer is tried with the first seed; the one that keeps most top-1 on held-out
-images straight after sharing is taken for the other seeds. One thread: MNIST takes half an hour. Networks are trained
-on a CUDA GPU where there is one.
+images straight after sharing is taken for the other seeds. MNIST takes half an hour on one thread. Networks are trained
+on a CUDA GPU where there is one; to train with several terms at once, start it once for none, then once for each
+term, each with a table of its own, and put the tables' lines together.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,7 +40,7 @@ TABLE = HERE / "sharing.jsonl"
 NETWORKS = HERE.parent / "build" / "sharing"
 VERSION = 1
 HELD_OUT = 5000
-CALIBRATION = 5000
+CALIBRATION, CALIBRATION_BATCH = 5000, 1000
 
 
 def lenet_300_100() -> nn.Module:
@@ -57,24 +57,35 @@ def small_cnn() -> nn.Module:
     return nn.Sequential(*layers[:6], nn.MaxPool2d(2), *layers[6:], nn.MaxPool2d(2), nn.Flatten(), *fully)
 
 
+def alexnet() -> nn.Module:
+    """torchvision's AlexNet, which sees the images at twice their size, 64x64."""
+    from torchvision.models import alexnet as named
+
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), named(num_classes=10))
+
+
 @dataclass(frozen=True)
 class Study:
     """What is trained on which data, with which weights of each regularizer, and how it is shared."""
 
+    data: str
     network: Callable[[], nn.Module]
     epochs: int
     seeds: tuple[int, ...]
     weights: dict[str, tuple[float, ...]]
     sharings: tuple[Sharing, ...]
     once: tuple[Sharing, ...] = ()
+    plain: bool = True
     batch: int = 100
     rate: float = 1e-3
     tuning: int = 1
+    calibration: int = 5000
     probe: Sharing = field(default_factory=lambda: Sharing(8, 16))
 
 
 STUDIES = {
     "mnist": Study(
+        "mnist",
         lenet_300_100,
         epochs=10,
         seeds=(0, 1, 2),
@@ -89,18 +100,29 @@ STUDIES = {
         ),
     ),
     "cifar10": Study(
+        "cifar10",
         small_cnn,
         epochs=6,
         seeds=(0,),
         weights={"binarizing-l1": (0.5,), "quartic": (0.15,), "centroid": (200.0,)},  # the best of those on MNIST
         sharings=tuple(Sharing(*each) for each in ((4, 16), (8, 16), (16, 16))),
     ),
+    "alexnet": Study(
+        "cifar10",
+        alexnet,
+        epochs=8,
+        seeds=(0,),
+        weights={"binarizing-l1": (0.5,), "quartic": (0.15,), "centroid": (200.0,)},
+        sharings=tuple(Sharing(*each) for each in ((4, 16), (8, 16), (16, 16))),
+        rate=3e-4,
+        calibration=1000,
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The loaders of one data set, and images to calibrate on."""
+    """The loaders of one data set, and batches of images to calibrate on."""
 
     train: Loader
     held_out: Loader
@@ -131,7 +153,7 @@ def parts(images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, bat
         loader(images[kept], labels[kept], batch, shuffled=True),
         loader(images[held], labels[held], 1000, shuffled=False),
         loader(test, test_labels, 1000, shuffled=False),
-        list(images[kept[:CALIBRATION]].split(1000)),
+        list(images[kept[:CALIBRATION]].split(CALIBRATION_BATCH)),
     )
 
 
@@ -148,7 +170,8 @@ DATA = {"mnist": mnist, "cifar10": cifar10}
 
 @dataclass(frozen=True)
 class Cell:
-    """One line of the study: which network, shared how, if at all; `follows` are the centroids of the centroid term."""
+    """One line of a study, which `data` names: which network, shared how, if at all; `follows` are the centroids of the
+    centroid term."""
 
     data: str
     regularizer: str | None
@@ -167,13 +190,14 @@ def cells(name: str, study: Study, rows: list[dict[str, Any]]) -> Iterator[Cell]
 
     A network that follows centroids is trained anew for each sharing; its weights are tried with the `probe` alone.
     """
-    for kind, weights in {None: (0.0,), **study.weights}.items():
+    plain: tuple[None, ...] = (None,) if study.plain else ()
+    for kind, weights in {**dict.fromkeys(plain, (0.0,)), **study.weights}.items():
         for weight in weights:
             yield from _row_of(name, kind, weight, study.seeds[0], (study.probe,) if follows(kind) else study.sharings)
         if kind is None:
             yield from (Cell(name, kind, 0.0, study.seeds[0], sharing) for sharing in study.once)
     for seed in study.seeds:
-        for kind in (None, *study.weights):
+        for kind in (*plain, *study.weights):
             weight = 0.0 if kind is None else best_weight(name, kind, study, rows)
             yield from _row_of(name, kind, weight, seed, (study.probe,) if follows(kind) else study.sharings)
     for kind in filter(follows, study.weights):
@@ -230,7 +254,8 @@ def _suffix(sharing: Sharing | None) -> str:
 def row(cell: Cell, study: Study, data: Parts) -> dict[str, Any]:
     """The line of a cell. Flips are counted against the network of the same seed without term and sharing."""
     start = time.monotonic()
-    plain = accuracy(trained(Cell(cell.data, None, 0.0, cell.seed, None), study, data), data.test)
+    device = CREW.device
+    plain = accuracy(trained(Cell(cell.data, None, 0.0, cell.seed, None), study, data), data.test, device)
     network = trained(cell, study, data)
     found: dict[str, Any] = {
         "version": VERSION,
@@ -243,19 +268,20 @@ def row(cell: Cell, study: Study, data: Parts) -> dict[str, Any]:
     if cell.sharing is not None:
         images = next(iter(data.held_out))[0][:32]
         rows = plan_sharing(survey(network, images), cell.sharing)
-        moments = collect(network, data.calibration, [each.name for each in rows if each.kept is None])
+        images_read = data.calibration[: study.calibration // CALIBRATION_BATCH]
+        moments = collect(network, images_read, [each.name for each in rows if each.kept is None])
         model = share(network, rows, cell.sharing, cell.seed, moments)
         straight = {"shared_top1": data.test, "shared_held_out": data.held_out}
-        found |= {name: accuracy(model.module, each).top1 for name, each in straight.items()}
+        found |= {name: accuracy(model.module, each, device).top1 for name, each in straight.items()}
         found |= counted(model.rows)
         network = copy.deepcopy(model.module)
         options, steps = TrainOptions(rate=study.rate, seed=cell.seed), (Step((), study.tuning),)
         fit(network, data.train, data.held_out, steps, options, crew=CREW)
-    after = accuracy(network, data.test)
+    after = accuracy(network, data.test, device)
     return {
         **found,
         "top1": after.top1,
-        "held_out": accuracy(network, data.held_out).top1,
+        "held_out": accuracy(network, data.held_out, device).top1,
         **flips(plain, after),
         "seconds": round(time.monotonic() - start, 1),
     }
@@ -274,27 +300,42 @@ def flips(before: Accuracy, after: Accuracy) -> dict[str, int]:
     return {"gained": sum(b and not a for a, b in pairs), "lost": sum(a and not b for a, b in pairs)}
 
 
-def lines() -> list[dict[str, Any]]:
+def lines(table: Path) -> list[dict[str, Any]]:
     """The lines there are; a last one that a kill cut short is left out."""
-    if not TABLE.exists():
+    if not table.exists():
         return []
-    whole = [line for line in TABLE.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    whole = [line for line in table.read_text().splitlines(keepends=True) if line.endswith("\n")]
     rows = [json.loads(line) for line in whole]
     other = {row.get("version") for row in rows} - {VERSION}
     if other:
-        sys.exit(f"{TABLE.name} has lines of version {other.pop()}, this script writes {VERSION}; move the file away")
-    TABLE.write_text("".join(whole))
+        sys.exit(f"{table.name} has lines of version {other.pop()}, this script writes {VERSION}; move the file away")
+    table.write_text("".join(whole))
     return rows
+
+
+def some(study: Study, terms: str | None) -> Study:
+    """The study with those of its regularizers alone that the words name."""
+    if terms is None:
+        return study
+    words = terms.split(",")
+    unknown = sorted(set(words) - {"none", *study.weights})
+    if unknown:
+        sys.exit(f"there is no term {unknown[0]!r} here; choose among none, {', '.join(study.weights)}")
+    return replace(study, weights={name: own for name, own in study.weights.items() if name in words},
+                   plain="none" in words)  # fmt: skip
 
 
 def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("data", choices=list(STUDIES))
     reader.add_argument("--data-root", type=Path, required=True)
+    reader.add_argument("--terms", help="These regularizers alone, and none, between commas.")
+    reader.add_argument("--table", type=Path, default=TABLE, help="The file of lines.")
+    reader.add_argument("--threads", type=int, default=1)
     asked = reader.parse_args()
-    torch.set_num_threads(1)
-    study = STUDIES[asked.data]
-    data, rows = DATA[asked.data](asked.data_root, study.batch), lines()
+    torch.set_num_threads(asked.threads)
+    study = some(STUDIES[asked.data], asked.terms)
+    data, rows = DATA[study.data](asked.data_root, study.batch), lines(asked.table)
     names = list(Cell.__dataclass_fields__)
     done = {json.dumps({name: each[name] for name in names}) for each in rows}
     for cell in cells(asked.data, study, rows):
@@ -302,7 +343,7 @@ def main() -> None:
             continue
         done.add(cell.key)
         rows.append(row(cell, study, data))
-        with TABLE.open("a") as table:
+        with asked.table.open("a") as table:
             table.write(json.dumps(rows[-1]) + "\n")
         print({key: rows[-1][key] for key in (*names, "factor", "shared_top1", "top1", "held_out")}, flush=True)
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -43,16 +44,15 @@ def test_weights_that_were_not_taken_for_every_seed_are_left_out():
     assert sharing_factor([*rows, line("quartic", 1.0, 98.0)])[0] == ["data", "centroids", "top-1", "none"]
 
 
-def test_an_interrupted_study_goes_on_and_another_versions_lines_are_refused(tmp_path, monkeypatch):
+def test_an_interrupted_study_goes_on_and_another_versions_lines_are_refused(tmp_path):
     table = tmp_path / "sharing.jsonl"
-    monkeypatch.setattr(sharing, "TABLE", table)
-    assert sharing.lines() == []
+    assert sharing.lines(table) == []
     table.write_text(json.dumps({"version": 1, "seed": 0}) + '\n{"version": 1, "se')
-    assert sharing.lines() == [{"version": 1, "seed": 0}]
+    assert sharing.lines(table) == [{"version": 1, "seed": 0}]
     assert table.read_text().endswith("}\n")
     table.write_text(json.dumps({"version": 0}) + "\n")
     with pytest.raises(SystemExit, match=r"sharing.jsonl has lines of version 0, this script writes 1; move the file"):
-        sharing.lines()
+        sharing.lines(table)
 
 
 def test_every_cell_of_a_study_is_another_one_until_weights_are_chosen():
@@ -65,3 +65,14 @@ def test_every_cell_of_a_study_is_another_one_until_weights_are_chosen():
     keys = list(dict.fromkeys(cell.key for cell in sharing.cells("cifar10", study, rows)))
     shared = len(study.sharings)
     assert len(keys) == 3 * (1 + shared) + 2 * shared
+
+
+def test_some_terms_of_a_study_are_its_cells_of_those_terms():
+    study, rows = sharing.STUDIES["alexnet"], [{**line("quartic", 10.0, 80.0), "data": "alexnet", "weight": 0.15}]
+    rows[0] |= {"shared_held_out": 70.0, "sharing": asdict(study.sharings[0])}
+    whole = list(sharing.cells("alexnet", sharing.some(study, "none,quartic"), rows))
+    parts = [cell for term in ("none", "quartic") for cell in sharing.cells("alexnet", sharing.some(study, term), rows)]
+    assert {cell.key for cell in whole} == {cell.key for cell in parts}
+    assert {cell.regularizer for cell in whole} == {None, "quartic"}
+    with pytest.raises(SystemExit, match="there is no term 'cubic' here; choose among none, binarizing-l1, quartic"):
+        sharing.some(study, "cubic")

@@ -1,0 +1,139 @@
+"""What runs on a CUDA GPU, beside the same on the CPU. Skipped where there is none."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from compress_export.cli import cli
+from compress_export.datasets import device_of, find_data, load_data
+from compress_export.digits import View
+from compress_export.small_images import CIFAR10_CLASSES
+from compressor.crew import ALONE, Accelerated, Alone
+from compressor.distillation import Distillation
+from compressor.plan import LayerPlan, Plan
+from compressor.regularizers import Regularization
+from compressor.schedules import Step
+from compressor.training import TrainOptions, Watch, accuracy, fit
+from compressor.tuning import fine_tune
+
+GPU = torch.device("cuda")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none")
+
+VIEW = View((3, 24, 24), (0.5, 0.4, 0.3), (0.25, 0.2, 0.1))
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory) -> Path:
+    """Sheets of ten classes that a small network tells apart: 64 training and 20 test images of each, by colour."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "cifar10").mkdir()
+    random = torch.Generator().manual_seed(0)
+    for place, name in enumerate(CIFAR10_CLASSES):
+        for part, rows in (("train", 8), ("test", 2)):
+            colour = torch.tensor([place % 3, place // 3 % 3, place // 9 % 3]) * 90 + 30
+            noise = torch.randint(-25, 26, (32 * rows, 32 * 8, 3), generator=random)
+            pixels = (colour + noise).clamp(0, 255).to(torch.uint8)
+            Image.fromarray(pixels.numpy()).save(root / "cifar10" / f"{part}_{place}_{name}.png")
+    return root
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+    )  # fmt: skip
+
+
+def data_on(device: torch.device, root: Path):
+    view = View(VIEW.input, VIEW.mean, VIEW.std, device)
+    return load_data(find_data("cifar10", root), view, 32, 10)
+
+
+def test_images_held_on_the_gpu_are_those_of_the_cpu(cifar10):
+    cpu, gpu = (data_on(device, cifar10) for device in (torch.device("cpu"), GPU))
+    assert device_of(gpu.train.dataset).type == "cuda"
+    for part in ("train", "held_out", "validation", "calibration"):
+        found = []
+        for loader in (getattr(cpu, part), getattr(gpu, part)):
+            torch.manual_seed(1)
+            if loader.generator is not None:
+                loader.generator.manual_seed(2)
+            found.append(list(loader))
+        for (here, labels), (there, same) in zip(*found, strict=True):
+            assert there.device.type == "cuda"
+            assert torch.equal(labels, same)
+            torch.testing.assert_close(here, there.cpu(), rtol=1e-4, atol=1e-4)
+    assert gpu.images(8).device.type == "cpu"
+
+
+@pytest.mark.parametrize("crew", [lambda: Alone(GPU), Accelerated], ids=["alone", "accelerated"])
+def test_training_there_follows_the_cpus_course(cifar10, crew):
+    rows = []
+    for own, device in ((ALONE, torch.device("cpu")), (crew(), GPU)):
+        data = data_on(device, cifar10)
+        rows.append(fit(network(), data.train, data.held_out, (Step((), 2),), TrainOptions(rate=3e-3), crew=own))
+    for here, there in zip(*rows, strict=True):
+        assert here.loss is None or there.loss == pytest.approx(here.loss, rel=0.02)
+        assert there.top1 == pytest.approx(here.top1, abs=3)
+    assert rows[1][-1].top1 > rows[1][0].top1 + 20
+
+
+@pytest.mark.parametrize("half", ["no", "bf16"])
+def test_a_cut_network_is_tuned_there_by_a_teacher(cifar10, half):
+    crew, data = Accelerated(half), data_on(GPU, cifar10)
+    original = network()
+    fit(original, data.train, data.held_out, (Step((), 4),), TrainOptions(rate=3e-3), crew=Alone(GPU))
+    plan = Plan((LayerPlan("3", (32, 16, 3, 3), "cp", (12,), "by hand"),), "by hand", "by hand")
+    options = TrainOptions(rate=1e-3, distillation=Distillation(), regularizer=Regularization("quartic", 0.01))
+    before = accuracy(original, data.validation, GPU).top1
+    model, rows = fine_tune(copy.deepcopy(original), plan, data.train, data.held_out, "one-shot", 2, options, crew=crew)
+    assert rows[-1].top1 >= rows[0].top1
+    assert accuracy(model.module, data.validation, GPU).top1 > before - 10
+    assert all(value.device.type == "cpu" for value in model.module.state_dict().values())
+
+
+def test_an_interrupted_fit_goes_on_there(cifar10, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def killed(row) -> None:
+        if row.epoch == 1:
+            raise Killed
+
+    data, options = data_on(GPU, cifar10), TrainOptions(rate=3e-3)
+    whole, parts = network(), network()
+    rows = fit(whole, data.train, data.held_out, (Step((), 3),), options, crew=Alone(GPU))
+    with pytest.raises(Killed):
+        fit(parts, data.train, data.held_out, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
+            watch=Watch(killed), crew=Alone(GPU))  # fmt: skip
+    again = fit(network(), data.train, data.held_out, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
+                crew=Alone(GPU))  # fmt: skip
+    assert len(again) == len(rows)
+    assert again[-1].loss == pytest.approx(rows[-1].loss, rel=0.02)
+
+
+def test_unlabelled_pictures_join_images_that_lie_there(cifar10, tmp_path):
+    """The verbs plan, compress and tune on a network of a module file, with mixed precision."""
+    module = tmp_path / "small.py"
+    module.write_text(
+        "from torch import nn\n\n\ndef small():\n    return nn.Sequential(\n"
+        "        nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),\n"
+        "        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))\n"
+    )
+    (tmp_path / "more").mkdir()
+    for place in range(40):
+        Image.effect_noise((40, 40), 60).convert("RGB").save(tmp_path / "more" / f"{place}.png")
+    at = ["--runs", str(tmp_path / "runs"), "--name", "small"]
+    words = ["plan", f"{module}:small", "--input", "3x24x24", "--data", "cifar10", "--data-root", str(cifar10),
+             "--train", "2", "--max-macs", "0.5x", "--costs", "counted", *at]  # fmt: skip
+    run = tmp_path / "runs" / "small"
+    for command in (words, ["compress", str(run)],
+                    ["tune", str(run), "--epochs", "1", "--mixed-precision", "--distill",
+                     "--unlabelled", str(tmp_path / "more")]):  # fmt: skip
+        cli.main(command, standalone_mode=False)
+    assert (run / "tuned.safetensors").exists()
