@@ -133,7 +133,7 @@ def _in_memory(data: Images) -> bool:
     return isinstance(_innermost(data), DigitImages | SmallImages)
 
 
-def device_of(data: Images) -> torch.device:
+def device_of(data: Dataset[Any]) -> torch.device:
     """Where the images come from: the device that holds the set, or the CPU, which reads them."""
     inner = _innermost(data)
     return inner.pixels.device if isinstance(inner, SmallImages) else CPU

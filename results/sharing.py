@@ -2,7 +2,8 @@
 
     python results/sharing.py mnist --data-root DIR [--terms none,quartic] [--table FILE] [--threads 1]
 
-DIR is a folder as torchvision keeps it, or for CIFAR-10 one with a sheet for each class. A line of the table is one network, trained or trained and shared; what is there already is not made again. The trained networks lie in
+DIR is a folder as torchvision keeps it, or for CIFAR-10 one with a sheet for each class. A line of the table is one
+network, trained or trained and shared; what is there already is not made again. The trained networks lie in
 build/sharing. Every weight of a regularizer is tried with the first seed; the one that keeps most top-1 on held-out
 images straight after sharing is taken for the other seeds. MNIST takes half an hour on one thread. Networks are trained
 on a CUDA GPU where there is one; to train with several terms at once, start it once for none, then once for each
