@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from compress_export.digits import CPU
 from compress_export.errors import InputError
 
 IMAGES_OF_CLASS, MOST = 20, 512
@@ -64,9 +65,10 @@ def _answers(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], most:
     """The class that each of the first images gets, and that it has."""
     answers, labels, seen = [], [], 0
     network.eval()
+    device = next((value.device for value in network.parameters()), CPU)
     with torch.no_grad():
         for images, own in batches:
-            answers.append(network(images[: most - seen]).argmax(1))
+            answers.append(network(images[: most - seen].to(device)).argmax(1).cpu())
             labels.append(own[: most - seen])
             seen += len(answers[-1])
             if seen >= most:

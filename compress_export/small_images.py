@@ -54,11 +54,12 @@ class SmallImages(Dataset[Image]):
         count, channels, height, width = images.shape
         reach = max(1, height // 8)
         wide = functional.pad(images, (reach,) * 4)
-        down, right = torch.randint(0, 2 * reach + 1, (2, count, 1))  # drawn on the CPU: the same on any device
+        down, right = torch.randint(0, 2 * reach + 1, (2, count, 1))
         rows, columns = down + torch.arange(height), right + torch.arange(width)
         if self.flip:
             columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
-        places = (rows[:, None, :, None] * wide.shape[3] + columns[:, None, None, :]).to(images.device)
+        rows, columns = rows.to(images.device), columns.to(images.device)  # drawn on the CPU, alike for every device
+        places = rows[:, None, :, None] * wide.shape[3] + columns[:, None, None, :]
         moved = wide.flatten(2).gather(2, places.expand(-1, channels, -1, -1).reshape(count, channels, -1))
         return moved.view(images.shape)
 

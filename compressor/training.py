@@ -40,8 +40,14 @@ Loader = DataLoader[Batch]
 Cut = Callable[[nn.Module, tuple[LayerPlan, ...]], None]
 
 
-LAYOUT = torch.channels_last
-"""How weights and activations lie while they are trained: a step of a ResNet-20 takes 0.7 of the time on a CPU."""
+def layout_on(device: torch.device) -> torch.memory_format:
+    """How weights and activations lie while they are trained there.
+
+    Channels last on a CPU, where a step of a ResNet-20 takes 0.7 of the time so. Not on a GPU, where the depthwise
+    layers of CP factors take more of it so: a step of a ResNet-56 of them 52 ms for 47 on an H200, and with twelve
+    processes that train at once there 195 ms for 85.
+    """
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ def fit(
     watch = watch or Watch()
     loaders = [_rebatched(train, step.batch, step.images) for step in steps]
     taught = teacher if options.distillation is not None else None
-    taught = taught and taught.to(crew.device).to(memory_format=LAYOUT).eval()
+    taught = taught and taught.to(crew.device).to(memory_format=layout_on(crew.device)).eval()
     course = _Course(network, steps, options, crew, taught, loaders)
     stored = crew.agree(read_checkpoint(checkpoint, options) if crew.lead else None)
     if stored is not None:
@@ -150,7 +156,7 @@ def _go_on(course: _Course, stored: dict[str, object]) -> None:
 
 def _begin(course: _Course, stored: object = None) -> None:
     """What the step is trained with: which layers, the optimizer, this process's part of the batches."""
-    network, options = course.network.to(memory_format=LAYOUT), course.options
+    network, options = course.network.to(memory_format=layout_on(course.crew.device)), course.options
     new = [layer.name for layer in course.step.cut]
     looks = (options.trained == "downstream" and new) or options.regularizer is not None
     images = next(iter(course.loader))[0] if looks else torch.empty(0)

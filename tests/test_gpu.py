@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 
@@ -22,6 +23,13 @@ from compressor.tuning import fine_tune
 
 GPU = torch.device("cuda")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none")
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """One process has one accelerator, whose precision stays; each test has its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
 
 VIEW = View((3, 24, 24), (0.5, 0.4, 0.3), (0.25, 0.2, 0.1))
 
