@@ -196,7 +196,8 @@ def factor_at(points: Sequence[tuple[float, float]], top1: float) -> float | Non
 
 
 def sharing_factor(rows: Rows) -> list[list[str]]:
-    """The factor of the fully connected layers at equal accuracy, with each regularizer and over that without."""
+    """The factor of the fully connected layers at equal accuracy, with each regularizer and over that without; no row
+    where no regularizer's points reach so far."""
     groups = chosen(rows)
     terms = list(dict.fromkeys(term for _, term in groups))
     table = [["data", "centroids", "top-1", *terms]]
@@ -206,6 +207,8 @@ def sharing_factor(rows: Rows) -> list[list[str]]:
             means = {term: points_of(groups[data, term], field) for term in terms if (data, term) in groups}
             for lost in LOSSES:
                 factors = {term: factor_at(points, best - lost) for term, points in means.items()}
+                if not any(factors.values()):
+                    continue
                 table.append([data, when, f"{best - lost:.2f}", *(_factor(factors, term) for term in terms)])
     return table
 

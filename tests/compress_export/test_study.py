@@ -43,6 +43,7 @@ def test_the_comparison_is_mcnemars():
 
 def test_the_spread_is_told_where_there_is_one():
     assert (spread([90.0]), spread([90.0, 91.0, 92.0])) == ("90.00", "91.00 ± 1.00")
+    assert spread([90.0, 90.0]) == "90.00"
 
 
 def test_a_line_is_found_by_its_cell_and_a_cut_one_goes(tmp_path):
@@ -76,7 +77,7 @@ def test_the_table_compares_with_ours_seed_by_seed():
     ]
     head, *rows = trained_table(lines)
     found = {row[2]: dict(zip(head, row, strict=True)) for row in rows}
-    assert found["ours"]["tuned"] == "90.00 ± 0.00"
+    assert found["ours"]["tuned"] == "90.00"
     assert (found["cp-tpm"]["seeds"], found["cp-tpm"]["ours - this"], found["cp-tpm"]["flipped"]) == (
         "3",
         "+50.00",
@@ -96,6 +97,13 @@ def test_cells_of_fewer_images_stand_in_a_row_of_their_own():
         1:
     ]
     assert only == ["net", "cifar10", "2.00x", "4.00x", "not measured", "90.00", "20.00", "90.00", "10.0 %", "6", "1"]
+
+
+def test_ours_stands_in_the_front_table_as_it_was_tuned_longest():
+    own = cells_of("headline", "net", "cifar10")[0]
+    rows = [line(replace(own, epochs=epochs), right, 50.0) for epochs, right in ((2, 10), (6, 18))]
+    head, *body = ours_table(rows)
+    assert [row[head.index("epochs")] for row in body] == ["6"]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +174,7 @@ def test_the_papers_table_is_counted(call, tmp_path):
             ["claims", "--network", "n", "--data", "digits", "--budgets", "0.25x,0.3x"],
             "--budgets 0.3x: this grid has 0.25x",
         ),
-        (["deep", "--network", "n", "--data", "digits", "--seeds", "1"], "--seeds 1: this grid has 0"),
+        (["deep", "--network", "n", "--data", "digits", "--seeds", "3"], "--seeds 3: this grid has 0, 1, 2"),
     ],
 )
 def test_what_the_study_cannot_do_is_told(call, tmp_path, words, text):
