@@ -48,6 +48,11 @@ class LossModel(Protocol):
         ...
 
 
+def _gone(error: float) -> float:
+    """-log of the energy that survives a relative error: its square where it is small, far more near 1."""
+    return -math.log(max(1 - error**2, LEAST_ENERGY))
+
+
 @dataclass(frozen=True)
 class ErrorLosses:
     """Without data: the energy that survives a layer is 1 - error^2, what survives all of them is the product.
@@ -59,7 +64,7 @@ class ErrorLosses:
 
     def loss(self, layer: str, error: float) -> float:
         del layer  # all count the same
-        return -math.log(max(1 - error**2, LEAST_ENERGY))
+        return _gone(error)
 
     def drop(self, loss: float) -> None:
         """None: errors tell nothing of accuracy."""
@@ -100,7 +105,8 @@ class MeasuredLosses:
         )
 
     def loss(self, layer: str, error: float) -> float:
-        """Power law through the two nearest rungs; below the first and above the last, the square of the error.
+        """Power law through the two nearest rungs; below the first the square of the error, above the last what
+        `ErrorLosses` says, in proportion: there hardly anything survives, and no layer is to be given up for others.
 
         A layer that no probe could cut without losing nothing counts as the most sensitive of the others.
         """
@@ -113,7 +119,7 @@ class MeasuredLosses:
         if place == 0:
             return float(losses[0] * (error / errors[0]) ** 2)
         if place == len(errors):
-            return float(losses[-1] * (error / errors[-1]) ** 2)
+            return float(losses[-1] * _gone(error) / _gone(errors[-1]))
         (e0, e1), (l0, l1) = errors[place - 1 : place + 1], losses[place - 1 : place + 1]
         part = math.log(error / e0) / math.log(e1 / e0)
         return float(l0 * (l1 / l0) ** part)

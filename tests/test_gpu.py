@@ -126,7 +126,7 @@ def test_an_interrupted_fit_goes_on_there(cifar10, tmp_path):
 
 
 def test_unlabelled_pictures_join_images_that_lie_there(cifar10, tmp_path):
-    """The verbs plan, compress and tune on a network of a module file, with mixed precision."""
+    """The verbs plan, compress and tune on a network of a module file."""
     module = tmp_path / "small.py"
     module.write_text(
         "from torch import nn\n\n\ndef small():\n    return nn.Sequential(\n"
@@ -141,7 +141,7 @@ def test_unlabelled_pictures_join_images_that_lie_there(cifar10, tmp_path):
              "--train", "2", "--max-macs", "0.5x", "--costs", "counted", *at]  # fmt: skip
     run = tmp_path / "runs" / "small"
     for command in (words, ["compress", str(run)],
-                    ["tune", str(run), "--epochs", "1", "--mixed-precision", "--distill",
+                    ["tune", str(run), "--epochs", "1", "--distill",
                      "--unlabelled", str(tmp_path / "more")]):  # fmt: skip
         cli.main(command, standalone_mode=False)
     assert (run / "tuned.safetensors").exists()

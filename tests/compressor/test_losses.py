@@ -18,8 +18,14 @@ def test_the_loss_passes_through_the_probes_and_is_a_power_between_them():
     assert losses.loss("a", 0.4) == pytest.approx(0.08)
     assert losses.loss("a", math.sqrt(0.2 * 0.4)) == pytest.approx(math.sqrt(0.01 * 0.08))
     assert losses.loss("a", 0.1) == pytest.approx(0.01 / 4)
-    assert losses.loss("a", 0.8) == pytest.approx(0.08 * 4)
     assert losses.loss("a", 0.0) == 0.0
+
+
+def test_beyond_the_last_probe_no_layer_is_given_up_for_others():
+    losses = MeasuredLosses(probes((0.2, 0.01, 0.5), (0.4, 0.08, 2.0)))
+    assert losses.loss("a", 0.8) == pytest.approx(0.08 * math.log(1 - 0.64) / math.log(1 - 0.16))
+    assert losses.loss("a", 0.99) > 2 * losses.loss("a", 0.9)
+    assert math.isfinite(losses.loss("a", 1.0))
 
 
 def test_a_loss_below_that_of_a_smaller_error_is_noise():
