@@ -75,7 +75,7 @@ def _difference(own: Sequence[Line], ours: Sequence[Line], system: str) -> list[
         return ["", ""]
     points = mean(one["top1"]["compressed"] - other["top1"]["compressed"] for one, other in pairs)
     p = max(_compared(one, "compressed", other).p for one, other in pairs)
-    return [f"{points:+.2f}", f"{p:.1g}" if p > 0 else "below 1e-300"]
+    return [f"{points:+.2f}", f"{p:.1g}" if p > 1e-300 else "below 1e-300"]
 
 
 def _stability(own: Sequence[Line]) -> str:
