@@ -44,6 +44,7 @@ class Source:
 @dataclass(frozen=True)
 class Data:
     """Three disjoint parts as loaders: training, the held-out share for choices, validation for reported accuracy.
+    Images of a set that lies on a GPU come from there, their labels and all else from the CPU.
 
     `calibration` is a small, unchanged part of the training images, always in the same order: what factors and
     statistics are fitted to.
@@ -57,7 +58,7 @@ class Data:
     calibration: DataLoader[tuple[Tensor, Tensor]]
 
     def images(self, count: int) -> Tensor:
-        """`count` held-out images, N x C x H x W, spread evenly over the set."""
+        """`count` held-out images, N x C x H x W on the CPU, spread evenly over the set."""
         return spread_images(self.held_out, count)
 
 

@@ -60,12 +60,18 @@ class Crew(Protocol):
         ...
 
 
+def _exact() -> None:
+    """Convolutions on a GPU run in float32, not TF32: answers are compared with a CPU's."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 class Alone:
     """One process on one device, by default the CPU: every method is what it would be without it."""
 
     lead = True
 
     def __init__(self, device: torch.device | None = None) -> None:
+        _exact()
         self.device = device or torch.device("cpu")
 
     def together(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -106,7 +112,7 @@ class Accelerated:
         from accelerate import Accelerator, DataLoaderConfiguration
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-        torch.backends.cudnn.allow_tf32 = False  # answers are compared with a CPU's
+        _exact()
         self._accelerator: Accelerator = Accelerator(
             mixed_precision=mixed_precision,
             cpu=not torch.cuda.is_available(),

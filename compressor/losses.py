@@ -50,7 +50,7 @@ class LossModel(Protocol):
 
 def _gone(error: float) -> float:
     """-log of the energy that survives a relative error: its square where it is small, far more near 1."""
-    return -math.log(max(1 - error**2, LEAST_ENERGY))
+    return -math.log1p(-min(error**2, 1 - LEAST_ENERGY))
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class MeasuredLosses:
     def __init__(self, probes: Sequence[Probe], excess: float = 1.0) -> None:
         self.probes, self.excess = tuple(probes), excess
         self._curves = {name: _curve([p for p in probes if p.layer == name]) for name in {p.layer for p in probes}}
-        self._steepest = max((p.divergence / p.error**2 for p in probes if p.error), default=0.0)
+        self._steepest = max((p.divergence / _gone(p.error) for p in probes if _gone(p.error)), default=0.0)
         self._drops = _rising([(p.divergence, p.drop) for p in probes])
         images = max((p.images for p in probes), default=0)
         self.source = (
@@ -113,23 +113,23 @@ class MeasuredLosses:
         if error <= 0:
             return 0.0
         if layer not in self._curves:
-            return self._steepest * error**2
+            return self._steepest * _gone(error)
         errors, losses = self._curves[layer]
         place = int(np.searchsorted(errors, error))
         if place == 0:
             return float(losses[0] * (error / errors[0]) ** 2)
         if place == len(errors):
-            return float(losses[-1] * _gone(error) / _gone(errors[-1]))
+            return float(losses[-1] * _gone(error) / max(_gone(errors[-1]), LEAST_LOSS**2))
         (e0, e1), (l0, l1) = errors[place - 1 : place + 1], losses[place - 1 : place + 1]
         part = math.log(error / e0) / math.log(e1 / e0)
         return float(l0 * (l1 / l0) ** part)
 
     def drop(self, loss: float) -> float:
-        """Beyond the worst probe, in proportion to it."""
+        """Beyond the worst probe, in proportion to it; no more than all."""
         losses, drops = self._drops
         loss *= self.excess
         if loss > losses[-1]:
-            return float(drops[-1] * loss / losses[-1]) if losses[-1] else 0.0
+            return min(100.0, float(drops[-1] * loss / losses[-1])) if losses[-1] else 0.0
         return float(np.interp(loss, losses, drops))
 
     def loss_at(self, drop: float) -> float:

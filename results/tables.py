@@ -161,7 +161,8 @@ def sharing(rows: Rows) -> list[list[str]]:
     table = [["data", "regularizer, weight", "shared as", "factor", "seeds", "top-1 when shared", "top-1 tuned", "sd"]]
     for (data, term), own in chosen(rows).items():
         for name, lines in sorted(own.items(), key=lambda each: each[1][0]["factor"]):
-            tuned = [row["top1"] for row in lines]
+            seeds = {row["seed"] for row in lines}  # one that follows centroids is trained for each sharing
+            tuned = [mean(row["top1"] for row in lines if row["seed"] == seed) for seed in sorted(seeds)]
             straight = [row["shared_top1"] for row in lines if row["shared_top1"] is not None]
             table.append(
                 [
@@ -169,7 +170,7 @@ def sharing(rows: Rows) -> list[list[str]]:
                     term,
                     name,
                     f"{lines[0]['factor']:.1f}x",
-                    str(len(lines)),
+                    str(len(seeds)),
                     f"{mean(straight):.2f}" if straight else "",
                     f"{mean(tuned):.2f}",
                     f"{stdev(tuned):.2f}" if len(tuned) > 1 else "",
@@ -197,7 +198,7 @@ def factor_at(points: Sequence[tuple[float, float]], top1: float) -> float | Non
 
 def sharing_factor(rows: Rows) -> list[list[str]]:
     """The factor of the fully connected layers at equal accuracy, with each regularizer and over that without; no row
-    where no regularizer's points reach so far."""
+    for an accuracy outside all measured points."""
     groups = chosen(rows)
     terms = list(dict.fromkeys(term for _, term in groups))
     table = [["data", "centroids", "top-1", *terms]]

@@ -1,6 +1,8 @@
 """What runs on a CUDA GPU, beside the same on the CPU. Skipped where there is none."""
 
 import copy
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -119,8 +121,10 @@ def test_an_interrupted_fit_goes_on_there(cifar10, tmp_path):
     with pytest.raises(Killed):
         fit(parts, data.train, data.held_out, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
             watch=Watch(killed), crew=Alone(GPU))  # fmt: skip
+    batches: list[int] = []
     again = fit(network(), data.train, data.held_out, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
-                crew=Alone(GPU))  # fmt: skip
+                watch=Watch(batch=lambda done, _total: batches.append(done)), crew=Alone(GPU))  # fmt: skip
+    assert len(batches) == 2 * len(data.train)  # the first epoch is not made again
     assert len(again) == len(rows)
     assert again[-1].loss == pytest.approx(rows[-1].loss, rel=0.02)
 
@@ -144,4 +148,6 @@ def test_unlabelled_pictures_join_images_that_lie_there(cifar10, tmp_path):
                     ["tune", str(run), "--epochs", "1", "--distill",
                      "--unlabelled", str(tmp_path / "more")]):  # fmt: skip
         cli.main(command, standalone_mode=False)
-    assert (run / "tuned.safetensors").exists()
+    epochs = [json.loads(line) for line in (run / "tuning.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in epochs] == [0, 1]
+    assert math.isfinite(epochs[1]["loss"])

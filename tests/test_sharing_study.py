@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
 
 import sharing
+import tables
 from tables import factor_at, sharing_factor
 
 
@@ -37,6 +38,14 @@ def test_factors_are_set_over_those_without_a_regularizer():
     assert ["mnist", "tuned", "97.00", "31.6x", "63.2x (2.00)"] in body
     assert ["mnist", "not tuned", "96.00", "31.6x", "63.2x (2.00)"] in body
     assert not [row for row in body if row[2] == "94.00"]  # no point lies so low
+
+
+def test_networks_of_one_seed_that_follow_other_centroids_are_one_seed():
+    rows = [line(None, 1.0, 98.0)] + [{**line("centroid", 1.0, top1), "follows": {"length": n}} for n, top1 in
+                                      ((4, 97.0), (8, 96.0))]  # fmt: skip
+    head, *body = tables.sharing(rows)
+    found = {row[head.index("regularizer, weight")]: row[head.index("seeds") :] for row in body}
+    assert found["centroid, 2"] == ["1", "", "96.50", ""]
 
 
 def test_weights_that_were_not_taken_for_every_seed_are_left_out():

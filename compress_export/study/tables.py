@@ -21,8 +21,8 @@ def trained_table(lines: Sequence[Line]) -> Table:
     table = [["network", "MACs", "system", "seeds", "epochs, course", "fewer MACs", "mean error",
               "largest stability", "cut", "tuned", "lost", "flipped", "ours - this", "p", "times faster"]]  # fmt: skip
     groups = _groups(lines)
-    for (network, budget, course, system), own in groups.items():
-        ours = groups.get((network, budget, course, REFERENCE), [])
+    for (network, data, budget, course, system), own in groups.items():
+        ours = groups.get((network, data, budget, course, REFERENCE), [])
         before, after = ([line["top1"][name] for line in own] for name in ("original", "compressed"))
         table.append(
             [
@@ -45,19 +45,23 @@ def trained_table(lines: Sequence[Line]) -> Table:
     return table
 
 
-def _groups(lines: Sequence[Line]) -> dict[tuple[str, str, str, str], list[Line]]:
-    """Lines that differ in their seed alone, in the order of SYSTEMS, each cell once whichever grids asked for it."""
-    found: dict[tuple[str, str, str, str], list[Line]] = {}
+Group = tuple[str, str, str, str, str]
+
+
+def _groups(lines: Sequence[Line]) -> dict[Group, list[Line]]:
+    """Lines that differ in their seed alone, by network, data, budget, course and system, in the order of SYSTEMS; each
+    cell once, whichever grids asked for it."""
+    found: dict[Group, list[Line]] = {}
     order = {name: place for place, name in enumerate(SYSTEMS)}
     trained = [line for line in lines if line["cell"]["budget"] is not None]
     for line in sorted(trained, key=lambda row: order.get(row["cell"]["system"], len(order))):
         cell = line["cell"]
         images = "" if cell["images"] is None else f" of {cell['images']:,} images"
         course = ", ".join(filter(None, (f"{cell['epochs']:g}{images}", cell["course"])))
-        own = found.setdefault((cell["network"], cell["budget"], course, cell["system"]), [])
+        own = found.setdefault((cell["network"], cell["data"], cell["budget"], course, cell["system"]), [])
         if all(other["cell"] != cell for other in own):
             own.append(line)
-    return dict(sorted(found.items(), key=lambda pair: (pair[0][0], -float(pair[0][1].rstrip("x")), pair[0][2])))
+    return dict(sorted(found.items(), key=lambda pair: (*pair[0][:2], -float(pair[0][2].rstrip("x")), pair[0][3])))
 
 
 def _compared(first: Line, name: str, second: Line) -> Comparison:
@@ -95,18 +99,17 @@ def ours_table(lines: Sequence[Line]) -> Table:
               "epochs", "seeds"]]  # fmt: skip
     ours = [line for line in lines if line["cell"]["system"] == REFERENCE]
     whole = [line for line in ours if line["cell"]["images"] is None]
-    longest: dict[tuple[str, str], float] = {}
-    for line in whole:
-        at = line["cell"]["network"], line["cell"]["budget"]
-        longest[at] = max(longest.get(at, 0), line["cell"]["epochs"])
-    for (network, budget, _, _), own in _groups(whole).items():
-        if own[0]["cell"]["epochs"] < longest[network, budget]:
+    longest: dict[tuple[str, ...], float] = {}
+    for at, own in _groups(whole).items():
+        longest[at[:3]] = max(longest.get(at[:3], 0), own[0]["cell"]["epochs"])
+    for at, own in _groups(whole).items():
+        if own[0]["cell"]["epochs"] < longest[at[:3]]:
             continue
         shares = [mean(line[what][0] / line[what][1] for line in own) for what in ("macs", "parameters")]
         table.append(
             [
-                network.rpartition(":")[2],
-                own[0]["cell"]["data"],
+                at[0].rpartition(":")[2],
+                at[1],
                 *(f"{share:.2f}x" for share in shares),
                 _faster(own),
                 *(spread([line["top1"][name] for line in own]) for name in ("original", "cut", "compressed")),
@@ -187,7 +190,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     curves: dict[str, list[tuple[float, list[float]]]] = {}
-    for (_, _, _, system), own in _groups(lines).items():
+    for (*_, system), own in _groups(lines).items():
         share = mean(line["macs"][1] / line["macs"][0] for line in own)
         curves.setdefault(system, []).append((share, [line["top1"]["compressed"] for line in own]))
     for system, points in curves.items():

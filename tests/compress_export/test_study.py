@@ -104,6 +104,19 @@ def test_ours_stands_in_the_front_table_as_it_was_tuned_longest():
     rows = [line(replace(own, epochs=epochs), right, 50.0) for epochs, right in ((2, 10), (6, 18))]
     head, *body = ours_table(rows)
     assert [row[head.index("epochs")] for row in body] == ["6"]
+    other = line(replace(own, data="mnist", epochs=2), 10, 50.0)
+    assert [row[head.index("data")] for row in ours_table([*rows, other])[1:]] == ["cifar10", "mnist"]
+
+
+def test_a_p_that_is_hardly_a_number_is_told_as_below():
+    ours, other = (cells_of("methods", "net", "cifar10")[place] for place in (7, 0))
+    many = packed([0] * 1060)  # 2 / 2^1060 is above 0, with hardly a digit left
+    rows = [
+        {**line(cell, 0, 50.0), "labels": many, "predictions": dict.fromkeys(("original", "compressed"), found)}
+        for cell, found in ((ours, many), (other, packed([1] * 1060)))
+    ]
+    head, *body = trained_table(rows)
+    assert {row[head.index("system")]: row[head.index("p")] for row in body} == {"ours": "", "cp-tpm": "below 1e-300"}
 
 
 @pytest.mark.parametrize(

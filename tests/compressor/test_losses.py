@@ -26,6 +26,18 @@ def test_beyond_the_last_probe_no_layer_is_given_up_for_others():
     assert losses.loss("a", 0.8) == pytest.approx(0.08 * math.log(1 - 0.64) / math.log(1 - 0.16))
     assert losses.loss("a", 0.99) > 2 * losses.loss("a", 0.9)
     assert math.isfinite(losses.loss("a", 1.0))
+    assert losses.drop(1e9) == 100.0
+
+
+def test_a_layer_that_was_not_probed_is_not_given_up_either():
+    losses = MeasuredLosses(probes((0.2, 0.01, 0.5), (0.4, 0.08, 2.0)))
+    assert losses.loss("b", 0.4) == pytest.approx(0.08)
+    assert losses.loss("b", 0.95) == pytest.approx(losses.loss("a", 0.95))
+
+
+def test_a_last_probe_of_next_to_no_error_is_no_division_by_zero():
+    for error in (1e-9, 1e-200):
+        assert math.isfinite(MeasuredLosses(probes((error, 1e-12, 0.0))).loss("a", 0.5))
 
 
 def test_a_loss_below_that_of_a_smaller_error_is_noise():
@@ -52,7 +64,7 @@ def test_where_no_probe_lost_anything_any_loss_will_do():
 
 def test_a_layer_without_probes_counts_as_the_most_sensitive_of_the_others():
     losses = MeasuredLosses(probes((0.2, 0.01, 0.5), (0.5, 0.5, 2.0)))
-    assert losses.loss("never probed", 0.1) == pytest.approx(0.5 / 0.25 * 0.01)
+    assert losses.loss("never probed", 0.1) == pytest.approx(0.5 * math.log(1 - 0.01) / math.log(1 - 0.25))
 
 
 def test_where_no_probe_lost_anything_but_a_network_did_loss_is_bounded():

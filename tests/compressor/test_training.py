@@ -13,7 +13,7 @@ from compressor.distillation import Distillation
 from compressor.plan import LayerPlan, Plan
 from compressor.schedules import SCHEDULES, Step, within
 from compressor.surgery import apply
-from compressor.training import TrainingError, TrainOptions, Watch, _rebatched, accuracy, fit, rate_at
+from compressor.training import TrainingError, TrainOptions, Watch, _rebatched, accuracy, fit, layout_on, rate_at
 from compressor.tuning import probe
 
 PLAN = Plan(
@@ -231,3 +231,8 @@ def test_a_probe_needs_no_teacher_and_leaves_the_network_as_it_was():
     assert drops["7"] >= 50 / 16
     assert modes == [part.training for part in module.modules()]
     assert equal(weights(module), before)
+
+
+def test_layers_lie_channels_last_on_a_cpu_alone():
+    found = {kind: layout_on(torch.device(kind)) for kind in ("cpu", "cuda")}
+    assert found == {"cpu": torch.channels_last, "cuda": torch.contiguous_format}
