@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from compress_export.digits import CPU, DigitImages, Image, Images, View, grey_digits
 from compress_export.errors import InputError, nearest
+from compress_export.pictures import read_image, transform
 from compress_export.small_images import CIFAR10_CLASSES, SmallImages, read_sheets, read_torchvision, sheets_of
 
 HELD_OUT = 0.15
@@ -66,13 +67,6 @@ def spread_images(loader: DataLoader[tuple[Tensor, Tensor]], count: int) -> Tens
     dataset = cast("Sequence[Image]", loader.dataset)
     places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long()  # folders lie class by class
     return torch.stack([dataset[int(place)][0] for place in places]).cpu()
-
-
-def pictures(files: Sequence[Path], view: View) -> Tensor:
-    """Picture files as a validation set shows them: N x C x H x W, cut to size and normalized. InputError for a file
-    that is no picture."""
-    change = transform(view, False, 256 / 224, False)
-    return torch.stack([change(read_image(str(file))) for file in files])
 
 
 def find_data(name: str, root: Path) -> Source:
@@ -207,23 +201,6 @@ def _digits(root: Path) -> Source:
     return Source("digits", tuple("0123456789"), opened, size=64)
 
 
-def transform(view: View, augment: bool, resize: float, flip: bool) -> Callable[[Any], Tensor]:
-    from torchvision import transforms
-
-    size = list(view.input[1:])
-    steps: list[Callable[[Any], Any]] = [transforms.Grayscale(view.input[0])] if view.input[0] == 1 else []
-    if augment and resize > 1:
-        steps.append(transforms.RandomResizedCrop(size))
-    elif augment:
-        steps += [transforms.Resize(size), transforms.RandomCrop(size, padding=max(1, size[0] // 8))]
-    else:
-        steps += [transforms.Resize([round(side * resize) for side in size]), transforms.CenterCrop(size)]
-    if augment and flip:
-        steps.append(transforms.RandomHorizontalFlip())
-    steps += [transforms.ToTensor(), transforms.Normalize(view.mean, view.std)]
-    return cast(Callable[[Any], Tensor], transforms.Compose(steps))
-
-
 def _small(name: str, root: Path, classes: tuple[str, ...], flip: bool) -> Source:
     def opened(view: View, train: bool, augment: bool) -> Images:
         pixels, labels = _small_part(name, root, train, str(root.resolve()), view.device)
@@ -285,16 +262,6 @@ def _class_folders(folder: Path, part: str) -> list[str]:
     if not classes:
         raise InputError(f"{folder / part} is empty; it needs a folder of images for each class")
     return classes
-
-
-def read_image(path: str) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise InputError(f"{path} is not a whole image ({error}); remove it or replace it") from error
 
 
 SOURCES: dict[str, Callable[[Path], Source]] = {

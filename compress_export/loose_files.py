@@ -95,10 +95,10 @@ def _stacked(place: Path) -> Images:
 
 
 def _pictures(place: Path | None, size: tuple[int, int, int]) -> Images:
-    from compress_export.datasets import pictures
     from compress_export.digits import View
     from compress_export.networks import usual_normalization
     from compress_export.photographs import photograph_crops
+    from compress_export.pictures import pictures
     from compress_export.unlabelled import PICTURES
 
     view = View(size, *usual_normalization(size[0]))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from compress_export.datasets import read_image, transform
 from compress_export.digits import Image, Images, View
 from compress_export.errors import InputError
+from compress_export.pictures import read_image, transform
 from compressor.distillation import UNLABELLED
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -149,5 +149,5 @@ def test_unlabelled_pictures_join_images_that_lie_there(cifar10, tmp_path):
                      "--unlabelled", str(tmp_path / "more")]):  # fmt: skip
         cli.main(command, standalone_mode=False)
     epochs = [json.loads(line) for line in (run / "tuning.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in epochs] == [0, 1]
-    assert math.isfinite(epochs[1]["loss"])
+    assert epochs[-1]["epoch"] > 0
+    assert math.isfinite(epochs[-1]["loss"])
