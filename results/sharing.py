@@ -15,17 +15,16 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
+from sharing_studies import CALIBRATION_BATCH, DATA, STUDIES, Parts, Study
+from torch import nn
 
-from compress_export.small_images import read_sheets, read_torchvision, sheets_of
 from compressor.costs import survey
 from compressor.crew import ALONE, Alone
 from compressor.moments import collect
@@ -34,139 +33,13 @@ from compressor.schedules import Step
 from compressor.shared_layers import SharedRow, plan_sharing, share
 from compressor.sharing import Sharing
 from compressor.surgery import load_weights, save_weights
-from compressor.training import Accuracy, Loader, TrainOptions, accuracy, fit
+from compressor.training import Accuracy, TrainOptions, accuracy, fit
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "sharing.jsonl"
 NETWORKS = HERE.parent / "build" / "sharing"
 VERSION = 1
-HELD_OUT = 5000
-CALIBRATION, CALIBRATION_BATCH = 5000, 1000
-
-
-def lenet_300_100() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
-    )
-
-
-def small_cnn() -> nn.Module:
-    """Three convolutions and the fully connected layers of an AlexNet, an eighth as wide."""
-    convolutions = [nn.Conv2d(3, 32, 5, 2, 2), nn.Conv2d(32, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)]
-    layers = [layer for own in convolutions for layer in (own, nn.BatchNorm2d(own.out_channels), nn.ReLU())]
-    fully = [nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)]
-    return nn.Sequential(*layers[:6], nn.MaxPool2d(2), *layers[6:], nn.MaxPool2d(2), nn.Flatten(), *fully)
-
-
-def alexnet() -> nn.Module:
-    """torchvision's AlexNet, which sees the images at twice their size, 64x64."""
-    from torchvision.models import alexnet as named
-
-    return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), named(num_classes=10))
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is trained on which data, with which weights of each regularizer, and how it is shared."""
-
-    data: str
-    network: Callable[[], nn.Module]
-    epochs: int
-    seeds: tuple[int, ...]
-    weights: dict[str, tuple[float, ...]]
-    sharings: tuple[Sharing, ...]
-    once: tuple[Sharing, ...] = ()
-    plain: bool = True
-    batch: int = 100
-    rate: float = 1e-3
-    tuning: int = 1
-    calibration: int = 5000
-    probe: Sharing = field(default_factory=lambda: Sharing(8, 16))
-
-
-STUDIES = {
-    "mnist": Study(
-        "mnist",
-        lenet_300_100,
-        epochs=10,
-        seeds=(0, 1, 2),
-        weights={"binarizing-l1": (0.2, 0.5), "quartic": (0.05, 0.15), "centroid": (60.0, 200.0, 2000.0)},
-        sharings=tuple(Sharing(*each) for each in ((4, 16), (8, 16), (16, 16))),
-        once=(
-            Sharing(4, 256),
-            Sharing(8, 64),
-            Sharing(16, 64),
-            Sharing(8, 16, "rows"),
-            Sharing(8, 16, codebook="block"),
-        ),
-    ),
-    "cifar10": Study(
-        "cifar10",
-        small_cnn,
-        epochs=6,
-        seeds=(0,),
-        weights={"binarizing-l1": (0.5,), "quartic": (0.15,), "centroid": (200.0,)},  # the best of those on MNIST
-        sharings=tuple(Sharing(*each) for each in ((4, 16), (8, 16), (16, 16))),
-    ),
-    "alexnet": Study(
-        "cifar10",
-        alexnet,
-        epochs=8,
-        seeds=(0,),
-        weights={"binarizing-l1": (0.5,), "quartic": (0.15,), "centroid": (200.0,)},
-        sharings=tuple(Sharing(*each) for each in ((4, 16), (8, 16), (16, 16))),
-        rate=3e-4,
-        calibration=1000,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The loaders of one data set, and batches of images to calibrate on."""
-
-    train: Loader
-    held_out: Loader
-    test: Loader
-    calibration: list[Tensor]
-
-
-def mnist(root: Path, batch: int) -> Parts:
-    sets = [read_torchvision("MNIST", root, train) for train in (True, False)]
-    found = [((pixels.float() / 255 - 0.1307) / 0.3081, torch.tensor(labels)) for pixels, labels in sets]
-    return parts(*found[0], *found[1], batch)
-
-
-def cifar10(root: Path, batch: int) -> Parts:
-    found: list[Tensor] = []
-    centre, spread = (torch.tensor(each)[:, None, None] for each in ((0.491, 0.482, 0.447), (0.247, 0.244, 0.262)))
-    for train in (True, False):
-        sheets = sheets_of(root, train)
-        pixels, labels = read_sheets(sheets) if sheets else read_torchvision("CIFAR10", root, train)
-        found += [(pixels.float() / 255 - centre) / spread, torch.tensor(labels)]
-    return parts(*found, batch)
-
-
-def parts(images: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, batch: int) -> Parts:
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    held, kept = order[:HELD_OUT], order[HELD_OUT:]
-    return Parts(
-        loader(images[kept], labels[kept], batch, shuffled=True),
-        loader(images[held], labels[held], 1000, shuffled=False),
-        loader(test, test_labels, 1000, shuffled=False),
-        list(images[kept[:CALIBRATION]].split(CALIBRATION_BATCH)),
-    )
-
-
-def loader(images: Tensor, labels: Tensor, batch: int, shuffled: bool) -> Loader:
-    """Whole batches by index, which saves the collating of single images."""
-    data, generator = TensorDataset(images, labels), torch.Generator()
-    order = RandomSampler(data, generator=generator) if shuffled else SequentialSampler(data)
-    return DataLoader(data, batch_size=None, sampler=BatchSampler(order, batch, drop_last=False), generator=generator)
-
-
 CREW = Alone(torch.device("cuda")) if torch.cuda.is_available() else ALONE
-DATA = {"mnist": mnist, "cifar10": cifar10}
 
 
 @dataclass(frozen=True)
@@ -191,14 +64,13 @@ def cells(name: str, study: Study, rows: list[dict[str, Any]]) -> Iterator[Cell]
 
     A network that follows centroids is trained anew for each sharing; its weights are tried with the `probe` alone.
     """
-    plain: tuple[None, ...] = (None,) if study.plain else ()
-    for kind, weights in {**dict.fromkeys(plain, (0.0,)), **study.weights}.items():
+    for kind, weights in study.weights.items():
         for weight in weights:
             yield from _row_of(name, kind, weight, study.seeds[0], (study.probe,) if follows(kind) else study.sharings)
         if kind is None:
             yield from (Cell(name, kind, 0.0, study.seeds[0], sharing) for sharing in study.once)
     for seed in study.seeds:
-        for kind in (*plain, *study.weights):
+        for kind in study.weights:
             weight = 0.0 if kind is None else best_weight(name, kind, study, rows)
             yield from _row_of(name, kind, weight, seed, (study.probe,) if follows(kind) else study.sharings)
     for kind in filter(follows, study.weights):
@@ -319,11 +191,11 @@ def some(study: Study, terms: str | None) -> Study:
     if terms is None:
         return study
     words = terms.split(",")
-    unknown = sorted(set(words) - {"none", *study.weights})
+    known = {kind or "none": own for kind, own in study.weights.items()}
+    unknown = sorted(set(words) - set(known))
     if unknown:
-        sys.exit(f"there is no term {unknown[0]!r} here; choose among none, {', '.join(study.weights)}")
-    return replace(study, weights={name: own for name, own in study.weights.items() if name in words},
-                   plain="none" in words)  # fmt: skip
+        sys.exit(f"there is no term {unknown[0]!r} here; choose among {', '.join(known)}")
+    return replace(study, weights={kind: own for kind, own in study.weights.items() if (kind or "none") in words})
 
 
 def main() -> None:
