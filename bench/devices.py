@@ -10,8 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from bench import adb, arm, host, host_facts, phone, profilers
+from bench.host import facts as host_facts
+from bench.host import measure as host
 from bench.measurement import BenchError, Device, Row, Schedule
+from bench.phone import adb
+from bench.phone import measure as phone
+from bench.profile import measure as profilers
+from bench.simulator import measure as arm
 from exporters.artifact import Artifact
 
 if TYPE_CHECKING:
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Measure(Protocol):
-    """One row for each artifact, in the order given; `bench.host.measure` says what the arguments are."""
+    """One row for each artifact, in the order given; `bench.host.measure.measure` says what the arguments are."""
 
     def __call__(
         self,

@@ -9,8 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.device import process_of, process_said
-from bench.measurement import MEASURED, NOT_MEASURED, SIMULATED, BenchError, Measurement, Simulated, from_line
+from bench.measurement import (
+    MEASURED,
+    NOT_MEASURED,
+    SIMULATED,
+    BenchError,
+    Measurement,
+    Simulated,
+    from_line,
+    process_of,
+    process_said,
+)
 from exporters.artifact import Artifact, ExportError, read_artifacts, weigh
 
 RUN_VERSION = 1

@@ -18,18 +18,18 @@ from __future__ import annotations
 from importlib import import_module
 
 _PLACES = {
-    "survey": ("compressor.costs", "survey"),
-    "Goal": ("compressor.goal", "Goal"),
-    "make_plan": ("compressor.planner", "make_plan"),
+    "survey": ("compressor.survey", "survey"),
+    "Goal": ("compressor.planning.goal", "Goal"),
+    "make_plan": ("compressor.planning.planner", "make_plan"),
     "Plan": ("compressor.plan", "Plan"),
     "compress": ("compressor.surgery", "compress"),
-    "fine_tune": ("compressor.tuning", "fine_tune"),
-    "Sharing": ("compressor.sharing", "Sharing"),
-    "plan_sharing": ("compressor.shared_layers", "plan_sharing"),
-    "share": ("compressor.shared_layers", "share"),
+    "fine_tune": ("compressor.training.fine_tune", "fine_tune"),
+    "Sharing": ("compressor.weight_sharing.product_quantization", "Sharing"),
+    "plan_sharing": ("compressor.weight_sharing.layers", "plan_sharing"),
+    "share": ("compressor.weight_sharing.layers", "share"),
     "export": ("exporters.export", "export"),
-    "measure": ("bench.host", "measure"),
-    "report": ("compress_export.pipeline", "report_only"),
+    "measure": ("bench.host.measure", "measure"),
+    "report": ("compress_export.pipeline.run", "report_only"),
 }
 
 __all__ = [

@@ -1,5 +1,5 @@
 """`python -m compress_export` is the command `compress-export`."""
 
-from compress_export.cli import main
+from compress_export.cli.main import main
 
 main()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from compress_export.voice import voice
+from compress_export.console import voice
 
 Advance = Callable[[float, float, str], None]
 """Tells how far a stage is: done, total, and what is running."""

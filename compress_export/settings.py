@@ -4,13 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    pass
+
+DEFAULT_RECIPE = "default"
+
+
+DIGITS_EPOCHS = 12
+
+
+def training_epochs(settings: SourceSettings) -> int | None:
+    """Epochs to train from scratch: as asked, or the embedded default's when a named network meets the digits."""
+    if settings.train is not None or settings.data != "digits" or settings.weights != "default":
+        return settings.train
+    return None if ".py:" in settings.network else DIGITS_EPOCHS
+
 
 Optimizer = Literal["adamw", "sgd"]
+
+
 RateShape = Literal["cosine", "step", "one-cycle"]
+
+
 Costs = Literal["measured", "counted"]
+
+
 Fit = Literal["outputs", "weights"]
+
+
 Trained = Literal["all", "new", "downstream"]
+
+
 CutOrder = Literal["network", "sensitive"]
 
 
@@ -115,7 +141,7 @@ class BenchSettings:
     """How latency is measured: threads, and seconds after which a measurement is cut short. Each row keeps its own.
 
     `device` is a name of bench.devices, None leaves it to what is connected; `serial` tells which phone, `cores` which
-    of its cores, `inside` (of bench.phone.PLACES) inside what it runs the files.
+    of its cores, `inside` (of bench.phone.measure.PLACES) inside what it runs the files.
     """
 
     threads: int = 1
@@ -127,7 +153,7 @@ class BenchSettings:
 
 
 SCHEDULE_NAMES = ("auto", "iterative", "one-shot", "hybrid")
-"""The keys of compressor.schedules.SCHEDULES, known without importing torch; a test compares the two."""
+"""The keys of compressor.training.schedules.SCHEDULES, known without importing torch; a test compares the two."""
 
 
 def keeps_best(origin: str, regularizer: str | None) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compressor.shapes import PlanError, Rank
+from compressor.layer_shape import PlanError, Rank
 
 KEEP = "keep"
 

@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from compressor.kernel import Layer, find_layer, layer_shape, no_such_layer
-from compressor.methods import METHODS, Decompositions, check_rank, decomposition
-from compressor.moments import Moments
+from compressor.calibration import Moments
+from compressor.decompositions.methods import METHODS, Decompositions, check_rank, decomposition
+from compressor.layer_shape import PlanError
+from compressor.layers import Layer, find_layer, layer_shape, no_such_layer
 from compressor.plan import LayerPlan, Plan
-from compressor.shapes import PlanError
 
 
 class WeightsError(ValueError):

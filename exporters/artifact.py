@@ -6,12 +6,37 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Runner = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+else:
+    # numpy is not needed to list the formats.
+    Runner = Callable
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a writer knows of its file beyond the bytes.
+
+    `not_delegated` names layers and `fallbacks` operators that run outside the fast backend (see Artifact).
+    `inspected` says what was compared in the stored file without running it; "" where nothing was.
+    """
+
+    dtype: str = "float32"
+    not_delegated: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
+    inspected: str = ""
+
 
 Verdict = Literal["passed", "failed", "not executed"]
+
 
 LIMITS = {"float32": 1e-4, "float16": 2e-2}
 """Greatest relative error that passes, by the type the file computes in. float16 keeps 11 bits through every layer."""

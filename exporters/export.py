@@ -38,7 +38,7 @@ def export(
     (N, C, H, W) the file is run on each and compared with `golden` (N, classes), by default the module's own logits;
     without them `Artifact.parity` is None. Raises ExportError; then no file is written.
     """
-    from exporters.program import capture
+    from exporters.capture import capture
 
     find_format(format)
     program = capture(module, example)
@@ -58,7 +58,7 @@ def export_program(
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
     """As `export`, of a captured program. `progress` is called with "exporting", "checking" and "done"."""
-    from exporters.program import input_shape
+    from exporters.capture import input_shape
 
     kind = find_format(format)
     tell = progress or _silent

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters import to_coreml, to_executorch, to_onnx, to_torchscript
-from exporters.artifact import ExportError
-from exporters.written import Runner, Written
+from exporters.artifact import ExportError, Runner, Written
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -27,7 +27,7 @@ def answers(module: nn.Module, images: Array) -> Array:
     """
     import torch
 
-    from exporters.program import eval_mode
+    from exporters.capture import eval_mode
 
     with eval_mode(module), torch.no_grad():
         return np.concatenate([module(torch.from_numpy(image[None])).numpy() for image in images])

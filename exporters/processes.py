@@ -86,7 +86,7 @@ def _check(programs: Mapping[str, Path], formats: Sequence[str], golden: Mapping
         if Path(network).name != network or network.startswith("."):
             raise ExportError(f"a network's name becomes a file name, {network!r} cannot; use letters, digits, - and _")
         if not program.is_file():
-            raise ExportError(f"there is no program at {program}; `exporters.program.save` writes one")
+            raise ExportError(f"there is no program at {program}; `exporters.capture.save` writes one")
         if network not in golden:
             raise ExportError(f"every network needs its golden logits, {network} has none; pass golden[{network!r}]")
 

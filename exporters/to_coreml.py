@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.artifact import ExportError
+from exporters.artifact import ExportError, Runner, Written
 from exporters.toolkits import quiet, reason, versions
-from exporters.written import Runner, Written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,8 +81,8 @@ def inspect(program: ExportedProgram, path: Path) -> str:
     """
     import coremltools
 
-    from exporters.program import input_shape, output_shape
-    from exporters.stored_weights import compare_weights
+    from exporters.capture import input_shape, output_shape
+    from exporters.coreml_weights import compare_weights
 
     spec = coremltools.utils.load_spec(str(path))
     image = _one_feature(spec.description.input, "image", input_shape(program), path)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.artifact import ExportError
+from exporters.artifact import ExportError, Runner, Written
 from exporters.toolkits import quiet, reason, versions
-from exporters.written import Runner, Written
 
 if TYPE_CHECKING:
     import numpy as np

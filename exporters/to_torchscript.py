@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.artifact import ExportError
+from exporters.artifact import ExportError, Runner, Written
 from exporters.toolkits import quiet, reason, versions
-from exporters.written import Runner, Written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +28,7 @@ def export(program: ExportedProgram, path: Path) -> Written:
     import torch
     from torch.jit.mobile import _get_model_bytecode_version
 
-    from exporters.program import input_shape
+    from exporters.capture import input_shape
 
     with torch.no_grad(), quiet():
         try:

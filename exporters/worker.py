@@ -50,9 +50,9 @@ def work(job: Job, say: Say) -> None:
     """Exports every network of the job; tells each stage, and each artifact as a row relative to the directory."""
     import numpy as np
 
+    from exporters.capture import load
     from exporters.export import export_program
     from exporters.formats import find_format
-    from exporters.program import load
 
     directory = Path(job.directory)
     images = np.load(job.images)

@@ -1,4 +1,4 @@
-"""Fits bench/devices.toml on public single-thread figures, and judges it on what it had not seen: devices.jsonl.
+"""Fits bench/simulator/devices.toml on public single-thread figures, and judges it on what it had not seen: devices.jsonl.
 
     python results/fit_devices.py
 
@@ -22,9 +22,9 @@ import torchvision
 from scipy.optimize import least_squares
 from torch import nn
 
-from bench.estimate import CLASSES, FILE, CoreModel, Operator, estimate_ms, operators_of
-from compress_export.alexnet_caffe import alexnet_caffe
-from compressor.costs import survey
+from bench.simulator.latency_estimate import CLASSES, FILE, CoreModel, Operator, estimate_ms, operators_of
+from compress_export.models.alexnet_caffe import alexnet_caffe
+from compressor.survey import survey
 
 HERE = Path(__file__).parent
 PHONES, TABLE = HERE / "phones.jsonl", HERE / "devices.jsonl"

@@ -6,8 +6,8 @@ Untrained networks, every layer factored in the same way: windows by one method 
 half of both ranks for Tucker), 1x1 windows by SVD at half of its break-even, fully connected layers by SVD at an eighth
 of the full rank; layers in groups, and those whose factors would do more work, are kept. Predicted is the original's
 time plus, for every factored layer, what its form takes more than the layer; measured is the real exported file,
-taking turns with the original's: on the wall (`bench.host.measure`) and as time on the core, which other processes
-disturb less. A line that is there already is measured again only if its network is named.
+taking turns with the original's: on the wall (`bench.host.measure.measure`) and as time on the core, which other
+processes disturb less. A line that is there already is measured again only if its network is named.
 """
 
 import copy
@@ -20,17 +20,17 @@ from pathlib import Path
 import torch
 import torchvision
 
-from bench.host import measure
-from bench.layers import LAYER_DEVICES, Effort, Subject
+from bench.host.layer_latency import LAYER_DEVICES, Effort, Subject
+from bench.host.measure import measure
 from bench.measurement import Schedule
 from bench.statistics import time_ratio
-from compress_export.layer_times import MeasuredCosts
-from compressor.cost_model import Form, form_cost, price
-from compressor.costs import Survey, survey
-from compressor.kernel import find_layer
-from compressor.methods import METHODS
-from compressor.ranks import break_even
+from compress_export.latency.measured_costs import MeasuredCosts
+from compressor.decompositions.methods import METHODS
+from compressor.layers import find_layer
+from compressor.planning.cost_model import Form, form_cost, price
+from compressor.planning.one_form_rules import break_even
 from compressor.surgery import replace
+from compressor.survey import Survey, survey
 from exporters.export import export
 
 TABLE = Path(__file__).with_name("latency_prediction.jsonl")

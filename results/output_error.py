@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torchvision import transforms
 from weight_error import rank_at
 
-from compressor.kernel import Layer, layer_shape
-from compressor.methods import METHODS
-from compressor.moments import Moments, collect
+from compressor.calibration import Moments, collect
+from compressor.decompositions.methods import METHODS
+from compressor.layers import Layer, layer_shape
 
 SHARE = 0.25
 CALIBRATION, IMAGES = 512, 500

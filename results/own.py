@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-from bench.host_facts import describe, load_average
+from bench.host.facts import describe, load_average
 from bench.measurement import Block, Measurement, Memory, MemoryPhases, Schedule, to_line
 from bench.run_files import COMPRESSED, RUN_VERSION
 from exporters.artifact import Artifact, measure, write_artifacts
@@ -68,7 +68,7 @@ def main(folder: Path) -> None:
         sha256=sha256,
         bytes=size,
         device=describe(),
-        runtime="import compress_export.cli",
+        runtime="import compress_export.cli.main",
         runtime_version=sys.version.split()[0],
         schedule=Schedule(warmup_runs=1, runs=STARTS, rounds=1),
         threads=1,

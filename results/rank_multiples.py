@@ -11,10 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.host_facts import describe
-from bench.layers import LAYER_DEVICES, Effort, Subject
-from compress_export.layer_files import writing
-from compress_export.layer_forms import Geometry
+from bench.host.facts import describe
+from bench.host.layer_latency import LAYER_DEVICES, Effort, Subject
+from compress_export.latency.layer_modules import Geometry
+from compress_export.latency.layer_writer import writing
 
 TABLE = Path(__file__).with_name("rank_multiples.jsonl")
 RANKS = (*range(1, 33), 36, 40, 44, 48, 52, 56, 60, 62, 63, 64)

@@ -25,15 +25,15 @@ import torch
 from sharing_studies import CALIBRATION_BATCH, DATA, STUDIES, Parts, Study
 from torch import nn
 
-from compressor.costs import survey
-from compressor.crew import ALONE, Alone
-from compressor.moments import collect
-from compressor.regularizers import REGULARIZERS, Regularization
-from compressor.schedules import Step
-from compressor.shared_layers import SharedRow, plan_sharing, share
-from compressor.sharing import Sharing
+from compressor.calibration import collect
+from compressor.distributed import ALONE, Alone
 from compressor.surgery import load_weights, save_weights
-from compressor.training import Accuracy, TrainOptions, accuracy, fit
+from compressor.survey import survey
+from compressor.training.loop import Accuracy, TrainOptions, accuracy, fit
+from compressor.training.schedules import Step
+from compressor.weight_sharing.layers import SharedRow, plan_sharing, share
+from compressor.weight_sharing.product_quantization import Sharing
+from compressor.weight_sharing.regularizers import REGULARIZERS, Regularization
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "sharing.jsonl"

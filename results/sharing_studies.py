@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from compress_export.small_images import read_sheets, read_torchvision, sheets_of
-from compressor.sharing import Sharing
-from compressor.training import Loader
+from compress_export.data.in_memory import read_sheets, read_torchvision, sheets_of
+from compressor.training.loop import Loader
+from compressor.weight_sharing.product_quantization import Sharing
 
 HELD_OUT = 5000
 CALIBRATION, CALIBRATION_BATCH = 5000, 1000

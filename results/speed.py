@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.host_facts import describe
+from bench.host.facts import describe
 from bench.measurement import Measurement, read
 from bench.statistics import summarize, time_ratio
 

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.kernel import layer_shape
-from compressor.methods import METHODS
-from compressor.shapes import LayerShape, Rank
+from compressor.decompositions.methods import METHODS
+from compressor.layer_shape import LayerShape, Rank
+from compressor.layers import layer_shape
 
 SHARE = 0.25
 FORMS = ("cp-polished", "cp-als", "spatial", "tucker", "channel", "cp")

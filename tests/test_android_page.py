@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.app.libraries import libraries
+from bench.phone.app.libraries import libraries
 from bench.runner.versions import lane
 from exporters.formats import FORMATS
 

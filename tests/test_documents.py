@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from compress_export.cli import cli
+from compress_export.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

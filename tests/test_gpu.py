@@ -11,17 +11,17 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import nn
 
-from compress_export.cli import cli
-from compress_export.datasets import device_of, find_data, load_data
-from compress_export.digits import View
-from compress_export.small_images import CIFAR10_CLASSES
-from compressor.crew import ALONE, Accelerated, Alone
-from compressor.distillation import Distillation
+from compress_export.cli.main import cli
+from compress_export.data.builtin import View
+from compress_export.data.datasets import device_of, find_data, load_data
+from compress_export.data.in_memory import CIFAR10_CLASSES
+from compressor.distributed import ALONE, Accelerated, Alone
 from compressor.plan import LayerPlan, Plan
-from compressor.regularizers import Regularization
-from compressor.schedules import Step
-from compressor.training import TrainOptions, Watch, accuracy, fit
-from compressor.tuning import fine_tune
+from compressor.training.distillation import Distillation
+from compressor.training.fine_tune import fine_tune
+from compressor.training.loop import TrainOptions, Watch, accuracy, fit
+from compressor.training.schedules import Step
+from compressor.weight_sharing.regularizers import Regularization
 
 GPU = torch.device("cuda")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none")

@@ -4,8 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from bench.app.build import APKS
-from bench.app.libraries import libraries
+from bench.phone.app.build import APKS
+from bench.phone.app.libraries import libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 APP = ROOT / "android_app"

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from bench.budgets.limits import Where
 from bench.budgets.subjects import Subject
-from bench.device import process_said
-from bench.measurement import Measurement, Simulated
+from bench.measurement import Measurement, Simulated, process_said
 from bench.statistics import summarize, times_remark, unsteady
 
 

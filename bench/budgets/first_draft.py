@@ -11,8 +11,8 @@ from bench.budgets.figures import FIGURES, Unmeasured
 from bench.budgets.limits import QUANTITIES, BudgetError, Unit, Where
 from bench.budgets.subjects import Subject, of_file, of_run
 from bench.budgets.wording import exact
-from bench.device import process_said
-from bench.inside.readers import READERS
+from bench.file_contents.readers import READERS
+from bench.measurement import process_said
 from bench.run_files import RunFiles
 from bench.statistics import Statistics, summarize, unsteady
 

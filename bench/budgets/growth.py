@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from bench.budgets.subjects import Subject
-from bench.inside.contents import ContentError, Contents, Weight
+from bench.file_contents.contents import ContentError, Contents, Weight
 
 OTHER = "graph and names"
 

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.device import PROCESSES, BenchError
+from bench.measurement import PROCESSES, BenchError
 
 Unit = Literal["bytes", "count", "ms", "percent"]
 Kind = Literal["absolute", "growth", "ratio"]

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 from bench.budgets.limits import Budget, BudgetError, Budgets
-from bench.inside.contents import ContentError, Contents
-from bench.inside.readers import read
+from bench.file_contents.contents import ContentError, Contents
+from bench.file_contents.readers import read
 from bench.run_files import COMPRESSED, GONE, ORIGINAL, RunError, RunFiles, altered
 from exporters.artifact import Artifact, measure
 

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.build_log import Log
-from bench.bundle import LOADER, MANIFEST, ROOT, Bundle, BundledFile, Program, weigh, write_manifest
 from bench.measurement import BenchError
+from bench.runner.build_log import Log
+from bench.runner.bundle import LOADER, MANIFEST, ROOT, Bundle, BundledFile, Program, weigh, write_manifest
 from bench.runner.libraries import closure
 from bench.runner.versions import HERE, Engine, Lane, lane
 

@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.bundle import weigh
 from bench.measurement import BenchError
+from bench.runner.bundle import weigh
 from bench.simulator.cores import FILE, read_cores, write_root
 
 HERE = Path(__file__).parent

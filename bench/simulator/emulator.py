@@ -14,11 +14,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from bench.bundle import BUILD, LOADER, Bundle, weigh
-from bench.host_facts import pick_cores
-from bench.measurement import BenchError
-from bench.runner_answer import RunnerAnswer, parse
-from bench.simulated import Allocations, Counts, Traffic
+from bench.host.facts import pick_cores
+from bench.measurement import Allocations, BenchError, Counts, Traffic
+from bench.runner.answer import RunnerAnswer, parse
+from bench.runner.bundle import BUILD, LOADER, Bundle, weigh
 from bench.simulator.build import CLOCK, FOLDER, MANIFEST, PLUGIN, TICKS, is_built
 from bench.simulator.cores import Core
 from exporters.artifact import Artifact

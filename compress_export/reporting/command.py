@@ -10,9 +10,8 @@ from typing import Any
 
 from bench.devices import name_of
 from bench.measurement import Device, Measurement, Row, Schedule, Simulated
-from compress_export.asked import DEFAULT_RECIPE
-from compress_export.settings import PlanSettings, Section, ShareSettings, SourceSettings, TuneSettings
-from compressor.recipes import RECIPES, Recipe
+from compress_export.settings import DEFAULT_RECIPE, PlanSettings, Section, ShareSettings, SourceSettings, TuneSettings
+from compressor.planning.recipes import RECIPES, Recipe
 from exporters.formats import TARGETS
 
 SECTIONS: dict[str, type[Section]] = {

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.measurement import Simulated
-from bench.simulated import Counts
+from bench.measurement import Counts, Simulated
 from compress_export.reporting import figures
-from compress_export.reporting.summary import FileRow, FormatRow, Pair, Summary
+from compress_export.reporting.values import FileRow, FormatRow, Pair, Summary
 
 HEAD = (
     "file", "instructions", "change", "vector", "load", "store", "branch", "other", "to load the file", "bytes read",

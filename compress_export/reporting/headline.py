@@ -10,8 +10,8 @@ from typing import TypeVar
 from bench.measurement import Measurement, NotMeasured
 from bench.statistics import Ratio
 from compress_export.reporting import counted, figures
-from compress_export.reporting.steadiness import unsteady_sentence
-from compress_export.reporting.summary import FormatRow, Pair, Summary
+from compress_export.reporting.notes import unsteady_sentence
+from compress_export.reporting.values import FormatRow, Pair, Summary
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from bench.measurement import Measurement
 from compress_export.reporting import counted, figures, headline, plots, processes
 from compress_export.reporting.profiled import Profiled, said
 from compress_export.reporting.record import Record
-from compress_export.reporting.summary import FileRow, LayerRow, Pair
+from compress_export.reporting.values import FileRow, LayerRow, Pair
 from compressor.plan import KEEP
 
 TEMPLATES = Path(__file__).with_name("templates")

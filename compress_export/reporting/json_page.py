@@ -10,7 +10,7 @@ from typing import Any
 from bench.measurement import Measurement, NotMeasured
 from compress_export.reporting import counted, processes, profiled
 from compress_export.reporting.record import Record
-from compress_export.reporting.summary import FileRow
+from compress_export.reporting.values import FileRow
 
 VERSION = 1
 """Of report.json; raised when a key changes its meaning or goes."""

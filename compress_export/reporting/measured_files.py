@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,69 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.measurement import Measurement, NotMeasured, Row, Simulated, to_line
+from bench.profile.profile import LayerShare, Profile, Unit
 from bench.statistics import Ratio, summarize, time_ratio, times_remark
 from compress_export.reporting import figures
 from exporters.artifact import Artifact
 
 VERSION = 1
+
+
+SHOWN = 24
+"""Lines of a table; what costs less is summed up."""
+
+
+def show_profiles(profiles: Iterable[tuple[str, Profile]], console: Console) -> None:
+    """Prints a table for each (name, profile)."""
+    for name, profile in profiles:
+        kind = "instructions of one run" if profile.unit == "instructions" else f"ms, median of {profile.runs} runs"
+        table = Table(title=Text(f"{name} on {figures.place(profile.device)}: {kind}"), title_justify="left")
+        for head in ("layer", "operators", profile.unit, "share"):
+            table.add_column(head, justify="left" if head in ("layer", "operators") else "right", overflow="fold")
+        layers = profile.layers()
+        for layer in layers[:SHOWN]:
+            table.add_row(*(Text(cell) for cell in _layer_cells(layer, profile)))
+        rest = layers[SHOWN:]
+        if rest:
+            summed = LayerShare(f"{len(rest)} more", (), sum(layer.amount for layer in rest))
+            table.add_row(*(Text(cell) for cell in _layer_cells(summed, profile)))
+        console.print(table)
+        if not profile.joined:
+            console.print(Text("what its profiler names could not be brought together with the file's layers"))
+
+
+def _layer_cells(layer: LayerShare, profile: Profile) -> tuple[str, str, str, str]:
+    share = f"{100 * layer.amount / profile.total:.1f} %" if profile.total else ""
+    return layer.layer, ", ".join(layer.operators), amount(profile.unit, layer.amount), share
+
+
+def amount(unit: Unit, value: float) -> str:
+    """An amount of a profile as text."""
+    return f"{value:,.0f}" if unit == "instructions" else f"{value:.3f}"
+
+
+def profiles_as_plain(names: Sequence[str], found: Sequence[Profile | NotMeasured], out: Path) -> dict[str, Any]:
+    """Every profile by layer, worst first, and by operator in the order in which they run."""
+    return {
+        "version": VERSION,
+        "added_to": str(out),
+        "profiles": [
+            {
+                "file": name,
+                **asdict(each),
+                **({"layers": [asdict(layer) for layer in each.layers()]} if isinstance(each, Profile) else {}),
+            }
+            for name, each in zip(names, found, strict=True)
+        ],
+    }
+
+
+VERSION = 1
+
+
 TIMED = ("file", "size", "load", "first", "p10", "p50", "p90", "runs", "peak memory", "beside the first")
+
+
 COUNTED = ("file", "size", "instructions", "vector", "memory traffic", "peak allocated", "answers as on this machine")
 
 
@@ -29,7 +86,7 @@ def show_rows(artifacts: Sequence[Artifact], rows: Sequence[Row], place: Path, c
     for name in COUNTED if counted else TIMED:
         table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
     for artifact, row in zip(artifacts, rows, strict=True):
-        cells = _cells(row, _ratio(row, rows))
+        cells = _file_cells(row, _ratio(row, rows))
         table.add_row(*(Text(cell) for cell in (artifact.path.name, figures.size(artifact.bytes), *cells)))
     console.print(table)
     for artifact, row in zip(artifacts, rows, strict=True):
@@ -38,7 +95,7 @@ def show_rows(artifacts: Sequence[Artifact], rows: Sequence[Row], place: Path, c
     console.print(Text(f"rows added to {place}"), soft_wrap=True)
 
 
-def _cells(row: Row, ratio: Ratio | None) -> tuple[str, ...]:
+def _file_cells(row: Row, ratio: Ratio | None) -> tuple[str, ...]:
     if isinstance(row, NotMeasured):
         return ("not measured",)
     if isinstance(row, Simulated):

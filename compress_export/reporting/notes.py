@@ -3,15 +3,111 @@ tuning cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.measurement import Measurement, NotMeasured
+from bench.simulator.latency_estimate import CoreModel, estimate_ms, operators_of, read_models
+from bench.statistics import is_busy, times_remark
 from compress_export.mcnemar import compare
+from compress_export.reporting.values import FileRow, FormatRow
 from compress_export.settings import keeps_best
 from compressor.plan import KEEP
-from compressor.units import parse_limit
+from compressor.planning.goal import parse_limit
 from exporters.artifact import Artifact
 from exporters.formats import FORMATS
+
+
+def estimate_notes(before: Mapping[str, Any], after: Mapping[str, Any], cores: Iterable[str]) -> list[str]:
+    """A note for each of the simulated cores that figures of real devices could judge; the others get none.
+
+    `before` and `after` are the surveys of the original and the compressed network.
+    """
+    runtime, models = read_models()
+    return [_note(runtime, models[core], before, after) for core in cores if core in models]
+
+
+def _note(runtime: str, model: CoreModel, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    first, last = (estimate_ms(model, operators_of(survey)) for survey in (before, after))
+    return (
+        f"Estimate, not measured: {runtime} on a {model.core} at {model.mhz:g} MHz would take about {first:.0f} ms for "
+        f"the original and {last:.0f} ms for the compressed network. On devices that the fit had not seen such "
+        f"estimates were off by {_share(model.device_error)} in the mean, on devices and networks that it had not seen "
+        f"by {_share(model.error)}, and ratios of two such networks by {_share(model.ratio_error)}."
+    )
+
+
+def _share(error: float) -> str:
+    return f"{100 * error:.0f} %"
+
+
+def changed_files(formats: Sequence[FormatRow]) -> list[str]:
+    """Files that others have taken the place of. One that is gone is a note: it may have been moved on purpose."""
+    files = [file for row in formats for file in (row.original, row.compressed)]
+    return [f"{file.artifact.path.name}: {file.altered}" for file in files if file.answers == "changed"]
+
+
+def row_notes(formats: Sequence[FormatRow], again: str) -> list[str]:
+    """What a reader should know of each format and file: what is gone, became slower, or was measured badly or not.
+    `again` is the command that measures them again."""
+    notes = []
+    for row in formats:
+        if row.ratio is not None and row.ratio.low is not None and row.ratio.low > 1:
+            notes.append(
+                f".{row.format} became slower: fewer parameters are not less time; leave --max-params out, or keep the "
+                "layers near the image with --keep-layers"
+            )
+        for file in (row.original, row.compressed):
+            name = file.artifact.path.name
+            if file.answers == "gone":
+                notes.append(f"{name}: {file.altered}")
+            if isinstance(file.row, NotMeasured):
+                notes.append(f"{name}: not measured: {file.row.reason}")
+            if isinstance(file.row, Measurement) and (told := times_remark(file.row)):
+                notes.append(f"{name}: {told}{f' with `{again}`' if file.row.invalid else ''}")
+            if file.artifact.fallbacks:
+                notes.append(f"{name}: outside XNNPACK run {', '.join(file.artifact.fallbacks)}")
+            notes += [f"{name}: {note}" for note in file.artifact.notes]
+            notes += [f"{name} on the {each.device.name}: {each.note}" for each in file.simulated if each.note]
+    return notes
+
+
+def unsteady_sentence(formats: Sequence[FormatRow], again: str) -> str:
+    """That the machine was busy, or the times are not steady, for how many files, and the command that measures them
+    `again`; "" where all are steady.
+
+    What was found of each file stands in the notes of the summary.
+    """
+    files = [file for row in formats for file in (row.original, row.compressed) if file.statistics is not None]
+    shaky = [file for file in files if file.unsteady]
+    if not shaky:
+        return ""
+    told = f"the times of {len(shaky)} of {len(files)} files are not steady (see Notes); measure again with `{again}`"
+    return f"Taken on a busy machine: {told}" if any(map(_busy, shaky)) else f"{told[0].upper()}{told[1:]}"
+
+
+def _busy(file: FileRow) -> bool:
+    return isinstance(file.row, Measurement) and is_busy(file.row)
+
+
+def failures(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
+    """What must stop a user from shipping: layers outside the fast backend, answers that differ from the module's."""
+    found = []
+    for artifact in artifacts:
+        name = artifact.path.name
+        if artifact.not_delegated:
+            layers = ", ".join(artifact.not_delegated)
+            found.append(
+                f"{name}: {layers} would run outside XNNPACK, many times slower; keep the layer, or take .onnx"
+            )
+        if artifact.verdict == "failed" and artifact.parity is not None:
+            parity = artifact.parity
+            found.append(
+                f"{name} does not answer like the module: relative error {parity.relative_error:.1e}, "
+                f"top-1 agreement {100 * (parity.top1_agreement or 0):.1f} % on {parity.images} images"
+            )
+    return tuple(found)
+
 
 CHANCE = 0.05
 """A difference that chance makes more often than so is none."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from compress_export.progress import Reporter
 from compress_export.reporting.html import html
 from compress_export.reporting.json_page import as_json
-from compress_export.reporting.markdown import markdown
-from compress_export.reporting.markdown_record import surroundings
+from compress_export.reporting.markdown import markdown, surroundings
 from compress_export.reporting.record import gather
-from compress_export.reporting.summary import Summary
+from compress_export.reporting.values import Summary
 from compress_export.run_directory import RunDirectory
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.measurement import Measurement
 from bench.statistics import quantile
 from compress_export.reporting.record import Epoch, FrontPoint, Record
-from compress_export.reporting.summary import FormatRow
+from compress_export.reporting.values import FormatRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.profiles import FILE, Profile, read
+from bench.profile.profile import FILE, Profile, read
 from compress_export.reporting import figures
-from compress_export.reporting.summary import COMPRESSED, ORIGINAL, Pair, Summary
+from compress_export.reporting.summary import COMPRESSED, ORIGINAL
+from compress_export.reporting.values import Pair, Summary
 from compress_export.run_directory import RunDirectory
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from bench.measurement import Measurement, Simulated
 from compress_export.reporting.command import command
 from compress_export.reporting.profiled import Profiled, newest
-from compress_export.reporting.summary import Summary, read_measurements, summarize_run
+from compress_export.reporting.summary import read_measurements, summarize_run
+from compress_export.reporting.values import Summary
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, ShareSettings, SourceSettings, TuneSettings, plain
 from exporters.artifact import measure

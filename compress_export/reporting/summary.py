@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from bench.measurement import Device, Measurement, NotMeasured, Row, Simulated, read
-from bench.run_files import GONE, RunFiles
-from bench.statistics import Ratio, Statistics, summarize, time_ratio, unsteady
+from bench.measurement import Measurement, Row, Simulated, read
+from bench.run_files import RunFiles
+from bench.statistics import summarize, time_ratio
 from compress_export.errors import InputError
 from compress_export.reporting.command import bench_command
-from compress_export.reporting.estimates import estimate_notes
-from compress_export.reporting.file_notes import changed_files, row_notes
 from compress_export.reporting.notes import (
+    changed_files,
+    estimate_notes,
+    failures,
     kept_notes,
     origin_notes,
     plan_notes,
+    row_notes,
     runtime_notes,
     size_notes,
     tuning_notes,
 )
 from compress_export.reporting.processes import beside, on_one_device
-from compress_export.reporting.shared import SharedWeights, shared_notes, shared_of
+from compress_export.reporting.shared import shared_notes, shared_of
+from compress_export.reporting.values import AccuracyChange, FileRow, FormatRow, LayerRow, Pair, Summary
 from compress_export.run_directory import RunDirectory
 from compressor.plan import KEEP
 from exporters.artifact import Artifact, read_artifacts
@@ -30,115 +32,6 @@ from exporters.artifact import Artifact, read_artifacts
 ORIGINAL, COMPRESSED = "original", "compressed"
 TOP = 5
 """Classes among which the right one counts for top-5; of a network that has no more, it says nothing."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A figure of the original beside the compressed network's."""
-
-    original: float
-    compressed: float
-
-    @property
-    def smaller(self) -> float:
-        return self.original / self.compressed if self.compressed else float("inf")
-
-
-@dataclass(frozen=True)
-class AccuracyChange:
-    """Accuracy on the validation images before and after, in percent, and the images whose verdict changed."""
-
-    images: int
-    top1: Pair
-    top5: Pair | None
-    """None where there are no more than five classes to choose from."""
-    gained: int
-    lost: int
-    differing: int
-    untuned_top1: float | None
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """One layer of the plan, with its parameters, MACs and (where the plan predicts it) ms before and after."""
-
-    name: str
-    weight: str
-    method: str
-    rank: str
-    reason: str
-    error: float | None
-    stability: float | None
-    parameters: Pair
-    macs: Pair
-    ms: Pair | None = None
-
-
-@dataclass(frozen=True)
-class FileRow:
-    """One exported file: what it is, and how it ran, if it did; times that are invalid have no `statistics`.
-
-    `simulated` has its newest row of each core.
-
-    `altered` says why what lies there is no longer the file that all this speaks of; empty where it is.
-    """
-
-    artifact: Artifact
-    row: Measurement | NotMeasured | None
-    statistics: Statistics | None
-    memory_kb: int | None
-    simulated: tuple[Simulated, ...] = ()
-    altered: str = ""
-
-    @property
-    def answers(self) -> str:
-        """passed, failed or not executed; changed or gone where nobody compared what lies there now."""
-        return "gone" if self.altered == GONE else "changed" if self.altered else self.artifact.verdict
-
-    @property
-    def unsteady(self) -> tuple[str, ...]:
-        """Why its times are not to be trusted; empty where they are, or where they are invalid or there are none."""
-        return unsteady(self.row) if isinstance(self.row, Measurement) and not self.row.invalid else ()
-
-
-@dataclass(frozen=True)
-class FormatRow:
-    """One format: the original's file beside the compressed network's, and their time ratio where they took turns."""
-
-    format: str
-    original: FileRow
-    compressed: FileRow
-    ratio: Ratio | None
-
-    @property
-    def bytes(self) -> Pair:
-        return Pair(self.original.artifact.bytes, self.compressed.artifact.bytes)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run achieved."""
-
-    title: str
-    origin: str
-    input: str
-    data: str | None
-    rule: str
-    goal: str
-    parameters: Pair
-    macs: Pair
-    paper_parameters: int | None
-    accuracy: AccuracyChange | None
-    layers: tuple[LayerRow, ...]
-    formats: tuple[FormatRow, ...]
-    device: Device | None
-    notes: tuple[str, ...]
-    failures: tuple[str, ...]
-    again: str
-    """The command that measures the files again, where and as they were timed last."""
-    shared: SharedWeights | None = None
-    beside: tuple[Measurement, ...] = ()
-    """Of a phone: its newest measurements in each process, where there are several (an app, the shell)."""
 
 
 def summarize_run(run: RunDirectory) -> Summary:
@@ -196,25 +89,6 @@ def _summarized(run: RunDirectory) -> Summary:
         shared=shared,
         beside=beside(every, device),
     )
-
-
-def failures(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
-    """What must stop a user from shipping: layers outside the fast backend, answers that differ from the module's."""
-    found = []
-    for artifact in artifacts:
-        name = artifact.path.name
-        if artifact.not_delegated:
-            layers = ", ".join(artifact.not_delegated)
-            found.append(
-                f"{name}: {layers} would run outside XNNPACK, many times slower; keep the layer, or take .onnx"
-            )
-        if artifact.verdict == "failed" and artifact.parity is not None:
-            parity = artifact.parity
-            found.append(
-                f"{name} does not answer like the module: relative error {parity.relative_error:.1e}, "
-                f"top-1 agreement {100 * (parity.top1_agreement or 0):.1f} % on {parity.images} images"
-            )
-    return tuple(found)
 
 
 def read_measurements(run: RunDirectory) -> tuple[Row, ...]:

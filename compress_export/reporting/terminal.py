@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from compress_export.reporting import counted, figures, processes
-from compress_export.reporting.shared_rows import closing_rows
-from compress_export.reporting.steadiness import unsteady_sentence
-from compress_export.reporting.summary import Summary
+from compress_export.reporting.figures import closing_rows
+from compress_export.reporting.notes import unsteady_sentence
+from compress_export.reporting.values import Summary
 from compressor.plan import Plan
 
 if TYPE_CHECKING:
-    from compressor.costs import Survey  # brings torch along, which a report does not need
+    from compressor.survey import Survey  # brings torch along, which a report does not need
 
 
 def show(summary: Summary, console: Console) -> None:
@@ -100,7 +100,7 @@ def _short(text: str) -> str:
 
 def show_plan(plan: Plan, survey: Survey, console: Console) -> None:
     """Prints the plan: a line for each layer with its share of the network, and the reason; then what is left."""
-    from compressor.planner import planned_parameters  # brings torch along, which a report does not need
+    from compressor.planning.planner import planned_parameters  # brings torch along, which a report does not need
 
     table = Table(title=Text(f"Plan: {plan.rule}, {plan.goal}"), title_justify="left")
     for name in ("layer", "weight", "params", "MACs", "method", "rank", "why"):

@@ -2,28 +2,69 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from compress_export.pipeline import tuned_run
+from compress_export.data.builtin import View, photograph_crops
+from compress_export.models.networks import Network
+from compress_export.pipeline.compress import Workbench
+from compress_export.pipeline.run import tuned_run
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
-from compress_export.stages import Workbench
 from compress_export.study.grids import SYSTEMS, Cell
 from compress_export.study.lines import Line, packed
-from compressor.costs import survey
-from compressor.crew import ALONE, Crew
-from compressor.goal import Goal
-from compressor.methods import Decomposition, decomposition
-from compressor.paper_ranks import PAPER_RANKS, parameters_with_every_bias, ranks_for
-from compressor.plan import Plan
-from compressor.planner import Evidence, make_plan, planned_parameters
+from compressor.decompositions.methods import Decomposition, decomposition
+from compressor.distributed import ALONE, Crew
+from compressor.plan import LayerPlan, Plan
+from compressor.planning.goal import Goal
+from compressor.planning.planner import Evidence, make_plan, planned_parameters
+from compressor.planning.recipes import PAPER_RANKS, parameters_with_every_bias, ranks_for
 from compressor.surgery import skeleton
+from compressor.survey import survey
+
+LATENCY_FORMAT = "onnx"
+
+
+def timed(line: Line, network: Network, cap: float) -> dict[str, Any]:
+    """Milliseconds of both networks' files in turns on one core of this machine, and the ratio with its interval.
+
+    `cap` is in seconds for each file. The factors are zeros: time does not depend on weights.
+    """
+    from bench.host.measure import measure
+    from bench.measurement import Measurement, NotMeasured, Schedule
+    from bench.statistics import summarize, time_ratio
+    from exporters.export import export
+
+    image = photograph_crops(View(network.input, network.mean, network.std), 1)
+    weights = {layer.name: layer.weight for layer in survey(network.module, image).layers}
+    skeleton(
+        small := copy.deepcopy(network.module),
+        [LayerPlan(name, weights[name], method, tuple(rank), "") for name, (method, *rank) in line["ranks"].items()],
+    )
+    with TemporaryDirectory() as folder:
+        files = [
+            export(module.eval(), image, LATENCY_FORMAT, Path(folder, f"{name}.{LATENCY_FORMAT}"), network=name)
+            for name, module in {"original": network.module, "compressed": small}.items()
+        ]
+        before, after = measure(files, image.numpy(), Schedule(cap_seconds=cap))
+    if not isinstance(before, Measurement) or not isinstance(after, Measurement):
+        return {"not measured": [row.reason for row in (before, after) if isinstance(row, NotMeasured)]}
+    ratio = time_ratio(after, before)
+    p50 = [summarize(row).p50 for row in (before, after)]
+    return {"p50": p50, "ratio": asdict(ratio), "cpu": before.device.cpu, "runtime": before.runtime_version}
+
 
 PAPER, PAPERS = "astrid-lee-2017", "the paper's ranks"
+
+
 PRINTED = {"weights": 8.7e6, "macs": 205e6}
 """What the paper prints for its network after compression."""
+
+
 LOSSES, PROBES = "losses.jsonl", "probes.jsonl"
 
 
@@ -110,7 +151,7 @@ def _counted() -> Line:
     """AlexNet with two groups: weights and MACs by the paper's ranks and by ours at as many weights."""
     import torch
 
-    from compress_export.alexnet_caffe import alexnet_caffe
+    from compress_export.models.alexnet_caffe import alexnet_caffe
 
     network = alexnet_caffe(1000).eval()
     example = torch.zeros(1, 3, 227, 227)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.app.plan import Plan
 from bench.measurement import Device, Schedule
+from bench.phone.app.plan import Plan
 from exporters.artifact import Artifact
 
 DEVICE = Device("phone", "Nobody Virtual 8", "VP8450", 8, "Android 14", 7812345, "VP0001", 4096, "app")

@@ -1,7 +1,17 @@
 """A measurement and a simulated row to change fields of, for tests that need no run."""
 
-from bench.measurement import Block, Device, Measurement, Memory, MemoryPhases, Schedule, Simulated
-from bench.simulated import Allocations, Counts, Traffic
+from bench.measurement import (
+    Allocations,
+    Block,
+    Counts,
+    Device,
+    Measurement,
+    Memory,
+    MemoryPhases,
+    Schedule,
+    Simulated,
+    Traffic,
+)
 from exporters.artifact import Parity
 
 DEVICE = Device("host", "desk", "AMD EPYC", 2, "Linux 6.18 x86_64", 24_000_000)

@@ -5,10 +5,10 @@ from bench_files import IMAGES
 from virtual_phone.fixtures import Plug, unplug
 from virtual_phone.phone import VirtualPhone
 
-from bench import bundle as bundles
-from bench.bundle import Bundle
 from bench.devices import DEVICES, choose, find
 from bench.measurement import BenchError, Device
+from bench.runner import bundle as bundles
+from bench.runner.bundle import Bundle
 from bench.simulator.cores import read_cores
 
 

@@ -8,7 +8,7 @@ from bench_rows import measurement
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.host import turns
+from bench.host.measure import turns
 from bench.measurement import BenchError, Block, Measurement
 from bench.statistics import drift, is_busy, preemption_rate, quantile, summarize, time_ratio, unsteady
 

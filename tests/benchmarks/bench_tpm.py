@@ -25,7 +25,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compressor.factors.power import PowerMethod
+from compressor.decompositions.tensor_power_method import PowerMethod
 
 RESULTS = Path(__file__).parents[2] / "results" / "tpm_vs_tensorly.jsonl"
 RANKS = (8, 32, 128)

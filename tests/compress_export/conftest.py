@@ -8,7 +8,7 @@ from virtual_phone.fixtures import bundle as bundle
 from virtual_phone.fixtures import phone as phone
 from virtual_phone.fixtures import plug as plug
 
-from compress_export import cli
+from compress_export.cli import main as cli
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))  # its rows and runs serve the reports' tests too
 

@@ -8,13 +8,13 @@ import pytest
 from report_runs import report_run
 
 from bench.devices import DEVICES
-from compress_export.cli import cli
-from compress_export.commands.list import KINDS
+from compress_export.cli.list import KINDS
+from compress_export.cli.main import cli
+from compress_export.cli.options import LOUDNESS
+from compress_export.console import WIDTH, console
 from compress_export.progress import Reporter
-from compress_export.voice import LOUDNESS, WIDTH, console
-from compressor.methods import METHODS
-from compressor.paper_ranks import PAPER_RANKS
-from compressor.recipes import RECIPES
+from compressor.decompositions.methods import METHODS
+from compressor.planning.recipes import PAPER_RANKS, RECIPES
 from exporters.formats import FORMATS
 
 TABLES = {"methods": METHODS, "formats": FORMATS, "devices": DEVICES, "recipes": RECIPES, "ranks": PAPER_RANKS}
@@ -108,7 +108,8 @@ clock = [0.0]
 
 @pytest.mark.parametrize(("words", "lines"), [([], 3), (["-v"], 16), (["-q"], 0)])
 def test_a_log_speaks_every_twenty_seconds_or_two(monkeypatch, capsys, words, lines):
-    from compress_export import progress, voice
+    from compress_export import console as voice
+    from compress_export import progress
 
     voice.ordinary()
     clock[0] = 0

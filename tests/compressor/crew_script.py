@@ -7,11 +7,11 @@ import sys
 import torch
 from training_problem import loaders, network
 
-from compressor.crew import Accelerated, Alone
+from compressor.distributed import Accelerated, Alone
 from compressor.plan import LayerPlan, Plan
-from compressor.schedules import SCHEDULES, Step
 from compressor.surgery import apply, skeleton
-from compressor.training import TrainOptions, fit
+from compressor.training.loop import TrainOptions, fit
+from compressor.training.schedules import SCHEDULES, Step
 
 PLAN = Plan(
     (LayerPlan("3", (12, 12, 3, 3), "cp", (16,), "rank given"), LayerPlan("7", (4, 192), "svd", (3,), "rank given")),

@@ -3,7 +3,7 @@
 import torch
 from hypothesis import strategies as st
 
-from compressor.sharing import Sharing, grid
+from compressor.weight_sharing.product_quantization import Sharing, grid
 
 
 @st.composite

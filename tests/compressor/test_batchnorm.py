@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.batchnorm import carry_over, reestimate
-from compressor.shapes import PlanError
+from compressor.batch_norm import carry_over, reestimate
+from compressor.layer_shape import PlanError
 
 
 def network() -> nn.Sequential:

@@ -5,9 +5,9 @@ from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from compressor.cost_model import calls_of
-from compressor.costs import NEVER_RUN, survey
-from compressor.shapes import PlanError
+from compressor.layer_shape import PlanError
+from compressor.planning.cost_model import calls_of
+from compressor.survey import NEVER_RUN, survey
 
 
 @pytest.mark.parametrize("name", ["alexnet", "mobilenet_v3_small", "shufflenet_v2_x1_0", "googlenet"])

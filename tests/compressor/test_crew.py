@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_problem import loaders
 
-from compressor.crew import Accelerated, Alone, CrewError
+from compressor.distributed import Accelerated, Alone, CrewError
 
 HERE = Path(__file__).parent
 

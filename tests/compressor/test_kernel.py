@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.kernel import conv_like, find_layer, layer_shape, split_kernels
-from compressor.shapes import LayerShape, PlanError
+from compressor.layer_shape import LayerShape, PlanError
+from compressor.layers import conv_like, find_layer, layer_shape, split_kernels
 
 
 def test_the_shape_of_a_layer_with_its_sizes() -> None:

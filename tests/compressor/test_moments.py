@@ -9,8 +9,8 @@ from layer_strategies import convolutions, example_for
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor.moments import Moments, collect
-from compressor.shapes import PlanError
+from compressor.calibration import Moments, collect
+from compressor.layer_shape import PlanError
 
 ALL = 10_000
 """More positions than any layer here has."""

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compressor.layer_shape import PlanError
 from compressor.plan import LayerPlan, Plan
-from compressor.shapes import PlanError
 
 rows = st.builds(
     LayerPlan,

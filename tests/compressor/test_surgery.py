@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.methods import Decompositions, decomposition
+from compressor.decompositions.methods import Decompositions, decomposition
+from compressor.layer_shape import PlanError
 from compressor.plan import KEEP, LayerPlan, Plan
-from compressor.shapes import PlanError
 from compressor.surgery import (
     Footprint,
     WeightsError,

@@ -10,10 +10,10 @@ from exporter_networks import images, small_network
 
 from exporters import processes
 from exporters.artifact import ExportError
+from exporters.capture import capture, save
 from exporters.formats import FORMATS
 from exporters.parity import answers
 from exporters.processes import export_all
-from exporters.program import capture, save
 
 IMAGES = images(4).numpy()
 
@@ -140,7 +140,7 @@ def test_what_cannot_work_is_refused_before_a_child_starts(tmp_path, networks, m
     paths, golden = networks
     with pytest.raises(ExportError, match=r"there is no format 'onx'; did you mean onnx\?"):
         export_all(paths, ("onx",), tmp_path, IMAGES, golden)
-    with pytest.raises(ExportError, match=r"there is no program at none.pt2; `exporters.program.save` writes one"):
+    with pytest.raises(ExportError, match=r"there is no program at none.pt2; `exporters.capture.save` writes one"):
         export_all({"original": Path("none.pt2")}, ("onnx",), tmp_path, IMAGES, golden)
     with pytest.raises(ExportError, match=r"'a/b' cannot; use letters, digits, - and _"):
         export_all({"a/b": paths["original"]}, ("onnx",), tmp_path, IMAGES, golden)

@@ -4,7 +4,7 @@ from exporter_networks import SIZE, images, small_network
 from torch import nn
 
 from exporters.artifact import ExportError
-from exporters.program import capture, input_shape, load, output_shape, save
+from exporters.capture import capture, input_shape, load, output_shape, save
 
 
 def error(module, channels=3):
@@ -63,7 +63,7 @@ def test_a_saved_program_comes_back_without_the_example_image(tmp_path):
 
 
 def test_a_missing_or_broken_program_is_refused(tmp_path):
-    with pytest.raises(ExportError, match=r"there is no program at .*none.pt2; `exporters.program.save` writes one"):
+    with pytest.raises(ExportError, match=r"there is no program at .*none.pt2; `exporters.capture.save` writes one"):
         load(tmp_path / "none.pt2")
     (tmp_path / "broken.pt2").write_bytes(b"no zip")
     with pytest.raises(ExportError, match=r"broken.pt2 is not a captured program \(.pt2\): .*; write it again"):

@@ -4,7 +4,7 @@ from exporter_networks import images, settled
 from test_program import error, operators
 from torch import nn
 
-from exporters.program import capture
+from exporters.capture import capture
 
 # torch tells of an extra copy whenever a window is even and the padding "same"
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")

@@ -6,7 +6,7 @@ from exporter_networks import images, small_network
 from torch import nn
 
 from exporters.artifact import ExportError
-from exporters.program import capture
+from exporters.capture import capture
 from exporters.to_coreml import export, inspect, load
 
 

@@ -5,7 +5,7 @@ from test_rewrites import Dynamic
 from torch import nn
 
 from exporters.artifact import ExportError
-from exporters.program import capture
+from exporters.capture import capture
 from exporters.to_executorch import export
 
 

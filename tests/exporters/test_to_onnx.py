@@ -5,7 +5,7 @@ from torch import nn
 
 from exporters import to_onnx
 from exporters.artifact import ExportError
-from exporters.program import capture
+from exporters.capture import capture
 
 
 def test_one_file_takes_image_and_gives_logits(tmp_path):

@@ -4,7 +4,7 @@ from torch.jit.mobile import _get_model_bytecode_version
 
 from exporters import to_torchscript
 from exporters.artifact import ExportError
-from exporters.program import capture
+from exporters.capture import capture
 
 
 def test_the_file_holds_bytecode_that_the_last_phone_runtimes_read(tmp_path):

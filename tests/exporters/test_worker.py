@@ -3,8 +3,8 @@ import pytest
 from exporter_networks import images, small_network
 
 from exporters.artifact import Artifact, ExportError
+from exporters.capture import capture, save
 from exporters.parity import answers
-from exporters.program import capture, save
 from exporters.worker import Job, _sentence, work
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.bundle import Bundle
+from bench.runner.bundle import Bundle
 from virtual_phone.answers import Identity
 from virtual_phone.kit import adb, await_state, build_bundle, disconnect, find
 from virtual_phone.phone import VirtualPhone

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from bench.bundle import LOADER, Bundle, BundledFile, Program, weigh, write_manifest
+from bench.runner.bundle import LOADER, Bundle, BundledFile, Program, weigh, write_manifest
 
 NOTICED_SECONDS = 60.0
 CROSS = Path("/usr/aarch64-linux-gnu/lib")

@@ -1,0 +1,212 @@
+"""Two places for a phone's files: inside the installed app, and its code without an app, started by `app_process`."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.measurement import BenchError, Schedule
+from bench.phone.adb import COMMAND_SECONDS, Phone, quote
+from bench.phone.app import bundle as bundles
+from bench.phone.app.bundle import AppBundle, Build, open_app_bundle
+from bench.phone.app.plan import Plan, read_answer
+from bench.phone.shell import ANSWERS, death, mask_of
+from bench.phone.storage import HOME, KEPT, Parcel, kept
+from bench.runner.answer import RunnerAnswer
+from exporters.formats import FORMATS
+
+if TYPE_CHECKING:
+    from bench.phone.session import PhoneFile, Session
+
+ACTIVITY = "compressexport.app.RunActivity"
+MAIN = "compressexport.core.Main"
+INSTALL_SECONDS = 300.0
+COPY_BYTES_PER_SECOND = 1e7
+OWN, OWN_ANSWERS = "files/bench", "answers.raw"
+"""The folder in the app's own storage: a copy of the store's `files` and `images`, the plan and the row."""
+
+
+@dataclass(frozen=True)
+class InApp:
+    """The place inside the installed app: a process as the phone schedules apps, with the runtimes that apps ship."""
+
+    bundle: AppBundle
+    process: str = "app"
+    note: str = "run inside an app"
+    wants_golden: bool = True
+
+    @staticmethod
+    def open(path: Path | None = None) -> InApp:
+        """The apps of the bundle at `path`. BenchError if there is no whole one."""
+        return InApp(open_app_bundle(path or bundles.ROOT))
+
+    @property
+    def formats(self) -> AbstractSet[str]:
+        return {form for build in self.bundle.apks.values() for form in build.engines}
+
+    def foreign(self, form: str) -> str:
+        return _no_engine(form)
+
+    def parcels(self, formats: AbstractSet[str]) -> list[Parcel]:
+        """The apps that have engines for these formats."""
+        names = sorted({self._app(form).file for form in formats})
+        return kept(self.bundle.path, {name: self.bundle.files[name] for name in names})
+
+    def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None:
+        """Installs the apps that are not installed in this very build, and removes what a measurement that was cut
+        short left in them: half a file, or the answers to other images. BenchError with Android's own words."""
+        for app in {self._app(form).file: self._app(form) for form in sorted(formats)}.values():
+            mark = f"{HOME}/{KEPT}{app.file}.installed"
+            sha256 = self.bundle.files[app.file].sha256
+            found = phone.read(f"pm path {app.package}; cat {mark} 2>/dev/null; true")
+            if "package:" not in found or sha256 not in found:
+                _install(phone, app)
+                phone.read(f"echo {sha256} >{mark}")
+            _empty(phone, app)
+
+    def run(self, session: Session, file: PhoneFile, turn: int, schedule: Schedule) -> RunnerAnswer:
+        """Starts the app anew for this file, waits for its row, and brings its answers to the store.
+
+        BenchError if the app ends without a row, or takes too long. PhoneLost if the phone goes away.
+        """
+        phone, package = session.phone, self._app(file.job.format).package
+        inside, name = f"run-as {package}", f"{file.job.name} on phone {session.phone.serial}"
+        _send_plan(session, file, turn, schedule, OWN_ANSWERS)
+        phone.read(f"am force-stop {package}; {inside} mkdir -p {OWN}/files {OWN}/images")
+        wanted = (file.job.place, f"{file.job.place}.golden", *file.job.images)
+        seconds = COMMAND_SECONDS + file.artifact.bytes / COPY_BYTES_PER_SECOND
+        phone.read("\n".join(_copied(inside, name) for name in wanted) + f"\n{inside} rm -f {OWN}/result.json", seconds)
+        phone.read(f"cat {HOME}/plan.json | {inside} sh -c {quote(f'cat >{OWN}/plan.json')}")
+        started = phone.shell(f"am start -W -n {package}/{ACTIVITY} --es plan {OWN}/plan.json 2>&1")
+        if started.status or "Error" in started.out:
+            raise BenchError(f"phone {phone.serial} would not start the app: {' '.join(started.out.split())}")
+        limit = schedule.process_seconds
+        told = phone.read(_awaited(package, inside, limit), limit + COMMAND_SECONDS)
+        if not told.strip():
+            raise BenchError(f"{name} was not measured: {_ended(phone, package)}")
+        answer = read_answer(told, name)
+        phone.read(f"mkdir -p {HOME}/answers && {inside} cat {OWN}/{OWN_ANSWERS} >{HOME}/{ANSWERS}", seconds)
+        return answer
+
+    def clear(self, phone: Phone) -> None:
+        """Ends the apps and removes their copies; the apps stay for the next time."""
+        for app in self.bundle.apks.values():
+            _empty(phone, app)
+
+    def _app(self, form: str) -> Build:
+        app = self.bundle.apk(form)
+        if app is None:
+            raise BenchError(_no_engine(form))
+        return app
+
+
+@dataclass(frozen=True)
+class AppProcess:
+    """The place of the app's code and runtimes without an installed app: Android's `app_process`, from the shell."""
+
+    bundle: AppBundle
+    process: str = "app_process"
+    note: str = "run by the adb shell with the app's code and runtimes (app_process)"
+    wants_golden: bool = True
+
+    @staticmethod
+    def open(path: Path | None = None) -> AppProcess:
+        """The lane of the bundle at `path`. BenchError if there is no whole one."""
+        return AppProcess(open_app_bundle(path or bundles.ROOT))
+
+    @property
+    def formats(self) -> AbstractSet[str]:
+        return self.bundle.lane.engines.keys()
+
+    def foreign(self, form: str) -> str:
+        return _no_engine(form)
+
+    def parcels(self, formats: AbstractSet[str]) -> list[Parcel]:
+        """The dexed code and the runtimes' libraries."""
+        del formats
+        own = {name: file for name, file in self.bundle.files.items() if name.startswith(f"{self.bundle.lane.file}/")}
+        return kept(self.bundle.path, own)
+
+    def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None:
+        """Nothing: what was pushed can be run."""
+
+    def run(self, session: Session, file: PhoneFile, turn: int, schedule: Schedule) -> RunnerAnswer:
+        """Runs the file once more in a process of its own. BenchError if it ends without a row."""
+        phone, lane = session.phone, f"{HOME}/{KEPT}{self.bundle.lane.file}"
+        name = f"{file.job.name} on phone {phone.serial}"
+        _send_plan(session, file, turn, schedule, ANSWERS)
+        words = [f"-Djava.library.path={lane}", "/system/bin", MAIN, "plan.json", "answers/result.json"]
+        line = f"export CLASSPATH={lane}/core.jar LD_LIBRARY_PATH={lane} && exec app_process {quote(*words)}"
+        phone.read(f"cd {HOME} && mkdir -p answers && rm -f answers/result.json")
+        ended = phone.start(f"cd {HOME} && echo $$ >pid && {line}", schedule.process_seconds, f"run {name}")
+        phone.check(f"the run of {file.job.name}")
+        told = phone.read(f"cat {HOME}/answers/result.json 2>/dev/null; true")
+        if not told.strip():
+            raise BenchError(f"{name} was not measured: {death(ended)}")
+        return read_answer(told, name)
+
+    def clear(self, phone: Phone) -> None:
+        """Nothing: everything lies in the store."""
+
+
+def _install(phone: Phone, app: Build) -> None:
+    said = phone.shell(f"pm install -r -t {HOME}/{KEPT}{app.file} 2>&1", INSTALL_SECONDS)
+    if "Success" not in said.out:
+        raise BenchError(
+            f"phone {phone.serial} would not install {app.file}: {' '.join(said.out.split()) or 'no reason'}; "
+            f"`adb -s {phone.serial} uninstall {app.package}` removes an older one of another key"
+        )
+
+
+def _empty(phone: Phone, app: Build) -> None:
+    """Ends the app and removes its copies, if it is installed."""
+    phone.read(f"am force-stop {app.package}; run-as {app.package} rm -rf {OWN} 2>/dev/null; true")
+
+
+def _send_plan(session: Session, file: PhoneFile, turn: int, schedule: Schedule, answers: str) -> None:
+    """Writes the plan for one process to the store; its answers go to `answers`, beside the plan that it reads."""
+    job = file.job
+    mask = None if job.cores is None else mask_of(job.cores)
+    where = (job.place, job.images, mask, f"{job.place}.golden", answers)
+    plan = Plan(file.artifact, *where, schedule, session.device, session.name, turn, session.measured_at)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        local = Path(folder) / "plan.json"
+        local.write_text(plan.to_json(), encoding="utf-8")
+        session.phone.push(local, f"{HOME}/plan.json")
+
+
+def _copied(inside: str, name: str) -> str:
+    """A line that copies a file of the store to the app's own storage, unless an earlier turn has."""
+    target, source = quote(f"{OWN}/{name}"), quote(f"{HOME}/{name}")
+    return f"{inside} test -s {target} || cat {source} | {inside} sh -c {quote(f'cat >{target}')} || exit 1"
+
+
+def _awaited(package: str, inside: str, seconds: float) -> str:
+    """Lines that print the row once it is there; nothing if the process ends without one, or the time is up."""
+    # One look a second, in the phone's own shell: adb would wake more of it.
+    return (
+        f"n=0; while [ $n -lt {seconds:.0f} ] && pidof {package} >/dev/null && "
+        f"! {inside} test -e {OWN}/result.json; do sleep 1; n=$((n+1)); done; "
+        f"{inside} cat {OWN}/result.json 2>/dev/null; true"
+    )
+
+
+def _ended(phone: Phone, package: str) -> str:
+    """How the app ended that left no row: still at work, killed, or crashed with words in the log."""
+    if phone.read(f"pidof {package}; true").strip():
+        return "the app is still at work; raise the limit with --cap, or measure a smaller file"
+    log = phone.read("logcat -d -t 200 -b crash,main 2>/dev/null; true")
+    said = re.findall(r"(?:FATAL|AndroidRuntime|lowmemorykiller|libc\s*: Fatal)[^\n]*", log)
+    words = f"the log's last word is {said[-1].strip()!r}" if said else "the log says nothing of it"
+    return f"the app ended without a row ({words}); Android does that when memory runs out: close apps"
+
+
+def _no_engine(form: str) -> str:
+    return (
+        f"this build of the app has no engine for {FORMATS[form].title} files; docs/android.md says which builds have "
+        "which"
+    )

@@ -1,0 +1,144 @@
+"""One process of the runner on the phone: its command line, its answer, and in one sentence how it failed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.measurement import BenchError, Schedule
+from bench.phone.adb import Answer, Phone, quote
+from bench.phone.session import Job
+from bench.phone.storage import HOME, KEPT, Parcel, kept
+from bench.runner import bundle as bundles
+from bench.runner.answer import RunnerAnswer, parse
+from bench.runner.bundle import LOADER, Bundle, open_bundle
+from bench.runner.libraries import closure
+from exporters.formats import FORMATS
+
+if TYPE_CHECKING:
+    from bench.phone.session import PhoneFile, Session
+
+ANSWERS, PROFILE = "answers/answers.raw", "answers/profile"
+
+
+@dataclass(frozen=True)
+class Shell:
+    """The place of a program that the adb shell starts: the runner of `bundle`."""
+
+    bundle: Bundle
+    process: str = "shell"
+    note: str = "run by the adb shell, not inside an app"
+    wants_golden: bool = False
+
+    @staticmethod
+    def open(root: Path | None = None) -> Shell:
+        """The runner under `root`. BenchError if there is no whole one."""
+        return Shell(open_bundle("aarch64", root or bundles.ROOT))
+
+    @property
+    def formats(self) -> AbstractSet[str]:
+        return self.bundle.engines.keys()
+
+    def foreign(self, form: str) -> str:
+        return f"the runner has no engine for {FORMATS[form].title}; build it anew with `make runner`"
+
+    def parcels(self, formats: AbstractSet[str]) -> list[Parcel]:
+        """The bundle's files that these formats need, under the names that they have there."""
+        needed = _needed(self.bundle, formats)
+        return kept(self.bundle.path, {name: file for name, file in self.bundle.files.items() if name in needed})
+
+    def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None:
+        """Nothing: what was pushed can be run."""
+
+    def run(self, session: Session, file: PhoneFile, turn: int, schedule: Schedule) -> RunnerAnswer:
+        """Runs the file once more in a process of its own. BenchError as from `run`."""
+        del turn
+        return run(session.phone, self.bundle, file.job, schedule)
+
+    def clear(self, phone: Phone) -> None:
+        """Nothing: everything lies in the store."""
+
+
+def _needed(runner: Bundle, formats: AbstractSet[str]) -> AbstractSet[str]:
+    """The bundle's files that these formats need; all of them where nothing here reads what a program is linked to.
+
+    The lite interpreter's library has 195 MB, which nobody waits for who measures an .onnx file.
+    """
+    if shutil.which("readelf") is None:
+        return runner.files.keys()
+    programs = [runner.engines[name].program for name in sorted(formats)]
+    libraries = closure([runner.path / program for program in programs], [runner.path / "lib"])
+    return {LOADER, *programs, *(f"lib/{path.name}" for path in libraries.values())}
+
+
+def run(phone: Phone, bundle: Bundle, job: Job, schedule: Schedule) -> RunnerAnswer:
+    """Runs the file once more in a process of its own, which leaves its answers in ANSWERS, and the engine's profile in
+    PROFILE where the job asks for one.
+
+    PhoneLost if the phone goes away; BenchError if the process fails, is killed, or does not end in time.
+    """
+    name = f"{job.name} on phone {phone.serial}"
+    answer = phone.start(command(bundle, job, schedule), schedule.process_seconds, f"run {name}")
+    try:
+        if not answer.out.strip():
+            raise BenchError(f"{name} was not measured: {death(answer)}")
+        return parse(answer.out, name)
+    except BenchError:
+        # adb's status is 0 when the cable is pulled, and the answer may be half a line.
+        phone.check(f"the run of {job.name}")
+        raise
+
+
+def command(bundle: Bundle, job: Job, schedule: Schedule) -> str:
+    """The line for the phone's shell. The runner takes the shell's place, so that its process id is the shell's."""
+    words = [f"./{KEPT}{LOADER}", "--library-path", f"{KEPT}lib", f"./{KEPT}{bundle.engines[job.format].program}"]
+    words += [*flags(job.place, job.shape, job.images, schedule, job.cores), "--outputs", ANSWERS]
+    words += ["--profile", PROFILE] if job.profile else []
+    return f"cd {HOME} && echo $$ >pid && exec {quote(*words)}"
+
+
+def flags(
+    model: str, shape: Iterable[int], images: Iterable[str], schedule: Schedule, cores: Iterable[int] | None
+) -> list[str]:
+    """The runner's flags (docs/runner.md) for a file and its images, measured by the schedule."""
+    order = {
+        "--model": model,
+        "--shape": "x".join(map(str, shape)),
+        "--threads": schedule.threads,
+        "--warmup-runs": schedule.warmup_runs,
+        "--warmup-seconds": f"{schedule.warmup_seconds:g}",
+        "--min-runs": schedule.runs,
+        "--min-seconds": f"{schedule.seconds:g}",
+        "--cap-seconds": f"{schedule.cap_seconds:g}",
+        "--cores": "none" if cores is None else mask_of(cores),
+    }
+    words = [str(word) for flag in order.items() for word in flag]
+    return words + [word for image in images for word in ("--input", image)]
+
+
+def mask_of(cores: Iterable[int]) -> str:
+    """Cores as a hexadecimal mask."""
+    return f"{sum(1 << core for core in cores):x}"
+
+
+def death(answer: Answer) -> str:
+    """How a process ended that gave no answer. A shell's status above 128 is a signal."""
+    said = [line.strip() for line in f"{answer.err}\n{answer.out}".splitlines() if line.strip()]
+    words = f"its last line was {said[-1]!r}" if said else "it said nothing"
+    if answer.status > 128:
+        name = _signal(answer.status - 128)
+        cure = "; Android does that when memory runs out: close apps, or measure a smaller file" * (name == "SIGKILL")
+        return f"its process was killed by {name}{cure}; {words}"
+    return f"its process ended with status {answer.status} and no answer; {words}"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,1 @@
+"""Latency by layer."""

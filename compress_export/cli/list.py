@@ -1,0 +1,127 @@
+"""`compress-export list KIND`: what there is to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from compress_export.cli.options import SPOKEN
+from compress_export.console import console, tell, voice
+from compress_export.errors import InputError, nearest
+
+
+@click.command(short_help="Set runs, files or measurements side by side.")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="A B ...")
+@SPOKEN
+def compare(paths: tuple[Path, ...]) -> None:
+    """Set runs, exported files or measurements.jsonl side by side, with ratios to the first.
+
+    Times and memory have a ratio only on one device: host, simulated and phone figures are never ranked together. A
+    float16 file beside a float32 one is marked.
+    """
+    from compress_export.reporting.comparison import as_plain, compared, show_comparison
+
+    if len(paths) < 2:
+        raise InputError(
+            "compare takes two or more runs, files or measurements.jsonl; a run's own files are "
+            "set side by side by `compress-export report RUN`"
+        )
+    found = compared(paths)
+    tell(as_plain(found), lambda: show_comparison(found, console()))
+
+
+@click.command("costs", short_help="List or remove measured layer times.")
+@SPOKEN
+@click.option("--clear", is_flag=True, help="Remove them: the next plan measures anew.")
+def costs(clear: bool) -> None:
+    """List the layer times that plans have measured, with the device and runtime they belong to."""
+    from compress_export.latency import cache as layer_times_cache
+
+    rows = layer_times_cache.rows()
+    text = layer_times_cache.removed() if clear else layer_times_cache.listed()
+    tell({"removed": rows} if clear else rows, lambda: click.echo(text))
+
+
+Row = tuple[str, str]
+
+
+def _networks() -> Iterator[Row]:
+    from torchvision import models
+
+    from compress_export.models.networks import OWN
+
+    yield from ((name, "torchvision") for name in models.list_models(module=models))
+    yield from ((name, "compress-export") for name in OWN)
+    yield "timm:NAME", "any classification network of timm"
+    yield "FILE.py:FUNCTION", "a network of your own"
+
+
+def _methods() -> Iterator[Row]:
+    import sys
+
+    from compressor.decompositions.methods import METHODS
+
+    for name, method in METHODS.items():
+        page = sys.modules[method.decompose.__module__].__doc__ or ""
+        yield name, " ".join(page.partition("\n\n")[0].split())
+
+
+def _formats() -> Iterator[Row]:
+    from exporters.formats import FORMATS
+
+    for name, form in FORMATS.items():
+        yield name, f"{form.title}, run by {form.runtime}{'' if form.runs_here else ' (not on this system)'}"
+
+
+def _devices() -> Iterator[Row]:
+    from bench.devices import DEVICES
+
+    yield from ((name, engine.title) for name, engine in DEVICES.items())
+
+
+def _recipes() -> Iterator[Row]:
+    from compressor.planning.recipes import RECIPES
+
+    yield from ((name, recipe.source) for name, recipe in RECIPES.items())
+
+
+def _ranks() -> Iterator[Row]:
+    from compressor.planning.recipes import PAPER_RANKS
+
+    yield from ((name, f"{paper.network}: {paper.source}") for name, paper in PAPER_RANKS.items())
+
+
+KINDS: dict[str, Callable[[], Iterator[Row]]] = {
+    "networks": _networks,
+    "methods": _methods,
+    "formats": _formats,
+    "devices": _devices,
+    "recipes": _recipes,
+    "ranks": _ranks,
+}
+
+
+@click.command("list", short_help="Say what there is to choose from.")
+@click.argument("kind", metavar="networks|methods|formats|devices|recipes|ranks")
+@SPOKEN
+def list_kind(kind: str) -> None:
+    """Print every name of a KIND with what it is. With --quiet the names alone, one to a line."""
+    if kind not in KINDS:
+        raise InputError(f"there is no list of {kind!r}: {nearest(kind, KINDS)}")
+    rows = list(KINDS[kind]())
+    if voice().quiet and not voice().as_json:
+        click.echo("\n".join(name for name, _ in rows))
+    tell([{"name": name, "what": what} for name, what in rows], lambda: _show(rows))
+
+
+def _show(rows: list[Row]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("name", "what", box=SIMPLE_HEAD, show_edge=False)
+    for name, what in rows:
+        table.add_row(Text(name, no_wrap=True), Text(what))
+    console().print(table)

@@ -1,0 +1,283 @@
+"""Data by name: "digits", "mnist", "cifar10", "imagenet", a folder -> training, held-out and validation images."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from compress_export.data.builtin import CPU
+from compress_export.data.builtin import DigitImages
+from compress_export.data.builtin import Image
+from compress_export.data.builtin import Images
+from compress_export.data.builtin import View
+from compress_export.data.builtin import grey_digits
+from compress_export.errors import InputError
+from compress_export.errors import nearest
+from compress_export.data.image_files import read_image
+from compress_export.data.image_files import transform
+from compress_export.data.in_memory import CIFAR10_CLASSES
+from compress_export.data.in_memory import SmallImages
+from compress_export.data.in_memory import read_sheets
+from compress_export.data.in_memory import read_torchvision
+from compress_export.data.in_memory import sheets_of
+
+HELD_OUT = 0.15
+"""Share of the training images kept for the tool's own choices: ranks, early stopping, calibration."""
+HELD_OUT_MOST = 5000
+CALIBRATION = 512
+DIGITS_VALIDATION = 360
+WNID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set before any image is read: its classes, the size it suggests, and a way to open its parts.
+
+    `open(view, train, augment)` gives one part as a dataset. `wnids` says that the classes are named by ImageNet's
+    wnids, which map onto a 1000-class network's own outputs.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    open: Callable[[View, bool, bool], Images]
+    size: int | None = None
+    wnids: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """Three disjoint parts as loaders: training, the held-out share for choices, validation for reported accuracy.
+    Images of a set that lies on a GPU come from there, their labels and all else from the CPU.
+
+    `calibration` is a small, unchanged part of the training images, always in the same order: what factors and
+    statistics are fitted to.
+    """
+
+    name: str
+    classes: int
+    train: DataLoader[tuple[Tensor, Tensor]]
+    held_out: DataLoader[tuple[Tensor, Tensor]]
+    validation: DataLoader[tuple[Tensor, Tensor]]
+    calibration: DataLoader[tuple[Tensor, Tensor]]
+
+    def images(self, count: int) -> Tensor:
+        """`count` held-out images, N x C x H x W on the CPU, spread evenly over the set."""
+        return spread_images(self.held_out, count)
+
+
+def spread_images(loader: DataLoader[tuple[Tensor, Tensor]], count: int) -> Tensor:
+    dataset = cast("Sequence[Image]", loader.dataset)
+    places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long()  # folders lie class by class
+    return torch.stack([dataset[int(place)][0] for place in places]).cpu()
+
+
+def find_data(name: str, root: Path) -> Source:
+    """The data that `name` means: a known name, or a folder with train/ and val/. InputError if it is neither."""
+    if name in SOURCES:
+        return SOURCES[name](root)
+    folder = Path(name)
+    if folder.is_dir():
+        return _folder(folder)
+    raise InputError(f"there is no data {name!r}: {nearest(name, SOURCES)}, or pass a folder with train/ and val/")
+
+
+def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 0, most: int | None = None) -> Data:
+    """Loaders of the three parts for a network of `outputs` outputs, with `most` training images at most.
+
+    InputError if the classes do not fit the outputs: as many as there are outputs, or wnids for a 1000-output network.
+    """
+    places = _outputs_of(source, outputs)
+    plain = _Mapped(source.open(view, True, False), places)
+    changed = _Mapped(source.open(view, True, True), places)
+    validation = _Mapped(source.open(view, False, False), places)
+    count = len(plain)
+    if min(count, len(validation)) < 2:
+        raise InputError(f"{source.name} has {count} training and {len(validation)} validation images; both need some")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    held = max(1, min(int(HELD_OUT * count), HELD_OUT_MOST))
+    train: Images = Subset(changed, order[held:][:most])
+    return Data(
+        source.name,
+        outputs,
+        _loader(train, batch, shuffle=True),
+        _loader(Subset(plain, order[:held]), 64),
+        _loader(validation, 64),
+        _loader(Subset(plain, order[held:][: _whole_batches(count - held)]), 64),
+    )
+
+
+def _whole_batches(images: int) -> int:
+    """Images to calibrate on: whole batches of 64, for a last batch of one would count like the others."""
+    most = min(images, CALIBRATION)
+    return most if most < 64 else most // 64 * 64
+
+
+def _loader(data: Images, batch: int, shuffle: bool = False) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Files are decoded by workers; what lies in memory is not. A last batch of one image would break BatchNorm."""
+    count = len(cast("Sequence[Image]", data))
+    workers = 0 if _in_memory(data) else min(4, os.cpu_count() or 1)
+    return DataLoader(
+        cast("Dataset[tuple[Tensor, Tensor]]", data),
+        batch_size=batch,
+        shuffle=shuffle,
+        drop_last=shuffle and count > batch and count % batch == 1,
+        num_workers=workers,
+        generator=torch.Generator() if shuffle else None,
+    )
+
+
+def _in_memory(data: Images) -> bool:
+    return isinstance(_innermost(data), DigitImages | SmallImages)
+
+
+def device_of(data: Dataset[Any]) -> torch.device:
+    """Where the images come from: the device that holds the set, or the CPU, which reads them."""
+    inner = _innermost(data)
+    return inner.pixels.device if isinstance(inner, SmallImages) else CPU
+
+
+def _innermost(data: Any) -> Any:
+    """The data set itself, which Subset and _Mapped wrap."""
+    while hasattr(data, "dataset"):
+        data = data.dataset
+    return data
+
+
+class _Mapped(Dataset[Image]):
+    """A dataset whose labels are mapped onto a network's outputs."""
+
+    def __init__(self, dataset: Images, places: Sequence[int] | None) -> None:
+        self.dataset, self.places = dataset, places
+
+    def __len__(self) -> int:
+        return len(cast("Sequence[Image]", self.dataset))
+
+    def __getitem__(self, index: int) -> Image:
+        (image,) = self.__getitems__([index])
+        return image
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Image]:
+        """All at once where the dataset can."""
+        whole = getattr(self.dataset, "__getitems__", None)
+        images = [self.dataset[index] for index in indices] if whole is None else whole(indices)
+        return [(image, self._place(label)) for image, label in images]
+
+    def _place(self, label: int) -> int:
+        return int(label) if self.places is None else self.places[int(label)]
+
+
+def _outputs_of(source: Source, outputs: int) -> Sequence[int] | None:
+    if len(source.classes) == outputs:
+        return None
+    if source.wnids and outputs == 1000:
+        places = {name: index for index, name in enumerate(_imagenet_wnids())}
+        foreign = [name for name in source.classes if name not in places]
+        if foreign:
+            raise InputError(f"{source.name}: {foreign[0]} is none of ImageNet's 1000 classes")
+        return [places[name] for name in source.classes]
+    raise InputError(
+        f"the labels do not fit: {source.name} has {len(source.classes)} classes and the network {outputs} outputs; "
+        f"pass --train EPOCHS to train one with {len(source.classes)} outputs, or --weights FILE of such a network"
+    )
+
+
+def _imagenet_wnids() -> list[str]:
+    """ImageNet's 1000 wnids in the order of the outputs, as timm ships them."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    names: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]  # timm's own gap
+    return names
+
+
+def _digits(root: Path) -> Source:
+    del root  # the images come with scikit-learn
+
+    def opened(view: View, train: bool, augment: bool) -> Images:
+        from sklearn.model_selection import train_test_split
+
+        del augment  # a mirrored or cropped digit is another one
+        labels = grey_digits()[1]
+        parts = train_test_split(range(len(labels)), test_size=DIGITS_VALIDATION, stratify=labels, random_state=0)
+        return DigitImages(view, parts[0 if train else 1])
+
+    return Source("digits", tuple("0123456789"), opened, size=64)
+
+
+def _small(name: str, root: Path, classes: tuple[str, ...], flip: bool) -> Source:
+    def opened(view: View, train: bool, augment: bool) -> Images:
+        pixels, labels = _small_part(name, root, train, str(root.resolve()), view.device)
+        return SmallImages(pixels, labels, view, augment, flip)
+
+    return Source(name, classes, opened, size=64)
+
+
+@lru_cache(maxsize=4)
+def _small_part(name: str, root: Path, train: bool, _where: str, device: torch.device) -> tuple[Tensor, list[int]]:
+    """Pixels and labels, read once for each place: CIFAR-10 from sheets where they lie, else torchvision's."""
+    sheets = sheets_of(root, train) if name == "cifar10" else []
+    pixels, labels = read_sheets(sheets) if sheets else read_torchvision(name.upper(), root, train)
+    return pixels.to(device), labels
+
+
+def _mnist(root: Path) -> Source:
+    return _small("mnist", root, tuple("0123456789"), flip=False)
+
+
+def _cifar10(root: Path) -> Source:
+    return _small("cifar10", root, CIFAR10_CLASSES, flip=True)
+
+
+def _imagenet(root: Path) -> Source:
+    return _folder(root / "imagenet" if (root / "imagenet").is_dir() else root)
+
+
+def _folder(folder: Path) -> Source:
+    """A folder with train/ and val/, a subfolder for each class in both."""
+    classes = _class_folders(folder, "train")
+    tested = _class_folders(folder, "val")
+    for part, missing in (("val", set(classes) - set(tested)), ("train", set(tested) - set(classes))):
+        if missing:
+            raise InputError(f"{folder}: train/ and val/ must hold the same classes; {part}/ lacks {min(missing)}")
+
+    def opened(view: View, train: bool, augment: bool) -> Images:
+        from torchvision import datasets
+
+        part = folder / ("train" if train else "val")
+        try:
+            found = datasets.ImageFolder(part, transform=transform(view, augment, 256 / 224, True), loader=read_image)
+        except (FileNotFoundError, PermissionError) as error:
+            raise InputError(f"{part} cannot be read as image folders: {error}") from error
+        return cast(Images, found)
+
+    return Source(str(folder), tuple(classes), opened, wnids=all(WNID.fullmatch(name) for name in classes))
+
+
+def _class_folders(folder: Path, part: str) -> list[str]:
+    if not (folder / part).is_dir():
+        raise InputError(
+            f"{folder} has no {part}/ folder; it needs train/ and val/ with a folder for each class in both"
+        )
+    try:
+        classes = sorted(entry.name for entry in os.scandir(folder / part) if entry.is_dir())
+    except PermissionError as error:
+        raise InputError(f"{folder / part} cannot be read: {error.strerror}") from error
+    if not classes:
+        raise InputError(f"{folder / part} is empty; it needs a folder of images for each class")
+    return classes
+
+
+SOURCES: dict[str, Callable[[Path], Source]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+    "imagenet": _imagenet,
+}

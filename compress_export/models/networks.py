@@ -1,0 +1,255 @@
+"""Networks by name: "alexnet", "timm:resnet18", "net.py:build", "alexnet-caffe" -> a module and the image it takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from compress_export.errors import InputError, nearest
+from compress_export.models.alexnet_caffe import alexnet_caffe
+from compress_export.models.checkpoint_file import load_into, outputs_of, published_names, read_weights
+
+Image = tuple[int, int, int]
+Origin = Literal["pretrained", "file", "trained", "untrained", "module file"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+WAYS_ON = (
+    "pass --weights FILE with weights you have, --data digits to train from scratch (--train EPOCHS for other data), "
+    "or --weights none for size, latency and export of the untrained network"
+)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module in evaluation mode, the image it takes (channels, height, width), how many logits it answers with, and
+    where its weights come from."""
+
+    name: str
+    module: nn.Module
+    input: Image
+    outputs: int
+    origin: Origin
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for: the name, its weights ("default", "none", or a file), the image size, how many outputs.
+
+    `outputs` is None for the network's own number; with `train` the weights are those of a fresh network. `origin` says
+    where weights came from that the caller will put in.
+    """
+
+    name: str
+    weights: str = "default"
+    input: Image | None = None
+    outputs: int | None = None
+    train: bool = False
+    origin: Origin | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the module is built without the published weights."""
+        return self.train or self.weights != "default"
+
+    @property
+    def published(self) -> bool:
+        """Whether the weights are, or may be, those that were published for ImageNet."""
+        return not self.train and (self.weights != "none" or self.origin in ("pretrained", "file"))
+
+
+@dataclass(frozen=True)
+class _Built:
+    module: nn.Module
+    input: Image | None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    origin: Origin = "pretrained"
+
+
+def load_network(order: Order) -> Network:
+    """The network that `order` names. InputError for an unknown name, weights that cannot be had or do not fit."""
+    build = _builder(order.name)
+    weights = None if order.weights in ("default", "none") else read_weights(Path(order.weights))
+    if weights is not None and order.outputs is None and ".py:" not in order.name:
+        with torch.device("meta"):  # only the names are looked at
+            order = replace(order, outputs=outputs_of(weights, build(order).module))
+    built = build(order)
+    size = order.input or built.input
+    if size is None:
+        raise InputError(f"{order.name} does not tell the size of its images; pass --input, such as --input 3x224x224")
+    origin: Origin = built.origin
+    if weights is not None:
+        load_into(built.module, published_names(weights, built.module), f"--weights {order.weights}")
+        origin = "file"
+    elif order.train:
+        origin = "trained"
+    elif order.weights == "none":
+        origin = order.origin or "untrained"
+    module = built.module.eval()
+    mean, std = (built.mean, built.std) if len(built.mean) == size[0] else usual_normalization(size[0])
+    return Network(order.name, module, size, _count_outputs(order.name, module, size), origin, mean, std)
+
+
+def usual_normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation where a network tells none: ImageNet's for RGB, its grey level for one channel, pixels from -1
+    to 1 for other numbers."""
+    if channels == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return ((0.449,), (0.226,)) if channels == 1 else ((0.5,) * channels, (0.5,) * channels)
+
+
+def _count_outputs(name: str, module: nn.Module, size: Image) -> int:
+    try:
+        with torch.no_grad():
+            logits = module(torch.zeros(1, *size))
+    except Exception as error:  # the network's own code may raise anything at an image that it does not take
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        image = "x".join(map(str, size))
+        raise InputError(f"{name} does not take a {image} image: {reason}; pass another --input") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise InputError(f"{name} does not answer an image with a row of logits, so it is no classifier")
+    return int(logits.shape[1])
+
+
+def _builder(name: str) -> Callable[[Order], _Built]:
+    if name.endswith(".py"):
+        raise InputError(f"{name}: name the function that builds the network as well, {name}:FUNCTION")
+    if name.startswith("timm:"):
+        return _from_timm
+    if ".py:" in name:
+        return _from_file
+    return OWN.get(name, _from_torchvision)
+
+
+def _from_torchvision(order: Order) -> _Built:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if order.name not in names:
+        raise InputError(f"there is no network {order.name!r}: {nearest(order.name, [*names, *OWN])}")
+    meta = models.get_model_weights(order.name)["DEFAULT"]
+    preset = meta.transforms()
+    size = (3, preset.crop_size[0], preset.crop_size[0])
+    extra: dict[str, Any] = {} if order.outputs is None else {"num_classes": order.outputs}
+    if order.name in ("googlenet", "inception_v3") and order.fresh:
+        # torchvision says these two only when it loads its own weights: they were trained on another normalization.
+        extra |= {"aux_logits": False, "init_weights": order.train, "transform_input": order.published}
+    try:
+        module = models.get_model(
+            order.name, weights=None if order.fresh else meta, **({} if not order.fresh else extra)
+        )
+    except OSError as error:
+        raise InputError(f"the pretrained weights of {order.name} cannot be downloaded ({error}): {WAYS_ON}") from error
+    _drop_side_heads(module)
+    return _Built(module, size, tuple(preset.mean), tuple(preset.std))
+
+
+def _drop_side_heads(module: nn.Module) -> None:
+    """GoogLeNet's and Inception's auxiliary classifiers serve training from scratch only, and no exported file."""
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if getattr(module, name, None) is not None:
+            setattr(module, name, None)
+            module.aux_logits = False  # type: ignore[assignment]  # a plain bool that both networks read
+
+
+def _from_timm(order: Order) -> _Built:
+    import timm
+
+    name = order.name.removeprefix("timm:")
+    if not timm.is_model(name.split(".")[0]):
+        raise InputError(f"timm has no network {name!r}: {nearest(name, timm.list_models())}")
+    extra: dict[str, Any] = {} if order.outputs is None else {"num_classes": order.outputs}
+    try:
+        module = timm.create_model(name, pretrained=not order.fresh, **extra)
+    except Exception as error:  # the hub client raises errors of several libraries, none of them a common class
+        if order.fresh:
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the pretrained weights of {order.name} cannot be downloaded ({reason}): {WAYS_ON}"
+        ) from error
+    settings = cast(dict[str, Any], module.pretrained_cfg)
+    return _Built(module, tuple(settings["input_size"]), tuple(settings["mean"]), tuple(settings["std"]))
+
+
+def _from_file(order: Order) -> _Built:
+    """The module that a function of the user's own file returns. This runs the user's code, and says so."""
+    path_text, _, function = order.name.rpartition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise InputError(f"{order.name}: there is no file {path}")
+    print(f"running {function}() of {path}: code of yours, not checked", file=sys.stderr)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None  # a file named .py always has a loader
+    assert spec.loader is not None
+    code = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = code  # dataclasses and pickles of the file look themselves up
+    try:
+        spec.loader.exec_module(code)
+        build = getattr(code, function, None)
+        if build is None:
+            functions = [name for name, value in vars(code).items() if callable(value) and not name.startswith("_")]
+            raise InputError(f"{path} has no function {function}: {nearest(function, functions)}")
+        module = build()
+    except InputError:
+        raise
+    except Exception as error:  # the user's code may raise anything; the last line of it tells where
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"{order.name} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{order.name} returned {type(module).__name__}; it must return a torch.nn.Module")
+    return _Built(module, None, origin="module file")
+
+
+def _caffe(order: Order) -> _Built:
+    if not order.fresh:
+        raise InputError(f"nobody publishes weights of alexnet-caffe for torch: {WAYS_ON}")
+    return _Built(alexnet_caffe(order.outputs or 1000), (3, 227, 227))
+
+
+OWN: dict[str, Callable[[Order], _Built]] = {"alexnet-caffe": _caffe}
+
+
+def settle(network: nn.Module, images: Tensor) -> None:
+    """Makes an untrained network answer differently to different images, so that comparing answers proves something.
+
+    BatchNorm statistics become those of `images`; the last layer is scaled so that the logits have deviation 1. A
+    variance below its layer's median is raised to it: a random channel that hardly varies would be blown up, layer
+    after layer, until float32 rounding shows in the logits.
+    """
+    from compressor.survey import survey
+
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    network.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    with torch.no_grad():
+        for batch in torch.split(images, 16):
+            network(batch)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.running_var is not None:
+                norm.running_var.clamp_(min=float(norm.running_var.median()))
+        network.eval()
+        logits = torch.cat([network(batch) for batch in torch.split(images, 16)])
+        head = network.get_submodule([row.name for row in survey(network, images[:1]).layers if row.calls][-1])
+        spread = float(logits.std())
+        for value in (head.weight, head.bias):
+            if isinstance(value, Tensor) and spread > 0:
+                value.div_(spread)

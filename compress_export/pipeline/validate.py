@@ -1,0 +1,111 @@
+"""What settings that fit each alone cannot do together, told before a network is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.measurement import Device
+from compress_export.errors import InputError, nearest
+from compress_export.settings import BenchSettings, PlanSettings, ShareSettings, SourceSettings, TuneSettings
+from compressor.planning.goal import parse_limit
+from compressor.weight_sharing.product_quantization import Sharing
+from compressor.weight_sharing.regularizers import REGULARIZERS, Regularization
+from exporters.formats import FORMATS
+
+CENTROIDS = "4x256"
+"""What the centroid term follows where no sharing is asked for."""
+
+
+def regularization_of(settings: SourceSettings | TuneSettings) -> Regularization | None:
+    """The regularizer that the settings name, with its weight. InputError for a name that there is none of."""
+    if settings.regularizer is None:
+        return None
+    name, _, sharing = settings.regularizer.partition(":")
+    if name not in REGULARIZERS:
+        raise InputError(f"there is no regularizer {name!r}: {nearest(name, REGULARIZERS)}")
+    if sharing and not REGULARIZERS[name].follows:
+        raise InputError(f"--regularizer {settings.regularizer}: {name} follows no centroids; leave out :{sharing}")
+    weight = settings.regularizer_weight or REGULARIZERS[name].weight
+    return Regularization(name, weight, Sharing.parse(sharing or CENTROIDS))
+
+
+def check_regularizer(source: SourceSettings, tune: TuneSettings) -> None:
+    """InputError for a regularizer where nothing is trained, or a weight without one."""
+    _ = regularization_of(tune)
+    if tune.regularizer is None:
+        if tune.regularizer_weight is not None:
+            raise InputError("--regularizer-weight is the weight of a term that --regularizer names; pass both")
+        return
+    if source.data is None:
+        raise InputError("--regularizer acts while a network trains, and without --data none does; pass --data")
+    if source.regularizer is None and source.weights == "none":
+        raise InputError("--regularizer acts while a network trains, and --weights none is not trained; pass --train")
+    if source.regularizer is None and tune.epochs == 0:
+        raise InputError("--regularizer acts while a network trains, and --epochs 0 trains none; pass 1 or more")
+
+
+def with_centroids(tune: TuneSettings, share: ShareSettings) -> TuneSettings:
+    """The settings with the centroid term following the centroids that will be shared, unless it names its own."""
+    if tune.regularizer != "centroid" or share.share is None:
+        return tune
+    return replace(tune, regularizer=f"centroid:{share.share}")
+
+
+def while_training(source: SourceSettings, tune: TuneSettings) -> SourceSettings:
+    """The source with the term of the tuning, where the network is trained from scratch."""
+    from compress_export.settings import training_epochs  # it imports this module
+
+    if training_epochs(source) is None:
+        return source
+    return replace(source, regularizer=tune.regularizer, regularizer_weight=tune.regularizer_weight)
+
+
+def check_goal(source: SourceSettings, plan: PlanSettings) -> None:
+    """InputError for a goal that has nothing to be measured by: accuracy without data, times while counting."""
+    blind = source.data is None or (source.weights == "none" and source.train is None)
+    rule = plan.rank_rule == "sensitivity" and not plan.ranks and plan.plan is None
+    for asked, what in ((rule, "--rank-rule sensitivity"), (plan.max_drop, "--max-drop")):
+        if asked and blind:
+            raise InputError(
+                f"{what} measures accuracy, and there is none to measure: it needs --data and trained weights"
+            )
+    if plan.max_latency and plan.costs == "counted" and not parse_limit("latency", plan.max_latency).share:
+        raise InputError(
+            f"--max-latency {plan.max_latency} needs times, and --costs counted measures none; leave --costs out, or "
+            "pass a share such as 0.5x"
+        )
+
+
+def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> str:
+    """What has to be said of a limit on time that is met here, while files are measured elsewhere ("" if nothing).
+
+    InputError where a time in ms was asked for together with another device or more threads.
+    """
+    if not plan.max_latency or plan.costs == "counted" or (where.kind == "host" and bench.threads == 1):
+        return ""
+    threads = f" with {bench.threads} threads" if bench.threads > 1 else ""
+    law = f"--max-latency {plan.max_latency} is met by times of layers on this machine, one thread"
+    asked = bench.threads > 1 or bench.device is not None or bench.serial is not None
+    if asked and not parse_limit("latency", plan.max_latency).share:
+        raise InputError(
+            f"{law}, and files are to be measured on {where.name} ({where.kind}){threads}, where they take other "
+            "times; pass a share such as --max-latency 0.5x, or --device host with one thread"
+        )
+    return f"{law}; the files' own times on {where.name} ({where.kind}){threads} may have another ratio"
+
+
+def runtime_note(plan: PlanSettings, formats: tuple[str, ...]) -> str:
+    """Which runtime layers are timed in where none of the exported formats runs here; "" where one does."""
+    if (
+        plan.costs == "counted"
+        or plan.latency_format in formats
+        or plan.ranks
+        or plan.plan
+        or plan.rank_rule != "budget"
+    ):
+        return ""
+    titles = ", ".join(FORMATS[name].title for name in formats)
+    timed = FORMATS[plan.latency_format].runtime
+    return (
+        f"layers are timed in {timed}, for {titles} does not run here: its times may differ (--latency-format, --costs)"
+    )

@@ -1,0 +1,158 @@
+"""What every factorization shares: a layer's shape, its weight as kernels, and layers that copy its settings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from compressor.layer_shape import LayerShape, PlanError
+
+L = TypeVar("L", nn.Conv2d, nn.Linear)
+Layer = nn.Conv2d | nn.Linear
+"""A layer that can be factored."""
+
+
+def layer_shape(layer: Layer, in_size: tuple[int, int] = (1, 1), out_size: tuple[int, int] | None = None) -> LayerShape:
+    """Geometry of a layer that reads `in_size` positions (height, width) and writes `out_size` (as read, if None)."""
+    out_size = in_size if out_size is None else out_size
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        return LayerShape("linear", layer.in_features, layer.out_features, 1, (1, 1), in_size, out_size, bias)
+    height, width = layer.kernel_size
+    return LayerShape(
+        "conv", layer.in_channels, layer.out_channels, layer.groups, (height, width), in_size, out_size, bias
+    )
+
+
+def find_layer(network: nn.Module, name: str) -> Layer:
+    """The layer of that name. PlanError with the nearest names if there is none, or if it is another kind of module."""
+    modules = dict(network.named_modules(remove_duplicate=False))
+    if name not in modules:
+        known = [own for own, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear)]
+        raise no_such_layer(name, known)
+    layer = modules[name]
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
+        raise PlanError(
+            f"{name or 'the network'} is a {type(layer).__name__}, neither a convolution nor a fully connected layer; "
+            "take it out of the plan"
+        )
+    return layer
+
+
+def no_such_layer(name: str, known: Iterable[str]) -> PlanError:
+    """The error for a name that the network lacks, with the nearest names that it has."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+    return PlanError(f"the network has no layer {name!r}; the nearest are {', '.join(near) or 'none at all'}")
+
+
+def split_kernels(layer: Layer) -> Tensor:
+    """The weight as (groups, T, S, D), a copy on the CPU in float32, or in float64 if the layer is.
+
+    On the CPU, so that one seed gives the same factors wherever the network lives. PlanError where the layer's own
+    forward pass may not be the convolution that its weight tells, or where the weight is not finite.
+    """
+    refuse_own_forward(layer)
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    exact = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
+    weight = layer.weight.detach().to(device="cpu", dtype=exact, copy=True)
+    if not bool(torch.isfinite(weight).all()):
+        sizes = "x".join(map(str, weight.shape))
+        raise PlanError(f"the {sizes} weight holds NaN or infinity, so nothing can approximate it; mend the checkpoint")
+    return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1).contiguous()
+
+
+def refuse_own_forward(layer: Layer) -> None:
+    """Raises PlanError for a subclass that computes something else, such as timm's Conv2dSame, which pads by itself."""
+    plain: type[Layer] = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    names = ("forward", "_conv_forward") if plain is nn.Conv2d else ("forward",)
+    if any(getattr(type(layer), name) is not getattr(plain, name) for name in names):
+        raise PlanError(
+            f"{type(layer).__name__} has a forward pass of its own, so factors of its weight may compute something "
+            f"else than it does; replace it by nn.{plain.__name__}, or keep the layer with --keep-layers"
+        )
+
+
+def conv_like(
+    layer: nn.Conv2d,
+    channels: tuple[int, int],
+    *,
+    window: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    owns: tuple[bool, bool] = (False, False),
+    bias: bool = False,
+) -> nn.Conv2d:
+    """A convolution from `channels[0]` to `channels[1]`, all zeros but for the layer's bias where `bias` asks for it.
+
+    Along an axis (height, width) that it `owns` it takes the layer's stride, padding and dilation, along the others it
+    has none, so the factors of one layer own each axis once. Type, device, requires_grad and the training flag are the
+    layer's. A padding mode commutes with a 1x1 convolution that has no bias, so any factor before the last may pad.
+    """
+    stride, dilation = (_along(sizes, owns, 1) for sizes in (layer.stride, layer.dilation))
+    # 'same' adds nothing along an axis where the window is 1, so a factor that owns one axis can keep the word.
+    words = isinstance(layer.padding, str) and any(owns)
+    padding = layer.padding if words else _along(_numbers(layer.padding), owns, 0)
+    new: nn.Conv2d = skip_init(  # type: ignore[no-untyped-call]  # torch publishes no types for it
+        nn.Conv2d,
+        *channels,
+        window,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias and layer.bias is not None,
+        padding_mode=layer.padding_mode if any(owns) else "zeros",
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    )
+    return _finish(new, layer)
+
+
+def linear_like(layer: nn.Linear, features: tuple[int, int], *, bias: bool = False) -> nn.Linear:
+    """A fully connected layer, all zeros but for the layer's bias where `bias` asks for it; see `conv_like`."""
+    new: nn.Linear = skip_init(  # type: ignore[no-untyped-call]  # torch publishes no types for it
+        nn.Linear,
+        *features,
+        bias=bias and layer.bias is not None,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    )
+    return _finish(new, layer)
+
+
+def fill(layer: nn.Module, weight: Tensor) -> None:
+    """Copies `weight`, in any shape of as many elements, into the layer's weight, with its type and device."""
+    target = layer.get_parameter("weight")
+    with torch.no_grad():
+        target.copy_(weight.reshape(target.shape))
+
+
+def shift_bias(factors: nn.Sequential, shift: Tensor | None) -> None:
+    """Adds `shift`, in any shape of as many elements, to the bias of the last factor; nothing where it is None."""
+    if shift is not None:
+        bias = factors[-1].get_parameter("bias")
+        with torch.no_grad():
+            bias.add_(shift.reshape(bias.shape).to(bias))
+
+
+def _along(sizes: tuple[int, ...], owns: tuple[bool, bool], otherwise: int) -> tuple[int, int]:
+    height, width = (size if own else otherwise for size, own in zip(sizes, owns, strict=True))
+    return height, width
+
+
+def _numbers(padding: str | tuple[int, ...]) -> tuple[int, ...]:
+    return (0, 0) if isinstance(padding, str) else padding
+
+
+def _finish(new: L, layer: Layer) -> L:
+    # skip_init leaves whatever the memory held, which may be NaN.
+    with torch.no_grad():
+        new.weight.zero_().requires_grad_(layer.weight.requires_grad)
+        if new.bias is not None and layer.bias is not None:
+            new.bias.copy_(layer.bias).requires_grad_(layer.bias.requires_grad)
+    return new.train(layer.training)

@@ -1,0 +1,1 @@
+"""Method and rank of each layer: goals, rules, costs and losses."""

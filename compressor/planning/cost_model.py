@@ -1,0 +1,100 @@
+"""What a layer's forms cost on a device: the protocol that a planner asks, and counts where no device can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from compressor.decompositions.methods import METHODS
+from compressor.layer_shape import Cost, Rank, dense_cost
+from compressor.plan import KEEP
+from compressor.survey import LayerCost, Survey
+
+MACS_PER_ELEMENT = 16
+"""What moving one element costs, in multiply-accumulates, where work is predicted and not measured.
+
+A core with 8-wide fused multiply-adds does about 16 of them in the time in which it streams 4 bytes from memory.
+"""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to compute a layer of the network: a method at a rank (for each group), or KEEP with the rank ()."""
+
+    layer: str
+    method: str = KEEP
+    rank: Rank = ()
+
+
+Progress = Callable[[int, int, str], None]
+
+
+class CostModel(Protocol):
+    """Costs of forms as one device and runtime has them; all calls of a layer together.
+
+    `source` says in a plan where the figures come from; `unit` is "ms" for measured time, "work" for counts, which
+    only compare. `multiple` is what ranks are rounded to, because the runtime's kernels work in steps of it.
+    """
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def unit(self) -> Literal["ms", "work"]: ...
+
+    @property
+    def multiple(self) -> int: ...
+
+    def measure(self, forms: Collection[Form], progress: Progress) -> None:
+        """Makes sure that the cost of exactly these forms is known, with as little work as it can."""
+        ...
+
+    def cost(self, form: Form) -> float:
+        """The form's cost, measured or, between forms measured of the same layer and method, interpolated.
+
+        An error where no form of the layer and method was measured.
+        """
+        ...
+
+    def network(self) -> float:
+        """The cost of the whole network as it was, layers that no plan touches included."""
+        ...
+
+
+def price(cost: Cost) -> int:
+    """The work predicted for a cost: MACs, plus activation and weight traffic in MACs."""
+    return cost.macs + MACS_PER_ELEMENT * cost.traffic
+
+
+def form_cost(survey: Survey, form: Form) -> Cost:
+    """Parameters, MACs and elements moved of a form, all calls of its layer together (parameters counted once)."""
+    layer = survey.layer(form.layer)
+    once = dense_cost(layer.shape) if form.method == KEEP else METHODS[form.method].cost(layer.shape, form.rank)
+    calls = calls_of(layer)
+    return Cost(once.parameters, round(once.macs * calls), round(once.traffic * calls))
+
+
+def calls_of(layer: LayerCost) -> float:
+    """How often a layer runs for one image, a call at another size counted by its share of the first one's MACs."""
+    dense = dense_cost(layer.shape).macs
+    return layer.cost.macs / dense if dense else float(layer.calls)
+
+
+@dataclass(frozen=True)
+class CountedCosts:
+    """A `CostModel` that counts MACs and traffic: no device is asked, nothing is measured."""
+
+    survey: Survey
+    source: str = "counted MACs and traffic, not measured"
+    unit: Literal["work"] = "work"
+    multiple: int = 8
+
+    def measure(self, forms: Collection[Form], progress: Progress) -> None:
+        """Nothing to do: counts are always at hand."""
+
+    def cost(self, form: Form) -> float:
+        return float(price(form_cost(self.survey, form)))
+
+    def network(self) -> float:
+        return sum(self.cost(Form(layer.name)) for layer in self.survey.layers)

@@ -1,0 +1,137 @@
+"""capture(): a module -> the program that every format is written from, BatchNorm folded away, saved as .pt2."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from exporters.artifact import ExportError
+from exporters.graph_passes import (
+    drop_identities,
+    drop_unused_weights,
+    fold_batch_norms,
+    fold_computed_weights,
+    unroll_circular_padding,
+)
+from exporters.toolkits import reason
+
+
+def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
+    """The module in eval mode as a program for one image, a BatchNorm that follows a convolution folded into it.
+
+    `example` is a float32 batch (N, C, H, W), of which the first image sets the shape. The module itself is left as it
+    was. Weights that eval mode never reads (auxiliary heads) are left out, and circular padding becomes slices that
+    every format knows.
+
+    Raises ExportError when the module does not lie on the CPU, when torch.export cannot follow it, or when it gives
+    anything but one tensor of logits.
+    """
+    if example.ndim != 4 or example.dtype != torch.float32 or not len(example):
+        raise ExportError(
+            f"an example input is a float32 batch of images (N, C, H, W), not {example.dtype} "
+            f"{tuple(example.shape)}; pass one image as torch.randn(1, 3, 224, 224)"
+        )
+    away = {str(own.device) for own in (*module.parameters(), *module.buffers()) if own.device.type != "cpu"}
+    if away:
+        raise ExportError(
+            f"a network is captured on the CPU, and {type(module).__name__} lies on {', '.join(sorted(away))}; "
+            "move it to the CPU with module.cpu()"
+        )
+    # its values are never looked at, and a .pt2 keeps its example: no user's image goes into it
+    image = torch.zeros(1, *example.shape[1:])
+    with eval_mode(module), _plain_attention(), torch.no_grad():
+        try:
+            # decomposed only by the writers: the folding below wants batch_norm whole
+            program = torch.export.export(module, (image,))
+        except Exception as error:  # torch.export raises whatever the module's code runs into
+            raise ExportError(
+                f"torch.export cannot follow {type(module).__name__}: {reason(error)}; "
+                "its forward must not branch on the values of tensors"
+            ) from error
+        _check_output(module, program)
+        graph = program.module(check_guards=False)
+        assert isinstance(graph, fx.GraphModule)
+        fold_computed_weights(graph)
+        fold_batch_norms(graph)
+        unroll_circular_padding(graph)
+        drop_identities(graph)
+        drop_unused_weights(graph)
+        graph.recompile()
+        return torch.export.export(graph, (image,))
+
+
+def save(program: ExportedProgram, path: Path) -> None:
+    """Writes the program as .pt2, complete or not at all. OSError where it cannot be written."""
+    partial = path.with_name(f".{path.stem}.partial.pt2")
+    content = io.BytesIO()  # not straight to the file: torch's own writer aborts the process on a full disk
+    torch.export.save(program, content)
+    try:
+        partial.write_bytes(content.getbuffer())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path) -> ExportedProgram:
+    """The program that `save` wrote. ExportError when the file is missing or is none."""
+    if not path.is_file():
+        raise ExportError(f"there is no program at {path}; `exporters.capture.save` writes one")
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # whatever the zip reader or the schema check meets
+        raise ExportError(
+            f"{path} is not a captured program (.pt2): {reason(error)}; write it again with this version of torch"
+        ) from error
+
+
+def input_shape(program: ExportedProgram) -> tuple[int, ...]:
+    """Shape (1, C, H, W) of the image that the program takes."""
+    (name,) = program.graph_signature.user_inputs
+    node = next(node for node in program.graph.nodes if node.name == name)
+    return tuple(int(size) for size in node.meta["val"].shape)
+
+
+def output_shape(program: ExportedProgram) -> tuple[int, ...]:
+    """Shape (1, classes) of the logits that the program gives."""
+    (name,) = program.graph_signature.user_outputs
+    node = next(node for node in program.graph.nodes if node.name == name)
+    return tuple(int(size) for size in node.meta["val"].shape)
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Every submodule in eval mode, and afterwards each as it was (they need not agree)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention in its plain operators: the fast path is one fused operator that no phone format knows."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _check_output(module: nn.Module, program: ExportedProgram) -> None:
+    spec = program.call_spec.out_spec
+    if spec is None or not spec.is_leaf():
+        given = "nothing" if spec is None else f"{spec.type.__name__} of {spec.num_leaves}"
+        raise ExportError(
+            f"a network gives one tensor of logits, {type(module).__name__} gives a {given}; "
+            "wrap it in a module that returns the logits alone"
+        )

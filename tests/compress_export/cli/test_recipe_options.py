@@ -1,0 +1,138 @@
+"""What `--recipe` and the options of tuning become, and what contradicts itself."""
+
+import pytest
+
+from compress_export.cli.main import run
+from compress_export.cli.to_settings import plan_of, source_of, tune_again_of, tune_of
+from compress_export.data.image_files import unlabelled_images
+from compress_export.errors import InputError
+from compress_export.pipeline.distributed import muster
+from compress_export.pipeline.run import tuned_run
+from compress_export.settings import TuneSettings, plain
+from compressor.plan import Plan
+from compressor.planning.recipes import RECIPES
+
+
+def asked(*words):
+    context = run.make_context("run", ["alexnet", *words])
+    return {name: value for name, value in context.params.items() if name != "network"}
+
+
+def settings(*words):
+    return plan_of(asked(*words)), tune_of(asked(*words))
+
+
+def test_a_recipe_sets_what_nobody_asked_for():
+    plan, tune = settings("--recipe", "cp-tpm-2017")
+    assert (plan.rank_rule, plan.fit, plan.recipe) == ("sensitivity", "weights", "cp-tpm-2017")
+    assert (tune.schedule, tune.epochs, tune.optimizer, tune.rate, tune.rate_shape, tune.rate_step) == (
+        "iterative", 15, "sgd", None, "step", 5)  # fmt: skip
+
+
+def test_options_go_before_the_recipe():
+    plan, tune = settings(
+        "--recipe", "cp-als", "--rank-rule", "vbmf", "--fit", "outputs", "--epochs", "1", "--rate", "0.5"
+    )
+    assert (plan.rank_rule, plan.methods, plan.fit) == ("vbmf", (), "outputs")
+    assert (tune.epochs, tune.rate, tune.schedule) == (1, 0.5, "one-shot")
+    plan, _ = settings("--recipe", "cp-als", "--ranks", "a=3")
+    assert (plan.rank_rule, plan.methods, plan.ranks) == ("budget", (), {"a": 3})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "epochs", "total", "distill"),
+    [
+        ({"total_epochs": 3.0}, {"epochs": 10}, 10, None, None),
+        ({"epochs": 7, "distill": False}, {"total_epochs": 2.0}, 2, 2.0, False),
+        ({"epochs": 7, "distill": False}, {"unlabelled": "photos"}, 7, None, True),
+        ({"epochs": 7, "distill": False}, {"rate": 0.1}, 7, None, False),
+    ],
+)
+def test_a_new_setting_puts_what_it_replaces_aside(before, now, epochs, total, distill):
+    stored = {"plan": {}, "tune": {**plain(TuneSettings()), **before}}
+    found = tune_again_of({**asked(), **now}, set(now), stored)
+    assert (found.epochs, found.total_epochs, found.distill) == (epochs, total, distill)
+
+
+@pytest.mark.parametrize(("scale", "epochs", "step"), [("0.2", 3, 1.0), ("0.1", 2, 10 / 15), ("0.01", 1, 1 / 3)])
+def test_the_scale_shortens_epochs_and_falls_of_the_rate_alike(scale, epochs, step):
+    _, tune = settings("--recipe", "cp-tpm-2017", "--epochs-scale", scale)
+    assert (tune.epochs, tune.rate_step) == (epochs, pytest.approx(step))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--recipe", "cp-tmp-2017"], "there is no recipe 'cp-tmp-2017': did you mean cp-tpm-2017"),
+        (
+            ["--epochs-scale", "0.5", "--epochs", "3"],
+            "--epochs-scale scales the recipe's epochs, and --epochs sets them",
+        ),
+        (["--epochs", "3", "--total-epochs", "3"], "--epochs is for each step and --total-epochs for all together"),
+        (
+            ["--no-distill", "--unlabelled", "x"],
+            "--unlabelled images teach nothing without the original network's answers",
+        ),
+        (["--schedule", "iterativ"], "there is no schedule 'iterativ': did you mean iterative"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(words, text):
+    with pytest.raises(InputError, match=text):
+        settings(*words)
+
+
+def test_mixed_precision_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(
+        InputError, match="--mixed-precision trains in half precision on a CUDA GPU, and this machine has"
+    ):
+        muster(mixed_precision=True)
+
+
+def test_images_without_labels_must_be_there(tmp_path):
+    from compress_export.data.builtin import View
+
+    view = View((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(InputError, match="there is no such folder"):
+        unlabelled_images(tmp_path / "none", view)
+    with pytest.raises(InputError, match="holds no images"):
+        unlabelled_images(tmp_path, view)
+    from PIL import Image
+
+    (tmp_path / "deep").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "deep" / "a.PNG")
+    image, label = unlabelled_images(tmp_path, view)[0]
+    assert (image.shape, label) == ((3, 8, 8), -1)
+
+
+def test_a_recipe_on_a_network_without_its_layers(tmp_path, call):
+    (tmp_path / "flat.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(48, 9))\n"
+    )
+    words = ("plan", "flat.py:build", "--input", "3x4x4", "--weights", "none", "--recipe", "tucker-vbmf-2015")
+    status, _, err = call(tmp_path, *words)
+    assert status == 1
+    assert "the recipe tucker-vbmf-2015 needs a convolution with a window larger than 1x1" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [name for name, each in RECIPES.items() if each.rank_rule != "none"])
+def test_every_recipe_plans_cuts_and_tunes(tmp_path, net_file, recipe):
+    words = ["--data", "digits", "--train", "6", "--input", "3x16x16", "--costs", "counted", "--recipe", recipe]
+    limit = {"default": "--max-macs", "tucker-vbmf-2015": "--max-macs"}.get(recipe, "--max-params")
+    options = asked(*words, limit, "0.6x", "--epochs-scale", "0.1")
+    plan, tune = plan_of(options), tune_of(options)
+    run = tuned_run(tmp_path / "run", source_of(f"{net_file}:build", options), plan, tune).run
+    made = Plan.read(run / "plan.json")
+    assert made.factored
+    if RECIPES[recipe].rank_rule != "budget":
+        assert {row.method for row in made.factored} <= {"cp", "cp-als", "tucker", "svd"}
+        assert {row.method for row in made.factored if row.method != "svd"} <= {
+            {"tucker-vbmf-2015": "tucker", "cp-als": "cp-als"}.get(recipe, "cp")
+        }
+    cuts = [row["cut"] for row in run.read_lines("tuning.jsonl") if row["epoch"] == 0]
+    names = [row.name for row in made.factored]
+    assert cuts == ([", ".join(names)] if tune.schedule in ("auto", "one-shot") else names)
+    top1 = {name: row["top1"] for name, row in run.read_json("accuracy.json").items()}
+    assert top1["original"] > 85
+    assert top1["compressed"] > max(top1["cut"] - 3, 40)

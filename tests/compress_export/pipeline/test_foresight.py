@@ -1,0 +1,61 @@
+"""What settings cannot do together is told before a network is loaded; what they do elsewhere, too."""
+
+from dataclasses import replace
+
+import pytest
+from report_runs import edit, report_run
+
+from bench.measurement import Device
+from compress_export.errors import InputError
+from compress_export.pipeline.validate import check_goal, check_latency, runtime_note
+from compress_export.reporting.summary import summarize_run
+from compress_export.run_directory import RunDirectory
+from compress_export.settings import BenchSettings, PlanSettings, SourceSettings
+
+HOST = Device("host", "desk", "AMD EPYC", 2, "Linux")
+PHONE = replace(HOST, kind="phone", name="Virtual 8")
+HALF, FIVE = PlanSettings(max_latency="0.5x"), PlanSettings(max_latency="5ms")
+
+
+def test_a_limit_on_time_that_is_met_elsewhere_is_said_or_refused():
+    assert check_latency(HALF, BenchSettings(), HOST) == ""
+    assert check_latency(PlanSettings(max_params="0.5x"), BenchSettings(device="phone"), PHONE) == ""
+    said = check_latency(HALF, BenchSettings(device="phone"), PHONE)
+    assert said.startswith(
+        "--max-latency 0.5x is met by times of layers on this machine, one thread; the files' own times"
+    )
+    assert "on Virtual 8 (phone) may have another ratio" in said
+    assert "with 2 threads may" in check_latency(HALF, BenchSettings(threads=2), HOST)
+    assert check_latency(FIVE, BenchSettings(), PHONE)  # found by itself: said, for nobody asked for it
+    with pytest.raises(InputError, match=r"measured on Virtual 8 \(phone\), where they take other times; pass a share"):
+        check_latency(FIVE, BenchSettings(device="phone"), PHONE)
+
+
+def test_a_goal_with_nothing_to_measure_it_by_is_refused():
+    check_goal(SourceSettings("net", data="digits"), PlanSettings(max_drop="1%"))
+    check_goal(SourceSettings("net", data="digits", weights="none", train=2), PlanSettings(max_drop="1%"))
+    check_goal(SourceSettings("net"), PlanSettings(max_latency="0.5x", costs="counted"))
+    with pytest.raises(InputError, match="there is none to measure: it needs --data and trained weights"):
+        check_goal(SourceSettings("net"), PlanSettings(rank_rule="sensitivity"))
+    with pytest.raises(InputError, match=r"--max-latency 5ms needs times, and --costs counted measures none; leave"):
+        check_goal(SourceSettings("net"), replace(FIVE, costs="counted"))
+
+
+def test_the_runtime_that_stands_in_for_core_ml_is_named(tmp_path):
+    said = runtime_note(PlanSettings(max_latency="0.5x"), ("mlpackage",))
+    assert said.startswith("layers are timed in ExecuTorch, XNNPACK delegate, for CoreML does not run here")
+    assert runtime_note(PlanSettings(max_latency="0.5x"), ("pte", "mlpackage")) == ""
+    run = RunDirectory(report_run(tmp_path / "net"))
+    edit(run.path, "settings.json", lambda value: value | {"plan": value["plan"] | {"latency_format": "ptl"}})
+    notes = summarize_run(run).notes
+    assert "The plan's times are those of PyTorch lite interpreter on this machine; ONNX may take others." in notes
+
+
+def test_a_file_above_its_limit_is_told(tmp_path):
+    run = RunDirectory(report_run(tmp_path / "net"))
+    edit(run.path, "settings.json", lambda value: value | {"plan": value["plan"] | {"max_size": "1kB"}})
+    (note,) = [note for note in summarize_run(run).notes if "--max-size" in note]
+    size = (run / "artifacts/compressed.onnx").stat().st_size
+    assert note.startswith(f"compressed.onnx has {size:,} bytes, {size - 1000:,} bytes more than --max-size 1kB allows")
+    edit(run.path, "settings.json", lambda value: value | {"plan": value["plan"] | {"max_size": "1x"}})
+    assert not [note for note in summarize_run(run).notes if "--max-size" in note]

@@ -1,0 +1,218 @@
+"""The command from end to end on a small network: every file it writes, going on after a kill, and stopping."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from safetensors.numpy import load_file
+
+SIZE = ("--input", "3x16x16")
+DATA = ("--data", "digits", "--train", "8", "--costs", "counted")
+QUICK = ("--epochs", "1", "--cap", "0.2")
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def whole(folder, net_file):
+    """A whole run in a process of its own, as a user starts it."""
+    words = (f"{net_file}:build", *SIZE, *DATA, *QUICK, "--max-params", "0.3x", "--name", "whole")
+    done = subprocess.run(
+        [sys.executable, "-m", "compress_export", *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "whole", done
+
+
+def test_a_whole_run_writes_every_file(whole):
+    run, done = whole
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "settings.json", "network.json", "survey.json", "plan.json", "original.safetensors", "compressed.safetensors",
+        "tuned.safetensors", "training.jsonl", "tuning.jsonl", "losses.jsonl", "accuracy.json", "artifacts.json",
+        "measurements.jsonl", "report.md", "report.html", "report.json",
+    }  # fmt: skip
+    assert not [name for name in names if name.endswith((".partial", ".pt"))]
+    assert "running build() of" in done.stderr
+    assert {path.name for path in (run / "artifacts").iterdir()} == {
+        f"{network}.{suffix}" for network in ("original", "compressed") for suffix in ("pte", "onnx", "ptl")
+    }
+
+
+def test_what_the_table_says_is_what_the_files_hold(whole):
+    run, done = whole
+    before, after = (
+        sum(
+            value.size
+            for name, value in load_file(run / f"{name}.safetensors").items()
+            if "running" not in name and "num_batches" not in name
+        )
+        for name in ("original", "tuned")
+    )
+    assert after <= 0.3 * before
+    report = (run / "report.md").read_text()
+    assert f"| parameters | {before:,} | {after:,} | {before / after:.2f}x smaller |" in report
+    accuracy = json.loads((run / "accuracy.json").read_text())
+    assert accuracy["original"]["top1"] > 90
+    assert len(accuracy["compressed"]["predictions"]) == 360
+    assert f"{accuracy['compressed']['top1']:.2f} %" in done.stdout
+    for artifact in json.loads((run / "artifacts.json").read_text()):
+        assert os.path.getsize(run / artifact["path"]) == artifact["bytes"]
+        assert artifact["parity"]["relative_error"] < 1e-4
+        assert artifact["parity"]["top1_agreement"] == 1
+
+
+def test_the_exported_file_is_the_tuned_network(whole):
+    run, _ = whole
+    from compress_export.data.builtin import DigitImages, View
+
+    session = onnxruntime.InferenceSession(run / "artifacts" / "compressed.onnx")
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    digits = list(DigitImages(View((3, 16, 16), mean, std), range(1797)))
+    images, labels = np.stack([image.numpy() for image, _ in digits]), np.array([label for _, label in digits])
+    logits = np.concatenate([session.run(None, {session.get_inputs()[0].name: x[None]})[0] for x in images])
+    share = 100 * float((logits.argmax(1) == labels).mean())
+    validation = json.loads((run / "accuracy.json").read_text())["compressed"]["top1"]
+    assert share == pytest.approx(validation, abs=6)
+
+
+def test_every_file_is_measured_in_turns_with_its_original(whole):
+    run, _ = whole
+    found = rows(run / "measurements.jsonl")
+    assert len(found) == 6
+    sessions = {}
+    for row in found:
+        sessions.setdefault(row["session"], set()).add((row["network"], row["format"]))
+    assert sorted(sorted(pair) for pair in sessions.values()) == [
+        [("compressed", form), ("original", form)] for form in ("onnx", "pte", "ptl")
+    ]
+
+
+def test_the_same_command_again_does_nothing_twice(whole, net_file, folder, call):
+    run, _ = whole
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    measured = (run / "measurements.jsonl").read_text()
+    words = (f"{net_file}:build", *SIZE, *DATA, *QUICK, "--max-params", "0.3x", "--name", "whole")
+    status, out, err = call(folder, *words)
+    assert status == 0
+    stages = ("Training", "Probing", "Planning", "Factoring", "Fine-tuning", "Exporting", "Measuring")
+    assert [stage for stage in stages if stage in err] == []
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")} == before
+    assert (run / "measurements.jsonl").read_text() == measured
+    assert "smaller" in out
+
+
+def test_other_settings_stop_and_name_the_ways_on(whole, net_file, folder, call):
+    words = (f"{net_file}:build", *SIZE, *DATA, "--epochs", "3", "--max-params", "0.3x", "--name", "whole")
+    status, _, err = call(folder, *words)
+    assert status == 1
+    assert "was made with other settings: --epochs 3 (was 1); pass --force" in err
+    assert (whole[0] / "tuned.safetensors").exists()
+
+
+def test_the_report_can_be_written_again_from_the_files_alone(whole, folder, call):
+    run, _ = whole
+    text = (run / "report.md").read_text()
+    (run / "report.md").unlink()
+    status, out, _ = call(folder, "report", "runs/whole")
+    assert status == 0
+    assert (run / "report.md").read_text() == text
+    assert "original" in out
+
+
+@pytest.mark.slow
+def test_the_verbs_alone_read_what_the_one_before_wrote(folder, net_file, call):
+    run = folder / "runs" / "steps"
+    words = (f"{net_file}:build", *SIZE, *DATA, "--costs", "measured", "--max-params", "0.4x")
+    words += ("--methods", "spatial,svd", "--name", "steps")  # each method more is timed at three ranks of each layer
+    status, out, _ = call(folder, "plan", *words)
+    assert (status, "max-params 0.4x" in out) == (0, True)
+    plan = json.loads((run / "plan.json").read_text())
+    assert plan["cost_source"].startswith("measured on this machine")
+    assert all(layer["ms"] > 0 and layer["dense_ms"] > 0 for layer in plan["layers"])
+    assert 0 < plan["chosen"]["ms"] < 100
+    assert len(rows(run / "losses.jsonl")) >= 4
+    assert call(folder, "compress", run)[0] == 0
+    assert call(folder, "tune", run, "--schedule", "one-shot", "--epochs", "1")[0] == 0
+    factored = [layer["name"] for layer in json.loads((run / "plan.json").read_text())["layers"] if layer["rank"]]
+    assert rows(run / "tuning.jsonl")[-1]["cut"] == ", ".join(factored) != ""
+    assert call(folder, "export", run, "--format", "onnx")[0] == 0
+    assert call(folder, "bench", run, "--cap", "0.1")[0] == 0
+    assert call(folder, "bench", run, "--cap", "0.1")[0] == 0
+    assert len(rows(run / "measurements.jsonl")) == 4
+    status, out, _ = call(folder, "report", run)
+    assert (status, ".onnx size" in out) == (0, True)
+
+
+def test_a_plan_is_replayed_on_a_fresh_network(whole, folder, net_file, call):
+    words = (f"{net_file}:build", *SIZE, *DATA, "--seed", "3", "--plan", whole[0] / "plan.json", "--name", "replayed")
+    assert call(folder, "plan", *words)[0] == 0
+    assert json.loads((folder / "runs/replayed/plan.json").read_text()) == json.loads(
+        (whole[0] / "plan.json").read_text()
+    )
+    assert call(folder, "compress", "runs/replayed")[0] == 0
+    one, other = (load_file(folder / "runs" / name / "compressed.safetensors") for name in ("whole", "replayed"))
+    assert {name: value.shape for name, value in one.items()} == {name: value.shape for name, value in other.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows_of", ["training.jsonl", "tuning.jsonl"])
+def test_a_killed_run_goes_on_to_the_same_weights(whole, folder, net_file, rows_of):
+    run = folder / "runs" / f"killed-{rows_of}"
+    words = (f"{net_file}:build", *SIZE, *DATA, *QUICK, "--max-params", "0.3x", "--name", run.name, "--format", "onnx")
+    command = [sys.executable, "-m", "compress_export", *words]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / rows_of).exists() or len((run / rows_of).read_text().splitlines()) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "report.md").exists()
+    assert subprocess.run(command, cwd=folder, check=False, capture_output=True).returncode == 0
+    for name in ("original", "tuned"):
+        one, other = load_file(whole[0] / f"{name}.safetensors"), load_file(run / f"{name}.safetensors")
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    assert rows(run / "tuning.jsonl") == rows(whole[0] / "tuning.jsonl")
+
+
+@pytest.mark.slow
+def test_untrained_weights_are_said_to_be_untrained(folder, call):
+    words = ("squeezenet1_1", "--input", "3x64x64", "--weights", "none", "--max-params", "0.5x", "--format", "onnx")
+    words += ("--costs", "counted")
+    status, out, _ = call(folder, *words, "--cap", "0.1", "--name", "untrained")
+    assert status == 0
+    assert "not measured" in out
+    assert "The weights are untrained" in out
+    assert not Path(folder / "runs/untrained/tuned.safetensors").exists()
+    parity = json.loads((folder / "runs/untrained/artifacts.json").read_text())[1]["parity"]
+    assert parity["top1_agreement"] == 1
+    assert parity["cosine"] > 0.999999
+
+
+@pytest.mark.slow
+def test_the_papers_ranks_give_the_papers_compression(folder, call):
+    words = ("plan", "alexnet-caffe", "--weights", "none", "--ranks", "astrid-lee-2017", "--name", "paper")
+    assert call(folder, *words)[0] == 0
+    assert call(folder, "compress", "runs/paper")[0] == 0
+    status, out, _ = call(folder, "report", "runs/paper")
+    after = json.loads((folder / "runs/paper/compressed.json").read_text())
+    assert (status, after["paper_parameters"]) == (0, 8_729_477)
+    assert after["parameters"] < after["paper_parameters"]
+    assert "parameters, papers' count" in out
+    assert "6.98x smaller" in out

@@ -1,0 +1,238 @@
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, default_collate
+from training_problem import images, loaders, network
+
+from compressor.plan import LayerPlan, Plan
+from compressor.surgery import apply
+from compressor.survey import survey
+from compressor.training.distillation import Distillation
+from compressor.training.fine_tune import probe
+from compressor.training.loop import TrainingError, TrainOptions, Watch, _rebatched, accuracy, fit, layout_on, rate_at
+from compressor.training.schedules import SCHEDULES, Step, within
+
+PLAN = Plan(
+    (
+        LayerPlan("0", (12, 3, 3, 3), "cp", (8,), "rank given"),
+        LayerPlan("3", (12, 12, 3, 3), "cp", (16,), "rank given"),
+        LayerPlan("7", (4, 192), "svd", (3,), "rank given"),
+    ),
+    "given",
+    "ranks given",
+)
+QUICK = TrainOptions(rate=3e-3)
+
+
+def cut(module, layers):
+    apply(module, layers)
+
+
+def weights(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def equal(one, other):
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_learns():
+    module = network()
+    train, held_out = loaders()
+    before = accuracy(module, held_out).top1
+    rows = fit(module, train, held_out, (Step((), 6),), QUICK)
+    assert before < 50 < 85 < rows[-1].top1 == accuracy(module, held_out).top1
+    assert not module.training
+    assert [row.epoch for row in rows] == list(range(7))
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_a_schedule_cuts_every_layer_and_heals(schedule):
+    module = network()
+    train, held_out = loaders()
+    fit(module, train, held_out, (Step((), 6),), QUICK)
+    rows = fit(module, train, held_out, SCHEDULES[schedule](PLAN, 4), QUICK, cut)
+    assert [len(module[place]) for place in (0, 3, 7)] == [3, 3, 2]
+    cuts = [row.cut for row in rows if row.epoch == 0]
+    assert cuts == (["0, 3, 7"] if schedule in ("auto", "one-shot") else ["0", "3", "7"])
+    assert rows[-1].top1 > 80
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, schedule, after):
+    torch.set_num_threads(1)
+    start, steps = network(), SCHEDULES[schedule](PLAN, 2)
+    whole = copy.deepcopy(start)
+    rows = fit(whole, *loaders(), steps, QUICK, cut)
+
+    seen = []
+
+    def kill(row):
+        seen.append(row)
+        if len(seen) == after:
+            raise Killed
+
+    checkpoint = tmp_path / "tuning.pt"
+    with pytest.raises(Killed):
+        fit(copy.deepcopy(start), *loaders(), steps, QUICK, cut, checkpoint, Watch(epoch=kill))
+    resumed = copy.deepcopy(start)
+    told = []
+    again = fit(resumed, *loaders(), steps, QUICK, cut, checkpoint, Watch(epoch=told.append))
+    assert again == rows == tuple(told)
+    assert equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("trained", ["new", "downstream"])
+def test_a_killed_fit_that_freezes_and_learns_from_a_teacher_goes_on_to_the_same_bits(tmp_path, trained):
+    torch.set_num_threads(1)
+    options = replace(QUICK, trained=trained, distillation=Distillation(), optimizer="sgd")
+    start, steps = network(), within(SCHEDULES["iterative"](PLAN, 1), 2, 160)
+    whole, teacher = copy.deepcopy(start), network(seed=3)
+    rows = fit(whole, *loaders(), steps, options, cut, teacher=teacher)
+    checkpoint, left = tmp_path / "tuning.pt", [None] * 3
+
+    def kill(_row):
+        left.pop()
+        if not left:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(copy.deepcopy(start), *loaders(), steps, options, cut, checkpoint, Watch(epoch=kill), teacher)
+    resumed = copy.deepcopy(start)
+    assert fit(resumed, *loaders(), steps, options, cut, checkpoint, teacher=teacher) == rows
+    assert equal(weights(resumed), weights(whole))
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    path = tmp_path / "tuning.pt"
+    fit(network(), *loaders(32, 16), (Step((), 1),), QUICK, checkpoint=path)
+    with pytest.raises(TrainingError, match="was written with other settings; delete it"):
+        fit(network(), *loaders(32, 16), (Step((), 1),), TrainOptions(rate=1e-3), checkpoint=path)
+
+
+def test_patience_ends_a_step_and_the_best_weights_are_returned():
+    module = network()
+    train, held_out = loaders()
+    options = TrainOptions(optimizer="sgd", rate=0.6, shape="step", patience=2)
+    rows = fit(module, train, held_out, (Step((), 40),), options)
+    assert len(rows) < 41
+    best = max(row.top1 for row in rows[1:])
+    assert accuracy(module, held_out).top1 == best
+
+
+def test_the_best_epoch_is_returned_where_asked_for_and_after_a_kill(tmp_path):
+    """Also the network before the first epoch, where no epoch was as good: here a rate that ruins it."""
+    options = TrainOptions(optimizer="sgd", rate=0.6, shape="step", best=True)
+    train, held_out = loaders()
+    module, path = network(), tmp_path / "tuning.pt"
+    fit(module, train, held_out, (Step((), 6),), TrainOptions(optimizer="sgd", rate=0.05))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    ruined = TrainOptions(optimizer="sgd", rate=30.0, shape="step", best=True)
+    rows = fit(module, train, held_out, (Step((), 1),), ruined)
+    assert rows[1].top1 < rows[0].top1
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+    whole, resumed = network(), network()
+    rows = fit(whole, train, held_out, (Step((), 5),), options)
+    assert accuracy(whole, held_out).top1 == max(row.top1 for row in rows)
+
+    def kill(row):
+        if row.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), train, held_out, (Step((), 5),), options, checkpoint=path, watch=Watch(kill))
+    fit(resumed, train, held_out, (Step((), 5),), options, checkpoint=path)
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in resumed.state_dict().items())
+
+
+def test_a_loss_that_is_no_number_stops_the_fit():
+    with pytest.raises(TrainingError, match=r"the loss became .* in epoch 1 of step 1; lower --rate"):
+        fit(network(), *loaders(), (Step((), 1),), TrainOptions(optimizer="sgd", rate=1e9))
+
+
+def test_rates_have_the_shape_asked_for():
+    step = TrainOptions(rate=1.0, shape="step", step_epochs=5)
+    assert [rate_at(step, epoch, 15) for epoch in (0, 4.9, 5, 10)] == pytest.approx([1, 1, 0.1, 0.01])
+    cosine = TrainOptions(rate=1.0, shape="cosine")
+    assert [rate_at(cosine, epoch, 10) for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
+    cycle = TrainOptions(rate=1.0, shape="one-cycle")
+    assert [rate_at(cycle, epoch, 9) for epoch in (0, 3, 6, 9)] == pytest.approx([0.04, 1, 0.5, 0])
+
+
+class Fixed(nn.Module):
+    """Answers with the logits it was given."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, images):
+        return self.logits[images.long()]
+
+
+def test_accuracy_counts_top1_and_top5():
+    logits = torch.eye(7)[[0, 1, 2, 3]] + torch.linspace(0.6, 0, 7)
+    found = accuracy(
+        Fixed(logits), [(torch.tensor([0, 1]), torch.tensor([0, 4])), (torch.tensor([2, 3]), torch.tensor([6, 3]))]
+    )
+    assert (found.top1, found.top5) == (50.0, 75.0)
+    assert found.predictions == (0, 1, 2, 3)
+    assert found.correct == (True, False, False, True)
+
+
+def test_side_heads_do_not_disturb_training():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, images):
+            logits = self.inner(images)
+            return (logits, logits * 0) if self.training else logits
+
+    rows = fit(Heads(), *loaders(), (Step((), 2),), QUICK)
+    assert math.isfinite(rows[-1].loss)
+
+
+def test_distillation_without_a_teacher_is_refused():
+    with pytest.raises(
+        TrainingError, match="learns a teacher's answers, and no teacher is given; pass one, or leave it"
+    ):
+        fit(network(), *loaders(32, 16), (Step((), 1),), replace(QUICK, distillation=Distillation()))
+
+
+def test_another_batch_size_keeps_what_else_the_loader_does():
+    def doubled(rows):
+        pictures, labels = default_collate(rows)
+        return 2 * pictures, labels
+
+    own = DataLoader(images(32, 1), 16, collate_fn=doubled, pin_memory=True, worker_init_fn=print)
+    changed = _rebatched(own, 8, None)
+    assert changed.batch_size == 8
+    assert (changed.collate_fn, changed.pin_memory, changed.worker_init_fn) == (doubled, True, print)
+
+
+def test_a_probe_needs_no_teacher_and_leaves_the_network_as_it_was():
+    module = network()
+    module[1].eval()
+    before, modes = weights(module), [part.training for part in module.modules()]
+    layers = [survey(module, torch.zeros(1, 3, 8, 8)).layer("7")]
+    drops = probe(module, layers, *loaders(64, 16), replace(QUICK, distillation=Distillation()))
+    assert drops["7"] >= 50 / 16
+    assert modes == [part.training for part in module.modules()]
+    assert equal(weights(module), before)
+
+
+def test_layers_lie_channels_last_on_a_cpu_alone():
+    found = {kind: layout_on(torch.device(kind)) for kind in ("cpu", "cuda")}
+    assert found == {"cpu": torch.channels_last, "cuda": torch.contiguous_format}
