@@ -1,4 +1,4 @@
-"""Fits bench/simulator/devices.toml on public single-thread figures, and judges it on what it had not seen: devices.jsonl.
+"""Fits bench/simulator/devices.toml on public single-thread figures, and judges it: devices.jsonl.
 
     python results/fit_devices.py
 

@@ -53,7 +53,7 @@ def source_of(network: str, asked: dict[str, Any]) -> SourceSettings:
 def plan_of(asked: dict[str, Any], formats: tuple[str, ...] = ("pte",)) -> PlanSettings:
     """What the plan is asked for. InputError for options that exclude each other, PlanError for what is no limit."""
     from compress_export.settings import PlanSettings
-    from compressor.planning.goal import UNITS, parse_limit
+    from compressor.planning.limits import UNITS, parse_limit
 
     recipe = recipe_of(asked)
     for quantity in UNITS:

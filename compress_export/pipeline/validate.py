@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench.measurement import Device
 from compress_export.errors import InputError, nearest
 from compress_export.settings import BenchSettings, PlanSettings, ShareSettings, SourceSettings, TuneSettings
-from compressor.planning.goal import parse_limit
+from compressor.planning.limits import parse_limit
 from compressor.weight_sharing.product_quantization import Sharing
 from compressor.weight_sharing.regularizers import REGULARIZERS, Regularization
 from exporters.formats import FORMATS

@@ -13,7 +13,7 @@ from compress_export.mcnemar import compare
 from compress_export.reporting.values import FileRow, FormatRow
 from compress_export.settings import keeps_best
 from compressor.plan import KEEP
-from compressor.planning.goal import parse_limit
+from compressor.planning.limits import parse_limit
 from exporters.artifact import Artifact
 from exporters.formats import FORMATS
 

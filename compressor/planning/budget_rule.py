@@ -10,8 +10,8 @@ from compressor.layer_shape import PlanError
 from compressor.plan import KEEP, Point
 from compressor.planning.candidates import Problem, anchors, forms_of, free_layers, trade_off, weigh
 from compressor.planning.cost_model import CostModel, Form, form_cost
-from compressor.planning.goal import Limit
 from compressor.planning.knapsack import Option, Options, choose, total, undominated
+from compressor.planning.limits import Limit
 
 BYTES = 4
 """Of a parameter in a float32 file."""

@@ -15,7 +15,8 @@ from compressor.layers import find_layer, split_kernels
 from compressor.plan import KEEP, LayerPlan
 from compressor.planning import cost_model
 from compressor.planning.cost_model import Form, calls_of
-from compressor.planning.goal import Goal, Limit
+from compressor.planning.goal import Goal
+from compressor.planning.limits import Limit
 from compressor.planning.vbmf import evbmf_rank
 from compressor.survey import LayerCost, Survey
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from compressor.layer_shape import PlanError
-from compressor.survey import LayerCost
+
+if TYPE_CHECKING:
+    from compressor.survey import LayerCost
 
 
 @dataclass(frozen=True)

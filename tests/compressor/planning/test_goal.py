@@ -1,7 +1,8 @@
 import pytest
 
 from compressor.layer_shape import PlanError
-from compressor.planning.goal import Goal, parse_limit
+from compressor.planning.goal import Goal
+from compressor.planning.limits import parse_limit
 
 
 @pytest.mark.parametrize(
