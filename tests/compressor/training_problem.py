@@ -4,6 +4,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from compressor.plan import LayerPlan, Plan
+
+PLAN = Plan(
+    (
+        LayerPlan("0", (12, 3, 3, 3), "cp", (8,), "rank given"),
+        LayerPlan("3", (12, 12, 3, 3), "cp", (16,), "rank given"),
+        LayerPlan("7", (4, 192), "svd", (3,), "rank given"),
+    ),
+    "given",
+    "ranks given",
+)
+
 
 def images(count, seed):
     generator = torch.Generator().manual_seed(seed)

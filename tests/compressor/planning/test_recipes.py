@@ -35,7 +35,7 @@ def test_a_network_without_the_layers_that_a_recipe_needs_is_refused():
 
 
 def test_the_paper_trains_two_layers_in_larger_batches():
-    from test_training import PLAN
+    from training_problem import PLAN
 
     steps = paced(SCHEDULES["iterative"](PLAN, 15), RECIPES["cp-tpm-2017"].paces)
     assert [(step.batch, step.rate, step.epochs) for step in steps] == [

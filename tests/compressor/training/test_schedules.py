@@ -1,8 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from test_training import PLAN
-from training_problem import loaders, network
+from training_problem import PLAN, loaders, network
 
 from compress_export.settings import SCHEDULE_NAMES
 from compressor.plan import LayerPlan

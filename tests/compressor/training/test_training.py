@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, default_collate
-from training_problem import images, loaders, network
+from training_problem import PLAN, images, loaders, network
 
-from compressor.plan import LayerPlan, Plan
 from compressor.surgery import apply
 from compressor.survey import survey
 from compressor.training.distillation import Distillation
@@ -16,15 +15,6 @@ from compressor.training.fine_tune import probe
 from compressor.training.loop import TrainingError, TrainOptions, Watch, _rebatched, accuracy, fit, layout_on, rate_at
 from compressor.training.schedules import SCHEDULES, Step, within
 
-PLAN = Plan(
-    (
-        LayerPlan("0", (12, 3, 3, 3), "cp", (8,), "rank given"),
-        LayerPlan("3", (12, 12, 3, 3), "cp", (16,), "rank given"),
-        LayerPlan("7", (4, 192), "svd", (3,), "rank given"),
-    ),
-    "given",
-    "ranks given",
-)
 QUICK = TrainOptions(rate=3e-3)
 
 
