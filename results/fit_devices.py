@@ -22,7 +22,7 @@ import torchvision
 from scipy.optimize import least_squares
 from torch import nn
 
-from bench.simulator.latency_estimate import CLASSES, FILE, CoreModel, Operator, estimate_ms, operators_of
+from bench.simulator.latency_estimate import CLASSES, FILE, CoreModel, OperatorCost, estimate_ms, operators_of
 from compress_export.models.alexnet_caffe import alexnet_caffe
 from compressor.survey import survey
 
@@ -58,7 +58,7 @@ NETWORKS = {
 }
 
 
-def operators(name: str) -> tuple[Operator, ...]:
+def operators(name: str) -> tuple[OperatorCost, ...]:
     size = 227 if name == "alexnet" else 224  # Caffe's
     return operators_of(asdict(survey(NETWORKS[name]().eval(), torch.zeros(1, 3, size, size))))
 
@@ -66,7 +66,7 @@ def operators(name: str) -> tuple[Operator, ...]:
 Figure = dict[str, Any]
 
 
-def fit(figures: Sequence[Figure], work: dict[str, tuple[Operator, ...]]) -> dict[str, CoreModel]:
+def fit(figures: Sequence[Figure], work: dict[str, tuple[OperatorCost, ...]]) -> dict[str, CoreModel]:
     """A model of each core in the figures, at 1 GHz: `at` puts it on a device's clock."""
     cores = sorted({figure["core"] for figure in figures})
 
@@ -96,11 +96,11 @@ def fit(figures: Sequence[Figure], work: dict[str, tuple[Operator, ...]]) -> dic
     return models(best.x)
 
 
-def predicted(models: dict[str, CoreModel], figure: Figure, work: dict[str, tuple[Operator, ...]]) -> float:
+def predicted(models: dict[str, CoreModel], figure: Figure, work: dict[str, tuple[OperatorCost, ...]]) -> float:
     return estimate_ms(replace(models[figure["core"]], mhz=figure["mhz"]), work[figure["network"]])
 
 
-def held_out(figures: Sequence[Figure], work: dict[str, tuple[Operator, ...]]) -> Iterable[dict[str, Any]]:
+def held_out(figures: Sequence[Figure], work: dict[str, tuple[OperatorCost, ...]]) -> Iterable[dict[str, Any]]:
     """A line for each figure: what fits say that saw neither its network nor its device, and that saw the network."""
     kept = {device: fit([each for each in figures if each["device"] != device], work) for device in twice(figures)}
     for figure in figures:
@@ -117,7 +117,7 @@ def twice(figures: Sequence[Figure]) -> list[str]:
 
 
 def judged(
-    models: dict[str, CoreModel], figure: Figure, work: dict[str, tuple[Operator, ...]], prefix: str
+    models: dict[str, CoreModel], figure: Figure, work: dict[str, tuple[OperatorCost, ...]], prefix: str
 ) -> dict[str, float]:
     told = predicted(models, figure, work)
     return {f"{prefix}estimate_ms": round(told, 1), f"{prefix}error": round(abs(told / figure["ms"] - 1), 4)}

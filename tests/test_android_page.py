@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.phone.app.libraries import libraries
-from bench.runner.versions import lane
+from bench.phone.app.build import libraries
+from bench.runner.build import lane
 from exporters.formats import FORMATS
 
 ROOT = Path(__file__).resolve().parents[1]

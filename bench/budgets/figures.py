@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.budgets.limits import Where
-from bench.budgets.subjects import Subject
+from bench.budgets.model_files import ModelFile
 from bench.measurement import Measurement, Simulated, process_said
 from bench.statistics import summarize, times_remark, unsteady
 
@@ -25,15 +25,15 @@ def _no_run(what: str) -> Unmeasured:
     return Unmeasured(f"no run recorded this file, and only a run tells {what}")
 
 
-def _size(subject: Subject, _where: Where) -> Figure:
+def _size(subject: ModelFile, _where: Where) -> Figure:
     return subject.measured[0]
 
 
-def _shipped(subject: Subject, _where: Where) -> Figure:
+def _shipped(subject: ModelFile, _where: Where) -> Figure:
     return subject.shipped
 
 
-def _parameters(subject: Subject, _where: Where) -> Figure:
+def _parameters(subject: ModelFile, _where: Where) -> Figure:
     survey = None if subject.run is None else subject.run.survey(subject.network)
     if survey is not None:
         return int(survey["parameters"])
@@ -42,19 +42,19 @@ def _parameters(subject: Subject, _where: Where) -> Figure:
     return subject.contents.parameters
 
 
-def _macs(subject: Subject, _where: Where) -> Figure:
+def _macs(subject: ModelFile, _where: Where) -> Figure:
     if subject.run is None:
         return _no_run("MACs")
     survey = subject.run.survey(subject.network)
     return Unmeasured("the run has no survey of this network") if survey is None else int(survey["macs"])
 
 
-def _instructions(subject: Subject, where: Where) -> Figure:
+def _instructions(subject: ModelFile, where: Where) -> Figure:
     row = counted(subject, where)
     return row if isinstance(row, Unmeasured) else row.run.instructions
 
 
-def counted(subject: Subject, where: Where, core: str = "") -> Simulated | Unmeasured:
+def counted(subject: ModelFile, where: Where, core: str = "") -> Simulated | Unmeasured:
     """The newest count of the file: on `core`, or on the budget's device where that is a simulated one by name."""
     if subject.run is None:
         return _no_run("measurements")
@@ -64,20 +64,20 @@ def counted(subject: Subject, where: Where, core: str = "") -> Simulated | Unmea
     return Unmeasured(f"the run has no simulated count of this file{said}") if found is None else found
 
 
-def _latency(subject: Subject, where: Where) -> Figure:
+def _latency(subject: ModelFile, where: Where) -> Figure:
     row = row_of(subject, where)
     if isinstance(row, Unmeasured):
         return row
     return Unmeasured(times_remark(row)) if row.invalid else summarize(row).p50
 
 
-def unsteady_times(quantity: str, subject: Subject | None, where: Where) -> tuple[str, ...]:
+def unsteady_times(quantity: str, subject: ModelFile | None, where: Where) -> tuple[str, ...]:
     """Why the times behind that figure are not to be trusted; empty where they are steady, and for all but latency."""
     row = None if quantity != "latency" or subject is None else row_of(subject, where)
     return unsteady(row) if isinstance(row, Measurement) else ()
 
 
-def _memory(subject: Subject, where: Where) -> Figure:
+def _memory(subject: ModelFile, where: Where) -> Figure:
     row = row_of(subject, where)
     if isinstance(row, Unmeasured):
         return row
@@ -85,14 +85,14 @@ def _memory(subject: Subject, where: Where) -> Figure:
     return Unmeasured(f"{row.device.name} does not tell a process's peak memory") if peak is None else peak * 1024
 
 
-def _accuracy(subject: Subject, _where: Where) -> Figure:
+def _accuracy(subject: ModelFile, _where: Where) -> Figure:
     if subject.run is None:
         return _no_run("accuracy")
     rows = subject.run.accuracy(subject.network)
     return Unmeasured("the run has no accuracy: it was made without --data") if rows is None else float(rows["top1"])
 
 
-def _agreement(subject: Subject, _where: Where) -> Figure:
+def _agreement(subject: ModelFile, _where: Where) -> Figure:
     parity = None if subject.artifact is None else subject.artifact.parity
     if parity is None:
         return Unmeasured("the file was not compared with its module")
@@ -101,7 +101,7 @@ def _agreement(subject: Subject, _where: Where) -> Figure:
     return 100 * parity.top1_agreement
 
 
-FIGURES: dict[str, Callable[[Subject, Where], Figure]] = {
+FIGURES: dict[str, Callable[[ModelFile, Where], Figure]] = {
     "size": _size,
     "shipped": _shipped,
     "parameters": _parameters,
@@ -115,7 +115,7 @@ FIGURES: dict[str, Callable[[Subject, Where], Figure]] = {
 """The keys are those of QUANTITIES; a test compares the two."""
 
 
-def row_of(subject: Subject, where: Where) -> Measurement | Unmeasured:
+def row_of(subject: ModelFile, where: Where) -> Measurement | Unmeasured:
     """The newest measurement of the file there."""
     if subject.run is None:
         return _no_run("measurements")
@@ -131,7 +131,7 @@ def row_of(subject: Subject, where: Where) -> Measurement | Unmeasured:
     return Unmeasured(f"the run has no measurement of this file on {where.device!r}{inside} (measured on {known})")
 
 
-def original(quantity: str, subject: Subject, where: Where) -> Figure:
+def original(quantity: str, subject: ModelFile, where: Where) -> Figure:
     """The original's figure beside the subject's."""
     if subject.is_run and subject.run is not None:
         return _of_original_network(quantity, subject)
@@ -147,7 +147,7 @@ def original(quantity: str, subject: Subject, where: Where) -> Figure:
     return Unmeasured(f"the original: {found.reason}") if isinstance(found, Unmeasured) and not apart else found
 
 
-def _of_same_core(subject: Subject, other: Subject, where: Where) -> Figure:
+def _of_same_core(subject: ModelFile, other: ModelFile, where: Where) -> Figure:
     """The other file's instructions on the core that the subject's were counted on, by the same counter."""
     own = counted(subject, where)
     if isinstance(own, Unmeasured):
@@ -163,7 +163,7 @@ def _of_same_core(subject: Subject, other: Subject, where: Where) -> Figure:
     return row.run.instructions
 
 
-def _of_original_network(quantity: str, subject: Subject) -> Figure:
+def _of_original_network(quantity: str, subject: ModelFile) -> Figure:
     assert subject.run is not None
     if quantity == "accuracy":
         rows = subject.run.accuracy("original")
@@ -172,7 +172,7 @@ def _of_original_network(quantity: str, subject: Subject) -> Figure:
     return Unmeasured("the run has no survey.json") if survey is None else int(survey[quantity])
 
 
-def _apart(subject: Subject, other: Subject, where: Where) -> Unmeasured | None:
+def _apart(subject: ModelFile, other: ModelFile, where: Where) -> Unmeasured | None:
     """Why the times of two files of one run cannot be set against each other; None if they took turns."""
     rows = row_of(subject, where), row_of(other, where)
     sessions = {row.session for row in rows if isinstance(row, Measurement)}
@@ -181,7 +181,7 @@ def _apart(subject: Subject, other: Subject, where: Where) -> Unmeasured | None:
     return None
 
 
-def of_base(quantity: str, subject: Subject, base: Subject, where: Where) -> Figure:
+def of_base(quantity: str, subject: ModelFile, base: ModelFile, where: Where) -> Figure:
     """The base's figure beside the subject's; a time or a memory only if it comes from the same device."""
     if base.problem is not None:
         return Unmeasured(f"the base's file: {base.problem}")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bench.budgets.figures import FIGURES, Unmeasured
 from bench.budgets.limits import QUANTITIES, BudgetError, Unit, Where
-from bench.budgets.subjects import Subject, of_file, of_run
-from bench.budgets.wording import exact
+from bench.budgets.model_files import ModelFile, of_file, of_run
+from bench.budgets.verdicts import exact
 from bench.file_contents.readers import READERS
 from bench.measurement import process_said
 from bench.run_files import RunFiles
@@ -68,7 +68,7 @@ def _check_whole(place: Path, own: str) -> None:
         )
 
 
-def _subjects(place: Path, root: Path) -> Iterator[Subject]:
+def _subjects(place: Path, root: Path) -> Iterator[ModelFile]:
     if (place / "settings.json").is_file() or (place / "artifacts.json").is_file():
         yield from of_run(place, root)
         return
@@ -77,7 +77,7 @@ def _subjects(place: Path, root: Path) -> Iterator[Subject]:
             yield of_file(path, path.relative_to(root).as_posix())
 
 
-def _table(subject: Subject) -> str:
+def _table(subject: ModelFile) -> str:
     key = "run" if subject.is_run else "files"
     lines = [f'[[budget]]\n{key} = "{subject.name}"']
     for name in NETWORK_KEYS if subject.is_run else FILE_KEYS:
@@ -98,7 +98,7 @@ def _line(name: str, value: float) -> str:
     return f"{name} = {both}  # {exact(unit, value)}"
 
 
-def _latency(subject: Subject) -> list[str]:
+def _latency(subject: ModelFile) -> list[str]:
     """Comments that limit the file's latency where it was measured last; or that say why there is no such limit."""
     row = None if subject.run is None else subject.run.newest(subject.network, subject.sha256)
     if row is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from bench.budgets.subjects import Subject
+from bench.budgets.model_files import ModelFile
 from bench.file_contents.contents import ContentError, Contents, Weight
 
 OTHER = "graph and names"
@@ -41,7 +41,7 @@ class Part:
         return self.now - (self.before or 0)
 
 
-def accounts(quantity: str, subject: Subject, base: Subject | None) -> tuple[Part, ...]:
+def accounts(quantity: str, subject: ModelFile, base: ModelFile | None) -> tuple[Part, ...]:
     """The layers that make up the figure: those that grew over the base, most first; without a base, the largest."""
     try:
         now = _parts(quantity, subject)
@@ -64,7 +64,7 @@ def _grown(name: str, now: tuple[float, str] | None, before: tuple[float, str] |
     return Part(name, amount, was, shapes, shapes_before)
 
 
-def _parts(quantity: str, subject: Subject) -> Amounts:
+def _parts(quantity: str, subject: ModelFile) -> Amounts:
     field = {"parameters": "parameters", "macs": "macs", "latency": "macs", "instructions": "macs"}.get(quantity)
     survey = None if subject.run is None else subject.run.survey(subject.network)
     if field is not None and survey is not None:
@@ -97,7 +97,7 @@ def _shapes(weights: Iterable[Weight]) -> str:
     return ", ".join("x".join(map(str, each.shape)) for each in weights if len(each.shape) > 1)
 
 
-def layers_of(subject: Subject) -> list[str]:
+def layers_of(subject: ModelFile) -> list[str]:
     """The layer that each weight of the file belongs to, in the file's order: by its name; where the file keeps none
     that the run knows, by its shape and its place among the run's layers; else the weight stands for itself."""
     contents = subject.contents

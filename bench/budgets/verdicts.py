@@ -1,22 +1,25 @@
-"""check(): a verdict on every limit of a budgets.toml. Nothing here imports torch or runs a file."""
+"""Verdicts on the limits of a budgets.toml, and their text. Nothing here imports torch or runs a file."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from bench.budgets.figures import FIGURES, Figure, Unmeasured, of_base, original, unsteady_times
-from bench.budgets.growth import Part, accounts
-from bench.budgets.limits import QUANTITIES, Budget, Budgets, Limit
-from bench.budgets.subjects import Subject, beside, exported, find
+from bench.budgets.growth import MEASURES, OTHER, Part, accounts
+from bench.budgets.limits import QUANTITIES, Budget, Budgets, Limit, Unit
+from bench.budgets.model_files import ModelFile, beside, exported, find
 from bench.run_files import RunError
 from bench.statistics import unsteady_clause
 
 Outcome = Literal["passed", "failed", "not measured", "new file"]
+
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 NAMED = 3
+
 """How many layers a failure names; `--why` gives all."""
 
 
@@ -53,7 +56,7 @@ class Checked:
 
     budgets: Budgets
     verdicts: tuple[Verdict, ...]
-    files: tuple[tuple[Subject, Subject | None], ...]
+    files: tuple[tuple[ModelFile, ModelFile | None], ...]
 
     def count(self, outcome: Outcome) -> int:
         return sum(verdict.outcome == outcome for verdict in self.verdicts)
@@ -69,7 +72,7 @@ def check(budgets: Budgets, base: Path | None = None) -> Checked:
     BudgetError, RunError or ContentError on what cannot be read.
     """
     verdicts: list[Verdict] = []
-    files: dict[Path, tuple[Subject, Subject | None]] = {}
+    files: dict[Path, tuple[ModelFile, ModelFile | None]] = {}
     for budget in budgets.budgets:
         subjects = find(budget, budgets)
         if not subjects:
@@ -88,7 +91,7 @@ def check(budgets: Budgets, base: Path | None = None) -> Checked:
     return Checked(budgets, tuple(verdicts), tuple(pair for pair in files.values() if not pair[0].is_run))
 
 
-def _of_subject(budget: Budget, subject: Subject, base: Subject | None, has_base: bool) -> list[Verdict]:
+def _of_subject(budget: Budget, subject: ModelFile, base: ModelFile | None, has_base: bool) -> list[Verdict]:
     own = [
         limit for limit in budget.limits if not budget.is_run or QUANTITIES[limit.quantity].network == subject.is_run
     ]
@@ -97,7 +100,7 @@ def _of_subject(budget: Budget, subject: Subject, base: Subject | None, has_base
     return [_judge(limit, budget, subject, base, has_base) for limit in own] + _without_files(budget, subject)
 
 
-def _without_files(budget: Budget, subject: Subject) -> list[Verdict]:
+def _without_files(budget: Budget, subject: ModelFile) -> list[Verdict]:
     """Of a run that has no file to judge, "not measured" for each limit on files; else nothing."""
     if subject.run is None or not subject.is_run or exported(subject.run):
         return []
@@ -106,7 +109,7 @@ def _without_files(budget: Budget, subject: Subject) -> list[Verdict]:
     return [Verdict("not measured", subject.name, limit.line, limit, reason=reason) for limit in missing]
 
 
-def _judge(limit: Limit, budget: Budget, subject: Subject, base: Subject | None, has_base: bool) -> Verdict:
+def _judge(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None, has_base: bool) -> Verdict:
     """The verdict on one limit.
 
     Times that are not steady are judged: whatever disturbs a file makes it slower, so a limit that is kept with them
@@ -134,7 +137,7 @@ def _judge(limit: Limit, budget: Budget, subject: Subject, base: Subject | None,
     return replace(judged, outcome="not measured", allowed=None, reference=None, reason=lax) if lax else judged
 
 
-def _lax(limit: Limit, budget: Budget, subject: Subject, base: Subject | None) -> str:
+def _lax(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None) -> str:
     """Why a relative limit on a time lets too much pass; "" where nothing says that it does."""
     if limit.kind == "absolute":
         return ""
@@ -143,7 +146,7 @@ def _lax(limit: Limit, budget: Budget, subject: Subject, base: Subject | None) -
     return f"the limit comes from {whose}, and {shaky}" if shaky else ""
 
 
-def _reference(limit: Limit, budget: Budget, subject: Subject, base: Subject | None) -> Figure | None:
+def _reference(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None) -> Figure | None:
     if limit.kind == "ratio":
         return original(limit.quantity, subject, budget.where)
     if limit.kind == "growth":
@@ -161,3 +164,110 @@ def _allowed(limit: Limit, reference: float | None) -> float:
     if QUANTITIES[limit.quantity].more:
         return reference - limit.amount
     return reference + max(limit.amount * reference if limit.share else limit.amount, limit.floor)
+
+
+def amount(unit: Unit, value: float) -> str:
+    """A figure as people say it: "36.40 MB", "8.70M", "12.50 ms", "97.2 %"."""
+    if unit == "bytes":
+        return _scaled(value, {" GB": 1e9, " MB": 1e6, " kB": 1e3}) or f"{value:,.0f}{_bytes(value)}"
+    if unit == "count":
+        return _scaled(value, {"G": 1e9, "M": 1e6, "k": 1e3}) or f"{value:,.0f}"
+    return f"{value:.2f} ms" if unit == "ms" else f"{value:.2f} %"
+
+
+def _scaled(value: float, units: Mapping[str, float]) -> str:
+    """The value in the largest unit that it fills; "" where it fills none."""
+    return next((f"{value / size:.2f}{unit}" for unit, size in units.items() if value >= size), "")
+
+
+def exact(unit: Unit, value: float) -> str:
+    """The same figure with nothing rounded away: "36,401,152 bytes"."""
+    if unit in ("bytes", "count"):
+        return f"{value:,.0f}{_bytes(value) if unit == 'bytes' else ''}"
+    return f"{value:.6g} {'ms' if unit == 'ms' else '%'}"
+
+
+def _bytes(value: float) -> str:
+    return " byte" if value == 1 else " bytes"
+
+
+def contrast(unit: Unit, *values: float) -> list[str]:
+    """The values as people say them, or exact if two that differ would look the same."""
+    said = [amount(unit, value) for value in values]
+    alike = any(a != b and said[i] == said[j] for i, a in enumerate(values) for j, b in enumerate(values) if i < j)
+    return [exact(unit, value) for value in values] if alike else said
+
+
+def cells(verdict: Verdict) -> tuple[str, str]:
+    """(figure, limit) of a verdict; "not measured" where there is none."""
+    if verdict.limit is None:
+        return "", ""
+    quantity = QUANTITIES[verdict.limit.quantity]
+    if verdict.value is None:
+        return "not measured", verdict.limit.text
+    mark = ", not steady" if verdict.unsteady else ""
+    if verdict.allowed is None:
+        return f"{amount(quantity.unit, verdict.value)}{mark}", verdict.limit.text
+    value, allowed = contrast(quantity.unit, verdict.value, verdict.allowed)
+    own = f"{'at least ' if quantity.more else ''}{allowed}"
+    return f"{value}{mark}", own if verdict.limit.kind == "absolute" else f"{own} ({verdict.limit.text})"
+
+
+def remark(verdict: Verdict, file: str, grew: str | None = None) -> str:
+    """What is to be said of a verdict that did not pass: by how much it failed, where the limit stands, that its times
+    are not steady, what grew (`culprits`, unless that is given)."""
+    place = f"{file}:{verdict.line}"
+    if verdict.outcome != "failed" or verdict.limit is None:
+        return f"{verdict.reason} ({place})"
+    grown = culprits(verdict) if grew is None else grew
+    return "; ".join(filter(None, (f"{_excess(verdict)} ({place})", unsteady_clause(verdict.unsteady), grown)))
+
+
+def _excess(verdict: Verdict) -> str:
+    assert verdict.limit is not None
+    quantity = QUANTITIES[verdict.limit.quantity]
+    way = "too little" if quantity.more else "too much"
+    if quantity.unit == "percent":
+        return f"{verdict.excess:.4g} points {way}"
+    share = f" ({_percent(verdict.excess / verdict.allowed)})" if verdict.allowed else ""
+    said = amount(quantity.unit, verdict.excess) if quantity.unit == "ms" else exact(quantity.unit, verdict.excess)
+    return f"{said} {way}{share}"
+
+
+def _percent(share: float) -> str:
+    """Two digits, and all that stand before the point: "0.012 %", "4.5 %", "110 %"."""
+    return f"{100 * share:,.0f} %" if 100 * share >= 10 else f"{100 * share:.2g} %"
+
+
+def culprits(verdict: Verdict) -> str:
+    """The layers that account for a failure, the worst first, and in what: "MACs that grew: layer features.3 +1,200
+    (...)", "largest weights: layer fc1 4,800 bytes"."""
+    if not verdict.parts or verdict.limit is None:
+        return ""
+    unit = parts_unit(verdict.limit.quantity)
+    compared = verdict.parts[0].before is not None
+    measure = MEASURES[verdict.limit.quantity]
+    said = ", ".join(f"{_kind(part)}{part_text(part, unit)}" for part in verdict.parts[:NAMED])
+    more = f" and {len(verdict.parts) - NAMED} more" if len(verdict.parts) > NAMED else ""
+    return f"{f'{measure} that grew' if compared else f'largest {measure}'}: {said}{more}"
+
+
+def _kind(part: Part) -> str:
+    """What a part is, before its name: layers may be called "4"; a weight without a name is counted ("#3")."""
+    if part.name == OTHER:
+        return ""
+    return "weight " if part.name.startswith("#") else "layer "
+
+
+def part_text(part: Part, unit: Unit) -> str:
+    """ "features.3 +1,200 bytes (24x64x1x1 -> 40x64x1x1)"."""
+    if part.before is None:
+        return f"{part.name} {exact(unit, part.now)}"
+    changed = part.shapes and part.shapes_before and part.shapes != part.shapes_before
+    shapes = f" ({part.shapes_before} -> {part.shapes})" if changed else ("" if part.before else " (new)")
+    return f"{part.name} +{exact(unit, part.growth)}{shapes}"
+
+
+def parts_unit(quantity: str) -> Unit:
+    """The unit in which layers account for a quantity: time is accounted for by MACs, memory by stored bytes."""
+    return "bytes" if QUANTITIES[quantity].unit == "bytes" else "count"

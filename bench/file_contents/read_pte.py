@@ -1,5 +1,4 @@
-"""The weights and operators of an ExecuTorch .pte, those inside its XNNPACK delegates included. Field numbers are those
-of ExecuTorch's program.fbs and XNNPACK's runtime_schema.fbs; headers those of its extended_header and XNNHeader."""
+"""Weights and operators of an ExecuTorch .pte."""
 
 from __future__ import annotations
 
@@ -10,21 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from bench.file_contents.contents import ContentError, Contents, Weight, counted
-from bench.file_contents.flatbuffers import Flat
 from bench.file_contents.protobuf import mapped
 
 PLANS, SEGMENTS, CONSTANTS, NAMED_DATA = 1, 4, 5, 7
+
 VALUES, INPUTS, CHAINS, OPERATORS, DELEGATES = 2, 3, 5, 6, 7
+
 NODES, XVALUES, CONSTANT_DATA = 1, 2, 8
+
 KERNEL_CALL, TENSOR, QUANTIZED, INVALID = 1, 5, 2, 2**64 - 1
+
 """Union members: a kernel's call among instructions, a tensor among values, a quantized tensor among XNNPACK's."""
 
 SCALARS = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64",
            11: "bool", 15: "bfloat16"}  # fmt: skip
+
 XNN_TYPES = {
     1: "float32", 2: "float16", 3: "qint8", 4: "quint8", 5: "qint32", 6: "qint8 by channel", 7: "qint32 by channel",
     8: "qint4 by channel", 10: "qint4 by block", 12: "int32", 14: "bfloat16",
 }  # fmt: skip
+
 XNN_NODES = (
     "Add", "FullyConnected", "Softmax", "Sigmoid", "StaticTranspose", "Clamp", "Conv2d", "Div",
     "StaticResizeBilinear2D", "StaticConstantPad", "AvgPooling2d", "Minimum", "DepthwiseConv2d", "MaxPooling2d",
@@ -159,3 +163,71 @@ def _kernels(plan: Flat) -> Iterator[str]:
 def _node(node: Flat) -> str:
     kind = node.number(0, "u8")
     return XNN_NODES[kind - 1] if 0 < kind <= len(XNN_NODES) else f"node {kind}"
+
+
+NUMBERS = {"u8": "<B", "i8": "<b", "i16": "<h", "u16": "<H", "u32": "<I", "i32": "<i", "u64": "<Q"}
+
+
+@dataclass(frozen=True)
+class Flat:
+    """One table of a FlatBuffer: its place in the bytes. A field that is not set is 0, "" or empty."""
+
+    data: Any
+    at: int
+
+    @staticmethod
+    def root(data: Any) -> Flat:
+        return Flat(data, _number(data, 0, "u32"))
+
+    def number(self, field: int, kind: str) -> int:
+        place = self._field(field)
+        return _number(self.data, place, kind) if place else 0
+
+    def text(self, field: int) -> str:
+        place = self._field(field)
+        if not place:
+            return ""
+        start, length = self._vector(place)
+        return bytes(self.data[start : start + length]).decode("utf-8", "replace")
+
+    def table(self, field: int) -> Flat | None:
+        place = self._field(field)
+        return Flat(self.data, place + _number(self.data, place, "u32")) if place else None
+
+    def tables(self, field: int) -> list[Flat]:
+        place = self._field(field)
+        if not place:
+            return []
+        start, length = self._vector(place)
+        places = (start + 4 * index for index in range(length))
+        return [Flat(self.data, where + _number(self.data, where, "u32")) for where in places]
+
+    def numbers(self, field: int, kind: str) -> tuple[int, ...]:
+        place = self._field(field)
+        if not place:
+            return ()
+        start, length = self._vector(place)
+        width = struct.calcsize(NUMBERS[kind])
+        return tuple(_number(self.data, start + width * index, kind) for index in range(length))
+
+    def _field(self, field: int) -> int:
+        """Where the field lies; 0 where it is not set (a table's own vtable tells)."""
+        vtable = self.at - _number(self.data, self.at, "i32")
+        slot = 4 + 2 * field
+        offset = _number(self.data, vtable + slot, "u16") if slot < _number(self.data, vtable, "u16") else 0
+        return self.at + offset if offset else 0
+
+    def _vector(self, place: int) -> tuple[int, int]:
+        start = place + _number(self.data, place, "u32")
+        length = _number(self.data, start, "u32")
+        if length > len(self.data):
+            raise ContentError(f"a list of {length:,} entries at byte {start:,} does not fit into it")
+        return start + 4, length
+
+
+def _number(data: Any, place: int, kind: str) -> int:
+    try:
+        value: int = struct.unpack_from(NUMBERS[kind], data, place)[0]
+    except struct.error as error:
+        raise ContentError(f"it ends before byte {place:,}, which it points to") from error
+    return value

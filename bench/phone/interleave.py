@@ -14,8 +14,7 @@ from bench.host.measure import turns
 from bench.host.reference_outputs import agree
 from bench.measurement import BenchError, Block, Measurement, Process, Schedule
 from bench.phone.facts import Warmth, read_warmth
-from bench.phone.session import PhoneFile, Session
-from bench.phone.shell import ANSWERS
+from bench.phone.places import ANSWERS, PhoneFile, Session
 from bench.phone.storage import HOME
 from bench.runner.answer import RunnerAnswer
 from bench.statistics import DRIFT_LIMIT, drift

@@ -20,8 +20,7 @@ from bench.phone.adb import Phone, pick
 from bench.phone.app.inside import AppProcess, InApp
 from bench.phone.facts import pick_cores, read_facts, read_warmth
 from bench.phone.interleave import PROCESSES, take_turns
-from bench.phone.session import Job, PhoneFile, Place, Session
-from bench.phone.shell import PROFILE, Shell, run
+from bench.phone.places import PROFILE, Job, PhoneFile, Place, Session, Shell, run
 from bench.phone.storage import HOME, Parcel, Store, open_store
 from bench.runner.answer import RunnerAnswer
 from bench.runner.bundle import Bundle, weigh

@@ -11,16 +11,15 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
-from bench.budgets.subjects import of_file
+from bench.budgets.model_files import of_file
 from bench.host import facts as host_facts
 from bench.host.facts import pick_cores
 from bench.host.measure import Progress, check
 from bench.measurement import BenchError, Device, NotMeasured, Schedule
 from bench.phone import measure as phone
-from bench.phone.shell import flags
-from bench.profile.by_layer import layers_of_calls
+from bench.phone.places import flags
+from bench.profile.operators import Run, layers_of_calls, read
 from bench.profile.profile import Operator, Profile, Unit
-from bench.profile.readers import Run, read
 from bench.runner.answer import RunnerAnswer, parse
 from bench.runner.bundle import Bundle, open_bundle
 from bench.simulator.cores import read_cores

@@ -25,7 +25,7 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class LayerShare:
+class LayerTotal:
     """All operators of one layer: what they take together. An operator of no layer stands for itself."""
 
     layer: str
@@ -57,13 +57,13 @@ class Profile:
     def total(self) -> float:
         return sum(operator.amount for operator in self.operators)
 
-    def layers(self) -> tuple[LayerShare, ...]:
+    def layers(self) -> tuple[LayerTotal, ...]:
         """Cost by layer, worst first."""
         found: dict[str, list[Operator]] = {}
         for operator in self.operators:
             found.setdefault(operator.layer or f"({operator.name})", []).append(operator)
         shares = [
-            LayerShare(name, tuple(each.name for each in own), sum(each.amount for each in own))
+            LayerTotal(name, tuple(each.name for each in own), sum(each.amount for each in own))
             for name, own in found.items()
         ]
         return tuple(sorted(shares, key=lambda share: -share.amount))

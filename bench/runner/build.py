@@ -10,21 +10,79 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from bench.measurement import BenchError
-from bench.runner.build_log import Log
-from bench.runner.bundle import LOADER, MANIFEST, ROOT, Bundle, BundledFile, Program, weigh, write_manifest
-from bench.runner.libraries import closure
-from bench.runner.versions import HERE, Engine, Lane, lane
+from bench.runner.bundle import LOADER, MANIFEST, ROOT, Bundle, BundledFile, Program, closure, weigh, write_manifest
+
+HERE = Path(__file__).parent
+
+ENGINES = ("pte", "onnx", "ptl")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine's package and version; `sha256` is the wheel's, "" where the package is installed already."""
+
+    name: str
+    package: str
+    version: str
+    sha256: str = ""
+
+    @property
+    def program(self) -> str:
+        return f"run_{self.name}"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The engines of one lane. `python` and `platform` say which wheels are taken; "" is this environment's own."""
+
+    engines: tuple[Engine, ...]
+    python: str = ""
+    platform: str = ""
+
+
+def lane(name: str) -> Lane:
+    """The row called `name` of versions.toml: "host" or "arm"."""
+    row = tomllib.loads((HERE / "versions.toml").read_text(encoding="utf-8"))[name]
+    engines = tuple(Engine(engine, **row[engine]) for engine in ENGINES)
+    return Lane(engines, row.get("python", ""), row.get("platform", ""))
+
+
+class Log:
+    """Runs steps and says how long each took; their words go to a file, whose last lines are shown if one fails."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def do(self, command: Sequence[str], what: str) -> None:
+        """Runs a command, which does `what`. BenchError if it fails."""
+        print(f"{what} ...", flush=True)
+        begin = time.monotonic()
+        with self._path.open("ab") as words:
+            done = subprocess.run(command, stdout=words, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            last = "\n".join(self._path.read_text(errors="replace").splitlines()[-20:])
+            raise BenchError(
+                f"{what} failed with exit status {done.returncode}; the last lines of {self._path}:\n{last}"
+            )
+        print(f"  {time.monotonic() - begin:.0f} s", flush=True)
+
 
 BIN = Path(sys.executable).parent
+
 SITE = Path(sysconfig.get_path("purelib"))
+
 CROSS = Path("/usr/aarch64-linux-gnu/lib")
+
 LOG = "build.log"
+
 PACKAGES = {"g++": "g++", "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu", "readelf": "binutils"}
 
 

@@ -19,7 +19,7 @@ CLASSES = ("square", "pointwise", "depthwise", "window", "connected")
 
 
 @dataclass(frozen=True)
-class Operator:
+class OperatorCost:
     """One convolution or fully connected layer: its class, its MACs, and the bytes that it reads and writes once.
 
     `square` is a 3x3 window at stride 1 (runtimes have a faster algorithm for it), `window` any other window.
@@ -55,7 +55,7 @@ def read_models(path: Path = FILE) -> tuple[str, dict[str, CoreModel]]:
     return values["runtime"], {name: CoreModel(core=name, **row) for name, row in values["cores"].items()}
 
 
-def estimate_ms(model: CoreModel, operators: Sequence[Operator]) -> float:
+def estimate_ms(model: CoreModel, operators: Sequence[OperatorCost]) -> float:
     """Milliseconds of one image through the operators: for each, the slower of work and traffic, and a constant."""
     hertz = model.mhz * 1e6
     seconds = sum(
@@ -65,17 +65,17 @@ def estimate_ms(model: CoreModel, operators: Sequence[Operator]) -> float:
     return 1000 * seconds
 
 
-def operators_of(survey: Mapping[str, Any]) -> tuple[Operator, ...]:
+def operators_of(survey: Mapping[str, Any]) -> tuple[OperatorCost, ...]:
     """The operators of a network from its survey.json. BenchError if a layer is of no known kind."""
     return tuple(_operator(layer) for layer in survey["layers"] if layer["cost"]["macs"])
 
 
-def _operator(layer: Mapping[str, Any]) -> Operator:
+def _operator(layer: Mapping[str, Any]) -> OperatorCost:
     shape = layer["shape"]
     values = shape["inputs"] * _area(shape["in_size"]) + shape["outputs"] * _area(shape["out_size"])
     # The figures are of a runtime that stores fully connected weights in 16 bits.
     weight_bytes = (2 if shape["kind"] == "linear" else 4) * layer["cost"]["parameters"]
-    return Operator(_class(shape), layer["cost"]["macs"], 4 * values * layer["calls"] + weight_bytes)
+    return OperatorCost(_class(shape), layer["cost"]["macs"], 4 * values * layer["calls"] + weight_bytes)
 
 
 def _class(shape: Mapping[str, Any]) -> str:

@@ -70,8 +70,8 @@ def _check_wishes(asked: dict[str, Any]) -> None:
 
 def _checked(asked: dict[str, Any]) -> bool:
     """Whether all budgets hold, after saying so in every way that was asked for."""
-    from bench.budgets.base import base_folder
     from bench.budgets.limits import read_budgets
+    from bench.budgets.model_files import base_folder
     from bench.budgets.verdicts import check as verdicts_on
     from compress_export.reporting import verdicts as verdict_pages
     from compress_export.reporting.verdicts import Verdicts

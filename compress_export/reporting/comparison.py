@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.budgets.limits import Unit
-from bench.budgets.subjects import Subject
-from bench.budgets.wording import contrast
+from bench.budgets.model_files import ModelFile
+from bench.budgets.verdicts import contrast
 from bench.measurement import BenchError, Measurement, process_said, read
 from bench.run_files import COMPRESSED, RunFiles
 from bench.statistics import Ratio, summarize, time_ratio, times_remark
@@ -200,7 +200,7 @@ def _figures(path: Path, files_only: bool) -> dict[Row, Entry]:
     run = RunFiles.of(path)
     if run is not None:
         run.check()
-    subject = Subject(str(path), path, run)
+    subject = ModelFile(str(path), path, run)
     if subject.problem is not None:
         raise InputError(f"{path}: {subject.problem}")
     return dict(_of_file(subject, "" if files_only else f"{path.suffix} "))
@@ -220,7 +220,7 @@ def _of_run(run: RunFiles) -> Iterator[tuple[Row, Entry]]:
             yield from _timed(run, artifact, f".{artifact.format} ")
 
 
-def _of_file(subject: Subject, prefix: str) -> Iterator[tuple[Row, Entry]]:
+def _of_file(subject: ModelFile, prefix: str) -> Iterator[tuple[Row, Entry]]:
     contents, artifact = subject.contents, subject.artifact
     types = [name for name in (contents.dtypes if contents is not None else ()) if "int64" not in name]
     dtype = artifact.dtype if artifact is not None else next(iter(types), "")

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.measurement import Measurement, NotMeasured, Row, Simulated, to_line
-from bench.profile.profile import LayerShare, Profile, Unit
+from bench.profile.profile import LayerTotal, Profile, Unit
 from bench.statistics import Ratio, summarize, time_ratio, times_remark
 from compress_export.reporting import figures
 from exporters.artifact import Artifact
@@ -37,14 +37,14 @@ def show_profiles(profiles: Iterable[tuple[str, Profile]], console: Console) -> 
             table.add_row(*(Text(cell) for cell in _layer_cells(layer, profile)))
         rest = layers[SHOWN:]
         if rest:
-            summed = LayerShare(f"{len(rest)} more", (), sum(layer.amount for layer in rest))
+            summed = LayerTotal(f"{len(rest)} more", (), sum(layer.amount for layer in rest))
             table.add_row(*(Text(cell) for cell in _layer_cells(summed, profile)))
         console.print(table)
         if not profile.joined:
             console.print(Text("what its profiler names could not be brought together with the file's layers"))
 
 
-def _layer_cells(layer: LayerShare, profile: Profile) -> tuple[str, str, str, str]:
+def _layer_cells(layer: LayerTotal, profile: Profile) -> tuple[str, str, str, str]:
     share = f"{100 * layer.amount / profile.total:.1f} %" if profile.total else ""
     return layer.layer, ", ".join(layer.operators), amount(profile.unit, layer.amount), share
 

@@ -16,9 +16,19 @@ from rich.text import Text
 
 from bench.budgets.growth import MEASURES, Part, accounts, layers_of
 from bench.budgets.limits import QUANTITIES
-from bench.budgets.subjects import Subject
-from bench.budgets.verdicts import OUTCOMES, Checked, Outcome, Verdict
-from bench.budgets.wording import amount, cells, culprits, exact, part_text, remark
+from bench.budgets.model_files import ModelFile
+from bench.budgets.verdicts import (
+    OUTCOMES,
+    Checked,
+    Outcome,
+    Verdict,
+    amount,
+    cells,
+    culprits,
+    exact,
+    part_text,
+    remark,
+)
 from bench.file_contents.contents import duplicates
 from bench.statistics import unsteady_clause
 from compress_export.reporting.markdown_table import escape, table
@@ -77,7 +87,7 @@ def _part(part: Part) -> dict[str, Any]:
     }
 
 
-def _file(subject: Subject, base: Subject | None) -> dict[str, Any]:
+def _file(subject: ModelFile, base: ModelFile | None) -> dict[str, Any]:
     contents = subject.contents
     row = {"name": subject.name, "bytes": subject.measured[0], "sha256": subject.measured[1]}
     if contents is None:
@@ -124,7 +134,7 @@ def _failure(verdict: Verdict, file: str) -> str:
     return f"**{escape(verdict.subject)}**, {title(verdict)}: {escape(remark(verdict, file))}"
 
 
-def _inside(subject: Subject, base: Subject | None) -> str:
+def _inside(subject: ModelFile, base: ModelFile | None) -> str:
     head = f"<details><summary>Inside {escape(subject.name)}</summary>"
     lines = "\n".join(f"- {escape(line)}" for line in inside(subject))
     parts = [
@@ -204,7 +214,7 @@ class Verdicts:
         return [f"{reason} ({file}:{','.join(map(str, sorted(set(own))))})" for reason, own in where.items()]
 
     @property
-    def opened(self) -> Iterator[tuple[Subject, Subject | None]]:
+    def opened(self) -> Iterator[tuple[ModelFile, ModelFile | None]]:
         """The files whose inside is to be explained, with the base's."""
         if self.why:
             yield from (pair for pair in self.checked.files if pair[0].problem is None)
@@ -245,7 +255,7 @@ def _table(verdicts: list[Verdict]) -> Table:
     return table
 
 
-def inside(subject: Subject) -> list[str]:
+def inside(subject: ModelFile) -> list[str]:
     """Lines that say what a file holds: bytes, types, operators, and what it stores twice."""
     contents = subject.contents
     if contents is None:
@@ -263,14 +273,14 @@ def inside(subject: Subject) -> list[str]:
     return lines if copies else [*lines, "nothing is stored twice"]
 
 
-def layers(subject: Subject, base: Subject | None) -> tuple[Part, ...]:
+def layers(subject: ModelFile, base: ModelFile | None) -> tuple[Part, ...]:
     """The file's bytes by layer, the largest first, each with the base's where there is one."""
     whole = accounts("size", subject, None)
     grown = {part.name: part for part in (accounts("size", subject, base) if base is not None else ())}
     return tuple(grown.get(part.name, part) for part in whole)
 
 
-def _show_inside(subject: Subject, base: Subject | None, console: Console) -> None:
+def _show_inside(subject: ModelFile, base: ModelFile | None, console: Console) -> None:
     console.print(Text(f"Inside {subject.name}", style="bold"), soft_wrap=True)
     for line in inside(subject):
         console.print(Text(f"  {line}"), soft_wrap=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.measurement import Device, Schedule
-from bench.phone.app.plan import Plan
+from bench.phone.app.inside import AppPlan
 from exporters.artifact import Artifact
 
 DEVICE = Device("phone", "Nobody Virtual 8", "VP8450", 8, "Android 14", 7812345, "VP0001", 4096, "app")
@@ -28,7 +28,7 @@ class Core:
         command = ["java", *quick, *options, "-cp", path, *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
-    def measure(self, folder: Path, plan: Plan, options: tuple[str, ...] = ()) -> str:
+    def measure(self, folder: Path, plan: AppPlan, options: tuple[str, ...] = ()) -> str:
         """The row that the core leaves for the plan."""
         (folder / "plan.json").write_text(plan.to_json())
         done = self.run("compressexport.core.Main", folder / "plan.json", folder / "result.json", options=options)
@@ -42,13 +42,13 @@ class Core:
         return (folder / "told").read_bytes().decode("latin-1")
 
 
-def plan_for(folder: Path, artifact: Artifact, images: "np.ndarray", golden: "np.ndarray | None" = None) -> Plan:
+def plan_for(folder: Path, artifact: Artifact, images: "np.ndarray", golden: "np.ndarray | None" = None) -> AppPlan:
     """A plan in `folder`, where the file lies already, with these images and answers beside it."""
     for number, image in enumerate(images):
         image.astype("<f4").tofile(folder / f"{number}.raw")
     if golden is not None:
         golden.astype("<f4").tofile(folder / "golden.raw")
-    return Plan(
+    return AppPlan(
         artifact=replace(artifact, input=(1, *images.shape[1:])),
         file=artifact.path.name,
         images=tuple(f"{number}.raw" for number in range(len(images))),

@@ -5,18 +5,159 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.measurement import BenchError
 from bench.phone.app.bundle import MANIFEST, ROOT, AppBundle, Build, open_app_bundle, write_app_bundle
-from bench.phone.app.libraries import Library, libraries, unpack
-from bench.phone.app.package import Tools, apk, dex, make_key
-from bench.runner.build_log import Log
+from bench.runner.build import HERE, Log
 from bench.runner.bundle import weigh
-from bench.runner.versions import HERE
+
+ABI = "arm64-v8a"
+
+Do = Callable[[list[str], str], None]
+
+"""Runs a command and says what for; raises BenchError where it fails."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """One runtime for Android. `version` is what an app takes, `built` what this build takes, "" where it has none.
+
+    `files` are what it comes in, by name, with the sha256 of each: paths in the npm package that `npm` names, or what
+    android_app/tools/pom.xml brings from Maven Central.
+    """
+
+    format: str
+    package: str
+    version: str
+    built: str = ""
+    npm: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def libraries() -> tuple[Library, ...]:
+    """The app lane of versions.toml."""
+    row = tomllib.loads((HERE / "versions.toml").read_text(encoding="utf-8"))["app"]
+    return tuple(Library(form, **fields) for form, fields in row.items())
+
+
+def unpack(library: Library, fetched: Path, aars: Path, do: Do) -> None:
+    """Brings the library's classes and its libraries for ARM to aars/FORMAT: what an .aar calls classes.jar takes the
+    .aar's own name there. BenchError if a file is not the pinned one."""
+    folder = aars / library.format
+    stamp, pins = folder / "sha256", "".join(f"{sha256}  {name}\n" for name, sha256 in library.files.items())
+    if stamp.exists() and stamp.read_text() == pins:
+        return
+    _from_npm(library, fetched, do)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, wanted in library.files.items():
+        _, found = weigh(fetched / Path(name).name)
+        if found != wanted:
+            raise BenchError(
+                f"{library.package} {library.built} is not the library that versions.toml pins: the sha256 of {name} "
+                f"is {found}, and {wanted} was wanted; look at what changed before you change the pin"
+            )
+        _place(fetched / Path(name).name, folder)
+    stamp.write_text(pins)
+
+
+def _place(file: Path, folder: Path) -> None:
+    if file.suffix != ".aar":
+        shutil.copy(file, folder / file.name)
+        return
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if name == "classes.jar" or (name.startswith(f"jni/{ABI}/") and name.endswith(".so")):
+                own = f"{file.stem}.jar" if name == "classes.jar" else Path(name).name
+                (folder / own).write_bytes(archive.read(name))
+
+
+def _from_npm(library: Library, fetched: Path, do: Do) -> None:
+    """The files of the npm package in `fetched`, where one of them is missing or another one."""
+    members = {name: fetched / Path(name).name for name in library.files if name.startswith("package/")}
+    if all(file.exists() and weigh(file)[1] == library.files[name] for name, file in members.items()):
+        return
+    work = fetched / "npm"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    do(["npm", "pack", "--silent", "--pack-destination", str(work), library.npm], f"fetching {library.npm}")
+    (packed,) = work.glob("*.tgz")
+    with tarfile.open(packed) as archive:
+        for name, file in members.items():
+            content = archive.extractfile(name) if name in archive.getnames() else None
+            if content is None:
+                raise BenchError(f"{library.npm} has no {name}; look where it went")
+            with file.open("wb") as target:
+                shutil.copyfileobj(content, target)
+    shutil.rmtree(work)
+
+
+LEAST_SDK = 24
+
+KEY = ["-alias", "bench", "-storepass", "android", "-keypass", "android"]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Where the build's own tools lie: the dexer, Android's framework, the key that signs."""
+
+    r8: Path
+    framework: Path
+    key: Path
+
+
+def dex(jars: Sequence[Path], target: Path, tools: Tools, do: Do) -> Path:
+    """The jars' code as one archive with classes.dex and the jars' other files, for Android 7 and later."""
+    words = ["java", "-Xmx1g", "-cp", str(tools.r8), "com.android.tools.r8.D8", "--release", "--lib"]
+    words += [str(tools.framework), "--min-api", str(LEAST_SDK), "--output", str(target), *map(str, jars)]
+    do(words, f"dexing {target.name}")
+    with zipfile.ZipFile(target, "a", zipfile.ZIP_DEFLATED) as archive:
+        for jar in jars:
+            with zipfile.ZipFile(jar) as source:
+                for name in source.namelist():
+                    if name.startswith("compressexport/") and name.endswith(".properties"):
+                        archive.writestr(name, source.read(name))
+    return target
+
+
+def apk(app: Path, package: str, code: Path, libraries: Sequence[Path], tools: Tools, do: Do) -> bytes:
+    """A signed APK of the sources in `app` (its manifest; it has no resources), with dexed code and native libraries.
+
+    The libraries are compressed, and the manifest lets Android unpack them at installation: so they are aligned to
+    pages of any size as far as their own segments are.
+    """
+    work = code.parent
+    linked, aligned = work / f"{package}.linked", work / f"{package}.apk"
+    words = ["aapt2", "link", "--manifest", str(app / "AndroidManifest.xml"), "-I", str(tools.framework)]
+    do([*words, "--rename-manifest-package", package, "-o", str(linked)], f"linking {package}")
+    with zipfile.ZipFile(linked, "a", zipfile.ZIP_DEFLATED) as archive, zipfile.ZipFile(code) as dexed:
+        for name in dexed.namelist():
+            archive.writestr(name, dexed.read(name))
+        for library in libraries:
+            archive.write(library, f"lib/{ABI}/{library.name}")
+    do(["zipalign", "-f", "4", str(linked), str(aligned)], f"aligning {package}")
+    signer = ["apksigner", "sign", "--ks", str(tools.key), "--ks-pass", "pass:android", "--key-pass", "pass:android"]
+    do([*signer, "--min-sdk-version", str(LEAST_SDK), str(aligned)], f"signing {package}")
+    return aligned.read_bytes()
+
+
+def make_key(path: Path, do: Do) -> Path:
+    """A key to sign with, made once: an app installs over another of the same key only."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = ["-keyalg", "RSA", "-keysize", "2048", "-validity", "10000", "-dname", "CN=compress-export"]
+        do(["keytool", "-genkeypair", "-keystore", str(path), *KEY, *size], "making a key to sign with")
+    return path
+
 
 SOURCES = Path(__file__).resolve().parents[3] / "android_app"
+
 PACKAGES = {
     "javac": "default-jdk-headless",
     "mvn": "maven",
@@ -25,15 +166,19 @@ PACKAGES = {
     "zipalign": "zipalign",
     "apksigner": "apksigner",
 }
+
 """The programs that a build runs, and the Debian package of each."""
 
 APKS = {"bench": ("pte", "onnx"), "legacy": ("ptl",)}
+
 """The apps and their engines: the legacy one cannot ship on phones whose pages have 16 KB."""
 
 JNI = ("fbjni-java-only.jar", "nativeloader.jar")
+
 """What the Java side of PyTorch's libraries calls."""
 
 EXTRA = {"pte": JNI[1:], "onnx": (), "ptl": JNI}
+
 MODULES = {"onnx": "engine-onnx", "ptl": "engine-torchscript", "pte": "engine-executorch"}
 
 
@@ -71,7 +216,7 @@ def _fetch(root: Path, log: Log) -> None:
 
 def _key() -> str:
     """All that decides the bundle, as text."""
-    own = [Path(__file__).with_name(f"{name}.py") for name in ("build", "bundle", "libraries", "package")]
+    own = [Path(__file__).with_name(f"{name}.py") for name in ("build", "bundle")]
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file() and path.suffix not in (".gradle", ".md"))
     return json.dumps({str(path): weigh(path)[1] for path in [*own, *sources, HERE / "versions.toml"]}, indent=0)
 

@@ -2,31 +2,122 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.measurement import BenchError, Schedule
+from bench.measurement import BenchError, Device, Measurement, NotMeasured, Schedule, from_line
 from bench.phone.adb import COMMAND_SECONDS, Phone, quote
 from bench.phone.app import bundle as bundles
 from bench.phone.app.bundle import AppBundle, Build, open_app_bundle
-from bench.phone.app.plan import Plan, read_answer
-from bench.phone.shell import ANSWERS, death, mask_of
+from bench.phone.places import ANSWERS, death, mask_of
 from bench.phone.storage import HOME, KEPT, Parcel, kept
 from bench.runner.answer import RunnerAnswer
+from exporters.artifact import Artifact
 from exporters.formats import FORMATS
 
 if TYPE_CHECKING:
-    from bench.phone.session import PhoneFile, Session
+    from bench.phone.places import PhoneFile, Session
+
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class AppPlan:
+    """One file to measure, once. Places are relative to the plan's folder; `cores` is a mask, None is not pinned."""
+
+    artifact: Artifact
+    file: str
+    images: tuple[str, ...]
+    cores: str | None
+    golden: str | None
+    answers: str | None
+    schedule: Schedule
+    device: Device
+    session: str
+    turn: int
+    measured_at: str
+
+    def to_json(self) -> str:
+        """The plan as the app reads it."""
+        own = self.artifact
+        fields = {
+            "schema": SCHEMA,
+            "name": own.path.name,
+            "file": self.file,
+            "images": self.images,
+            "network": own.network,
+            "format": own.format,
+            "sha256": own.sha256,
+            "bytes": own.bytes,
+            "cores": self.cores,
+            "golden": self.golden,
+            "answers": self.answers,
+            "session": self.session,
+            "turn": self.turn,
+            "input_shape": own.input,
+            "runtime": FORMATS[own.format].runtime,
+            "measured_at": self.measured_at,
+            "schedule": asdict(self.schedule),
+            "device": asdict(self.device),
+        }
+        return json.dumps(fields, indent=1) + "\n"
+
+
+def read_answer(text: str, name: str) -> RunnerAnswer:
+    """What the process told. BenchError with the app's words if it measured nothing, or if this is no row."""
+    try:
+        fields = json.loads(text)
+        if "error" in fields:
+            raise BenchError(f"{name} was not measured: {fields['error']}")
+    except (ValueError, TypeError) as error:
+        said = " ".join(text.split())[:200] or "nothing"
+        raise BenchError(f"{name} was not measured: the app did not leave a row, but {said}") from error
+    row = from_line(text, f"the app's answer for {name}")
+    if isinstance(row, NotMeasured):
+        raise BenchError(f"{name} was not measured: {row.reason}")
+    if not isinstance(row, Measurement):
+        raise BenchError(f"{name} was not measured: the app left a row of {type(row).__name__}; install it anew")
+    return _answer(row)
+
+
+def _answer(row: Measurement) -> RunnerAnswer:
+    """The row as the other lane's runner would have told it."""
+    return RunnerAnswer(
+        engine=row.runtime,
+        engine_version=row.runtime_version,
+        model_bytes=row.bytes,
+        threads=row.threads,
+        cores="" if row.pinned_cores is None else mask_of(row.pinned_cores),
+        load_ms=row.load_ms,
+        first_ms=row.first_ms,
+        samples_ms=row.samples_ms,
+        output_shape=(),
+        outputs=None,
+        memory=row.memory,
+        core_before=None,
+        core_after=None,
+        mhz_before=row.mhz_before,
+        mhz_after=row.mhz_after,
+        preemptions=row.preemptions,
+    )
+
 
 ACTIVITY = "compressexport.app.RunActivity"
+
 MAIN = "compressexport.core.Main"
+
 INSTALL_SECONDS = 300.0
+
 COPY_BYTES_PER_SECOND = 1e7
+
 OWN, OWN_ANSWERS = "files/bench", "answers.raw"
+
 """The folder in the app's own storage: a copy of the store's `files` and `images`, the plan and the row."""
 
 
@@ -172,7 +263,7 @@ def _send_plan(session: Session, file: PhoneFile, turn: int, schedule: Schedule,
     job = file.job
     mask = None if job.cores is None else mask_of(job.cores)
     where = (job.place, job.images, mask, f"{job.place}.golden", answers)
-    plan = Plan(file.artifact, *where, schedule, session.device, session.name, turn, session.measured_at)
+    plan = AppPlan(file.artifact, *where, schedule, session.device, session.name, turn, session.measured_at)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         local = Path(folder) / "plan.json"
         local.write_text(plan.to_json(), encoding="utf-8")

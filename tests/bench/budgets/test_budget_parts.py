@@ -5,8 +5,7 @@ from budget_runs import make_run, write_budgets
 
 from bench.budgets.growth import MEASURES, Part
 from bench.budgets.limits import QUANTITIES, parse_limit, read_budgets
-from bench.budgets.verdicts import Verdict, check
-from bench.budgets.wording import culprits, remark
+from bench.budgets.verdicts import Verdict, check, culprits, remark
 
 RUN = 'run = "run"\ndevice = "host"\n'
 

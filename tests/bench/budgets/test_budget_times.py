@@ -6,8 +6,7 @@ import pytest
 from budget_runs import disturbed, invalid, make_run, write_budgets
 
 from bench.budgets.limits import read_budgets
-from bench.budgets.verdicts import check
-from bench.budgets.wording import cells, remark
+from bench.budgets.verdicts import cells, check, remark
 
 RUN = 'run = "run"\ndevice = "host"\n'
 

@@ -12,13 +12,11 @@ from bench_rows import DEVICE, simulated
 from budget_runs import PHONE, RANK, make_run, measured_in_app, onnx_layers, shapes, write_budgets
 from safetensors.numpy import save_file
 
-from bench.budgets.base import base_folder
 from bench.budgets.first_draft import draft
 from bench.budgets.growth import MEASURES
 from bench.budgets.limits import BudgetError, read_budgets
-from bench.budgets.subjects import REMEMBERED
-from bench.budgets.verdicts import Checked, check
-from bench.budgets.wording import amount, cells, contrast, exact, remark
+from bench.budgets.model_files import REMEMBERED, base_folder
+from bench.budgets.verdicts import Checked, amount, cells, check, contrast, exact, remark
 from bench.measurement import PROCESSES, Counts, to_line
 from bench.phone import measure as phone
 from bench.run_files import RUN_VERSION, RunError, RunFiles

@@ -204,7 +204,7 @@ def test_a_pte_with_any_fault_is_read_or_found_out(tmp_path_factory, place, faul
 def test_a_list_that_does_not_fit_is_found_out():
     import struct
 
-    from bench.file_contents.flatbuffers import Flat
+    from bench.file_contents.read_pte import Flat
 
     # a table with one field, a vector of a thousand million entries
     data = struct.pack("<IHHHHiII", 12, 6, 8, 4, 0, 8, 4, 10**9)

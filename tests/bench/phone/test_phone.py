@@ -27,8 +27,7 @@ from bench.phone import adb
 from bench.phone import interleave as phone_turns
 from bench.phone.adb import Phone, PhoneLost
 from bench.phone.measure import measure, measure_in
-from bench.phone.session import PhoneFile, Session
-from bench.phone.shell import ANSWERS
+from bench.phone.places import ANSWERS, PhoneFile, Session
 from bench.phone.storage import HOME, Parcel
 from bench.runner.answer import RunnerAnswer, parse
 from bench.runner.bundle import Bundle

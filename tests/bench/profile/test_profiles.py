@@ -7,13 +7,12 @@ import pytest
 from bench_files import IMAGES, artifact, onnx_file
 from bench_rows import DEVICE
 
-from bench.budgets.subjects import Subject
+from bench.budgets.model_files import ModelFile
 from bench.devices import DEVICES, find
 from bench.measurement import BenchError, Schedule
-from bench.profile.by_layer import layers_of_calls
+from bench.profile.operators import Call, layers_of_calls
+from bench.profile.operators import read as read_calls
 from bench.profile.profile import Operator, Profile, append, read
-from bench.profile.readers import Call
-from bench.profile.readers import read as read_calls
 
 FILES = Path(__file__).parents[1] / "files"
 CALLS = [("one", "a", 3.0), ("pool", "", 5.0), ("two", "a", 4.0), ("three", "b", 1.0)]
@@ -78,7 +77,7 @@ def test_a_profile_that_is_none_or_empty_is_refused(tmp_path: Path) -> None:
 def test_a_fused_chain_leads_back_to_its_weight(tmp_path: Path) -> None:
     file = onnx_file(tmp_path / "net.onnx", 8).path
     calls = [Call("Conv a", 1, True), Call("MaxPool b", 1, False), Call("Conv b", 1, True), Call("Conv z", 1, True)]
-    subject = Subject("net", file, None)
+    subject = ModelFile("net", file, None)
     assert layers_of_calls("onnx", calls, subject) == ["one", "", "two", ""]
     unnamed = [Call("Conv ", 1, True), Call("Conv ", 1, True), Call("MaxPool ", 1, False)]
     assert layers_of_calls("onnx", unnamed, subject) == ["one", "two", ""]
@@ -86,7 +85,7 @@ def test_a_fused_chain_leads_back_to_its_weight(tmp_path: Path) -> None:
 
 
 def test_operators_without_names_are_told_by_their_place_or_shape() -> None:
-    pte, ptl = (Subject(f"tiny.{form}", FILES / f"tiny.{form}", None) for form in ("pte", "ptl"))
+    pte, ptl = (ModelFile(f"tiny.{form}", FILES / f"tiny.{form}", None) for form in ("pte", "ptl"))
     calls = [Call("Convolution", 1, True), Call("Mean", 1, False), Call("Fully Connected", 1, True)]
     assert layers_of_calls("pte", calls, pte) == ["#0", "", "#2"]
     assert layers_of_calls("pte", calls[:2], pte) is None

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from bench.measurement import BenchError
-from bench.runner.build_log import Log
+from bench.runner.build import Log
 
 
 def test_a_step_that_fails_shows_its_last_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,8 @@ import pytest
 
 from bench.measurement import BenchError
 from bench.runner import build as builder
-from bench.runner.build import TARGETS, build, main
-from bench.runner.bundle import BundledFile, open_bundle, weigh
-from bench.runner.libraries import closure
-from bench.runner.versions import lane
+from bench.runner.build import TARGETS, build, lane, main
+from bench.runner.bundle import BundledFile, closure, open_bundle, weigh
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -9,7 +9,7 @@ import pytest
 
 from bench.measurement import BenchError
 from bench.simulator.cores import read_cores
-from bench.simulator.latency_estimate import CLASSES, CoreModel, Operator, estimate_ms, operators_of, read_models
+from bench.simulator.latency_estimate import CLASSES, CoreModel, OperatorCost, estimate_ms, operators_of, read_models
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 RATES = dict.fromkeys(CLASSES, 2.0)
@@ -57,8 +57,8 @@ def test_a_layer_of_another_kind_is_refused() -> None:
 
 
 def test_the_slower_of_work_and_traffic_counts_and_a_constant_for_each_operator() -> None:
-    busy = Operator("square", 4_000_000, 1000)  # 2 ms of work at 2 MACs a cycle and 1 GHz
-    hungry = Operator("connected", 1000, 5_000_000)  # 5 ms of traffic at 1 GB/s
+    busy = OperatorCost("square", 4_000_000, 1000)  # 2 ms of work at 2 MACs a cycle and 1 GHz
+    hungry = OperatorCost("connected", 1000, 5_000_000)  # 5 ms of traffic at 1 GB/s
     assert estimate_ms(MODEL, [busy, hungry]) == pytest.approx(2 + 5 + 2 * 0.1)
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from bench.measurement import BenchError, Simulated
 from bench.phone.app import build
+from bench.phone.app.build import libraries, unpack
 from bench.phone.app.bundle import Build, open_app_bundle, write_app_bundle
-from bench.phone.app.libraries import libraries, unpack
-from bench.phone.app.plan import read_answer
+from bench.phone.app.inside import read_answer
 from bench.runner.bundle import weigh
 
 

@@ -12,9 +12,9 @@ from bench_files import SIZE, artifact, onnx_file
 from packaging.version import Version
 
 from bench.measurement import Measurement, NotMeasured, from_line, to_line
-from bench.phone.app.libraries import libraries
-from bench.phone.app.plan import Plan, read_answer
-from bench.runner.versions import lane
+from bench.phone.app.build import libraries
+from bench.phone.app.inside import AppPlan, read_answer
+from bench.runner.build import lane
 from bench.statistics import summarize
 from exporters.artifact import Artifact, Parity, read_artifacts
 from exporters.formats import FORMATS
@@ -25,13 +25,13 @@ GOLDEN = Path(__file__).parents[2] / "files" / "app"
 IMAGES = np.random.default_rng(3).random((3, 3, SIZE, SIZE), dtype=np.float32)
 
 
-def golden_plan() -> Plan:
+def golden_plan() -> AppPlan:
     """The plan whose JSON lies in files/app/plan.json."""
     sha256 = "ab" * 32
     file = Artifact(Path("compressed.onnx"), "compressed", "onnx", 1234, sha256, "float32", (1, 3, 16, 16), {})
     images = ("images/0.raw", "images/1.raw")
     where = ("files/compressed.onnx", images, "c0", "files/golden.raw", None)
-    return Plan(file, *where, QUICK, DEVICE, "s", 3, "2026-11-20T09:41:00+00:00")
+    return AppPlan(file, *where, QUICK, DEVICE, "s", 3, "2026-11-20T09:41:00+00:00")
 
 
 def onnx_answers(path: Path, images: "np.ndarray") -> "np.ndarray":

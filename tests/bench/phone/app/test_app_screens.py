@@ -15,7 +15,7 @@ from bench_files import artifact, onnx_file
 
 import compress_export as ce
 from bench.measurement import Measurement, NotMeasured, from_line
-from bench.phone.app.plan import Plan
+from bench.phone.app.inside import AppPlan
 from bench.statistics import summarize
 from exporters.artifact import write_artifacts
 from exporters.formats import FORMATS
@@ -123,11 +123,11 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def small_plan(folder: Path) -> Plan:
+def small_plan(folder: Path) -> AppPlan:
     return plan_for(made(folder), onnx_file(folder / "net.onnx", 8), IMAGES)
 
 
-def write_plan(plan: Plan) -> None:
+def write_plan(plan: AppPlan) -> None:
     """Writes the plan beside its file, with whole paths: the app reads it from a folder of its own."""
     folder = plan.artifact.path.parent
     images = tuple(str(folder / name) for name in plan.images)

@@ -1,27 +1,118 @@
-"""One process of the runner on the phone: its command line, its answer, and in one sentence how it failed."""
+"""Where files run on a phone: the protocol of a place, a session's values, and the program of the adb shell."""
 
 from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Iterable
+import uuid
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from bench.measurement import BenchError, Schedule
+from bench.measurement import BenchError, Device, Schedule
 from bench.phone.adb import Answer, Phone, quote
-from bench.phone.session import Job
+from bench.phone.facts import Facts, Warmth
 from bench.phone.storage import HOME, KEPT, Parcel, kept
 from bench.runner import bundle as bundles
 from bench.runner.answer import RunnerAnswer, parse
-from bench.runner.bundle import LOADER, Bundle, open_bundle
-from bench.runner.libraries import closure
+from bench.runner.bundle import LOADER, Bundle, closure, open_bundle
+from exporters.artifact import Artifact
 from exporters.formats import FORMATS
 
 if TYPE_CHECKING:
-    from bench.phone.session import PhoneFile, Session
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file on the phone and how it is run: `place` and `images` are relative to HOME, `cores` None is not pinned."""
+
+    name: str
+    format: str
+    place: str
+    images: tuple[str, ...]
+    shape: tuple[int, ...]
+    cores: tuple[int, ...] | None
+    profile: bool = False
+
+
+class Place(Protocol):
+    """Inside what the files run: a program of the shell, or an app. `process` is its name in a row's device.
+
+    With `wants_golden` each file's answers on this machine lie beside it on the phone (`.golden`).
+    """
+
+    @property
+    def process(self) -> str: ...
+
+    @property
+    def note(self) -> str: ...
+
+    @property
+    def wants_golden(self) -> bool: ...
+
+    @property
+    def formats(self) -> AbstractSet[str]:
+        """The formats that it has an engine for."""
+        ...
+
+    def foreign(self, form: str) -> str:
+        """Why it does not run the others."""
+        ...
+
+    def parcels(self, formats: AbstractSet[str]) -> list[Parcel]:
+        """What has to lie on the phone and stays there."""
+        ...
+
+    def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None:
+        """Makes what was pushed ready to run."""
+        ...
+
+    def run(self, session: Session, file: PhoneFile, turn: int, schedule: Schedule) -> RunnerAnswer:
+        """Runs the file once more in a process of its own, which leaves its answers in ANSWERS."""
+        ...
+
+    def clear(self, phone: Phone) -> None:
+        """Removes what it left outside the store."""
+        ...
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all files of one measurement have in common. `start` is how warm the phone was before the first. `name` is
+    that of the files that take turns: those of one format."""
+
+    phone: Phone
+    facts: Facts
+    place: Place
+    schedule: Schedule
+    cores: tuple[int, ...] | None
+    start: Warmth
+    tell: Callable[[str], None]
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+    measured_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def renamed(self) -> Session:
+        """The same under a name of its own, for the files of another format."""
+        return replace(self, name=uuid.uuid4().hex)
+
+    @property
+    def device(self) -> Device:
+        return replace(self.facts.device, process=self.place.process)
+
+
+@dataclass(frozen=True)
+class PhoneFile:
+    """A file that lies on the phone, and what it answers on this machine."""
+
+    artifact: Artifact
+    job: Job
+    golden: NDArray[np.float32]
+
 
 ANSWERS, PROFILE = "answers/answers.raw", "answers/profile"
 

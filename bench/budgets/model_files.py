@@ -1,15 +1,20 @@
-"""Which files a budget speaks of, and whether each is whole and the one that its run recorded."""
+"""What a budget speaks of: model files and runs, and the base that they are compared with."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import subprocess
+import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bench.budgets.limits import Budget, BudgetError, Budgets
 from bench.file_contents.contents import ContentError, Contents
@@ -18,12 +23,14 @@ from bench.run_files import COMPRESSED, GONE, ORIGINAL, RunError, RunFiles, alte
 from exporters.artifact import Artifact, measure
 
 BLOCK = 1 << 20
+
 REMEMBERED = "shipped.json"
+
 """Where a run keeps what its files deflate to, by sha256: zlib's level 9 takes a second for 30 MB."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelFile:
     """A file under a budget, or a run as a whole (`path` is then its directory). `name` is the path from the root,
     `run` the one that recorded the file: None also for a file in a run's folder that it did not record."""
 
@@ -49,13 +56,15 @@ class Subject:
         return None if self.run is None or self.is_run else self.run.artifact(self.path)
 
     @cached_property
-    def original(self) -> Subject | None:
+    def original(self) -> ModelFile | None:
         """The original's file of the same format in the same run."""
         if self.run is None or self.artifact is None:
             return None
         wanted = ORIGINAL, self.artifact.format
         found = next((row for row in self.run.artifacts if (row.network, row.format) == wanted), None)
-        return None if found is None else Subject(f"{Path(self.name).with_name(found.path.name)}", found.path, self.run)
+        return (
+            None if found is None else ModelFile(f"{Path(self.name).with_name(found.path.name)}", found.path, self.run)
+        )
 
     @cached_property
     def measured(self) -> tuple[int, str]:
@@ -110,7 +119,7 @@ class Subject:
             return
 
 
-def find(budget: Budget, budgets: Budgets) -> list[Subject]:
+def find(budget: Budget, budgets: Budgets) -> list[ModelFile]:
     """What the budget speaks of, in the order of names: for a run the run itself and its compressed files. Empty if its
     pattern matches nothing. BudgetError, RunError if what it matches is no run, or one of a newer version."""
     pattern, root = budget.pattern, budgets.root
@@ -128,24 +137,24 @@ def find(budget: Budget, budgets: Budgets) -> list[Subject]:
     return [of_file(path, path.relative_to(root).as_posix()) for path in _files(paths)]
 
 
-def of_file(path: Path, name: str) -> Subject:
+def of_file(path: Path, name: str) -> ModelFile:
     """The file, with its run where one recorded it. RunError if the run cannot be read, or is of a newer version."""
     run = RunFiles.of(path)
     if run is not None:
         run.check()
-    return Subject(name, path, run if run is not None and run.artifact(path) is not None else None)
+    return ModelFile(name, path, run if run is not None and run.artifact(path) is not None else None)
 
 
-def of_run(path: Path, root: Path) -> Iterator[Subject]:
+def of_run(path: Path, root: Path) -> Iterator[ModelFile]:
     """The run at `path` as a whole, then its compressed files."""
     run = RunFiles(path)
     if not (path / "settings.json").is_file() and not (path / "artifacts.json").is_file():
         raise RunError(f"{path} is no run directory: it has no settings.json; make one with `compress-export NETWORK`")
     run.check()
-    yield Subject(path.relative_to(root).as_posix(), path, run)
+    yield ModelFile(path.relative_to(root).as_posix(), path, run)
     for row in exported(run):
         place = run.place(row)
-        yield Subject(Path(os.path.relpath(place, root)).as_posix(), place, run)
+        yield ModelFile(Path(os.path.relpath(place, root)).as_posix(), place, run)
 
 
 def exported(run: RunFiles) -> list[Artifact]:
@@ -153,7 +162,7 @@ def exported(run: RunFiles) -> list[Artifact]:
     return [row for row in run.artifacts if row.network == COMPRESSED]
 
 
-def beside(subject: Subject, base: Path) -> Subject | None:
+def beside(subject: ModelFile, base: Path) -> ModelFile | None:
     """The same file or run below `base` instead of the budgets' folder; None if it is not there."""
     path = base / subject.name
     if not path.exists():
@@ -162,7 +171,7 @@ def beside(subject: Subject, base: Path) -> Subject | None:
         return of_file(path, subject.name)
     run = RunFiles(path)
     run.check()
-    return Subject(subject.name, path, run)
+    return ModelFile(subject.name, path, run)
 
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -185,3 +194,41 @@ def _deflated_file(path: Path) -> int:
         while block := file.read(BLOCK):
             total += len(packer.compress(block))
     return total + len(packer.flush())
+
+
+@contextmanager
+def base_folder(text: str | None, budgets: Budgets) -> Iterator[Path | None]:
+    """The folder that stands for the budgets' own in the base: `text` itself if it is one, else the files of the git
+    commit `text` in a folder that is removed afterwards. None without a base. BudgetError if it is neither."""
+    if text is None or Path(text).is_dir():
+        yield None if text is None else Path(text)
+        return
+    commit = _git(budgets.root, text, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
+    with tempfile.TemporaryDirectory(prefix="compress-export-base-") as folder:
+        _check_out(budgets, text, commit.decode().strip(), Path(folder))
+        yield Path(folder)
+
+
+def _check_out(budgets: Budgets, text: str, commit: str, folder: Path) -> None:
+    """Writes what the commit holds of the top folders that the patterns name."""
+    tops = sorted({PurePosixPath(budget.pattern).parts[0] for budget in budgets.budgets})
+    wild = any(character in top for top in tops for character in "*?[")
+    listed = _git(budgets.root, text, "ls-tree", "-z", "--name-only", commit, *([] if wild else tops))
+    names = [name for name in listed.decode().split("\0") if name]
+    if not names:
+        return  # a base without these files: every file is new, and each verdict says so
+    archive = _git(budgets.root, text, "archive", "--format=tar", commit, "--", *names)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def _git(root: Path, text: str, *words: str) -> bytes:
+    law = f"--base {text}: a base is a folder, or a commit of the git repository around {root.resolve()}"
+    try:
+        done = subprocess.run(["git", "-C", root, *words], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise BudgetError(f"{law}; there is no such folder, and git is not installed: apt-get install git") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise BudgetError(f"{law}; it is neither{f' ({said[-1]})' if said else ''}. In CI, fetch the base first")
+    return done.stdout
