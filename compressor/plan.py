@@ -55,9 +55,9 @@ class Plan:
     """A LayerPlan for every convolution and fully connected layer, in the order in which they run.
 
     `rule` names the rank rule, `goal` what it was asked for ("max-params 0.15x", "ranks given"). A plan with a budget
-    says where its times and losses come from, what it predicts (`chosen`, beside the `original`), and the `front` of
-    other networks that were within reach. `timed` is the planned network's time over the original's, both files
-    measured in turns in that runtime, where that was done.
+    says where its times and losses come from, what it predicts (`chosen`, beside the `original`), and the
+    `pareto_front` of other networks that were within reach. `timed` is the planned network's time over the
+    original's, both files measured in turns in that runtime, where that was done.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -69,7 +69,7 @@ class Plan:
     loss_source: str = ""
     original: Point | None = None
     chosen: Point | None = None
-    front: tuple[Point, ...] = ()
+    pareto_front: tuple[Point, ...] = ()
     timed: float | None = None
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class Plan:
                 str(fields.get("loss_source", "")),
                 _point(fields.get("original")),
                 _point(fields.get("chosen")),
-                tuple(Point(**point) for point in fields.get("front", ())),
+                tuple(Point(**point) for point in fields.get("pareto_front", ())),
                 _number(fields, "timed"),
             )
         except PlanError:

@@ -5,7 +5,7 @@
 Untrained networks, every layer factored in the same way: windows by one method at half of its break-even in work (at
 half of both ranks for Tucker), 1x1 windows by SVD at half of its break-even, fully connected layers by SVD at an eighth
 of the full rank; layers in groups, and those whose factors would do more work, are kept. Predicted is the original's
-time plus, for every factored layer, what its form takes more than the layer; measured is the real exported file,
+time plus, for every factored layer, what its variant takes more than the layer; measured is the real exported file,
 taking turns with the original's: on the wall (`bench.host.measure.measure`) and as time on the core, which other
 processes disturb less. A line that is there already is measured again only if its network is named.
 """
@@ -27,8 +27,8 @@ from bench.statistics import time_ratio
 from compress_export.latency.measured_costs import MeasuredCosts
 from compressor.decompositions.methods import METHODS
 from compressor.layers import find_layer
-from compressor.planning.cost_model import Form, form_cost, price
-from compressor.planning.one_form_rules import break_even
+from compressor.planning.cost_model import LayerVariant, price, variant_cost
+from compressor.planning.rank_rules import break_even
 from compressor.surgery import replace
 from compressor.survey import Survey, survey
 from exporters.export import export
@@ -39,9 +39,9 @@ FORMATS = ("pte", "onnx")
 WINDOWS = ("tucker", "spatial", "channel")
 
 
-def uniform(of: Survey, windows: str) -> list[Form]:
-    """The forms of a plan that factors every layer where it does less work."""
-    forms = []
+def uniform(of: Survey, windows: str) -> list[LayerVariant]:
+    """The variants of a plan that factors every layer where it does less work."""
+    variants = []
     for layer in of.layers:
         shape = layer.shape
         method = windows if prod(shape.window) > 1 else "svd"
@@ -54,21 +54,21 @@ def uniform(of: Survey, windows: str) -> list[Form]:
             rank = (max(8, full[0] // 64 * 8),)
         else:
             rank = (max(8, break_even(shape, method, "work") // 16 * 8),)
-        form = Form(layer.name, method, rank)
-        if price(form_cost(of, form)) < price(form_cost(of, Form(layer.name))):
-            forms.append(form)
-    return forms
+        variant = LayerVariant(layer.name, method, rank)
+        if price(variant_cost(of, variant)) < price(variant_cost(of, LayerVariant(layer.name))):
+            variants.append(variant)
+    return variants
 
 
-def compressed(network: torch.nn.Module, forms: list[Form]) -> torch.nn.Module:
-    """A copy of the network with these forms, their weights random."""
+def compressed(network: torch.nn.Module, variants: list[LayerVariant]) -> torch.nn.Module:
+    """A copy of the network with these variants, their weights random."""
     copied = copy.deepcopy(network)
-    for form in forms:
-        factors = METHODS[form.method].layers(find_layer(copied, form.layer), form.rank)
+    for variant in variants:
+        factors = METHODS[variant.method].layers(find_layer(copied, variant.layer), variant.rank)
         with torch.no_grad():
             for weight in factors.parameters():
                 weight.normal_(0, 0.05)
-        replace(copied, form.layer, factors)
+        replace(copied, variant.layer, factors)
     return copied
 
 
@@ -80,20 +80,22 @@ def rows(name: str, format: str) -> list[dict[str, object]]:
     of = survey(network, image)
     plans = {windows: uniform(of, windows) for windows in WINDOWS}
     plans = {
-        windows: forms
-        for windows, forms in plans.items()
-        if forms not in list(plans.values())[: list(plans).index(windows)]
+        windows: variants
+        for windows, variants in plans.items()
+        if variants not in list(plans.values())[: list(plans).index(windows)]
     }
-    chosen = {form for forms in plans.values() for form in forms}
+    chosen = {variant for variants in plans.values() for variant in variants}
     with MeasuredCosts(network, of, image, format) as costs:
-        costs.measure([*(Form(layer.name) for layer in of.layers), *chosen], lambda *_: None)
+        costs.measure([*(LayerVariant(layer.name) for layer in of.layers), *chosen], lambda *_: None)
         whole = costs.network()
         predicted = {
-            windows: whole + sum(costs.cost(form) - costs.cost(Form(form.layer)) for form in forms)
-            for windows, forms in plans.items()
+            windows: whole + sum(costs.cost(variant) - costs.cost(LayerVariant(variant.layer)) for variant in variants)
+            for windows, variants in plans.items()
         }
     with tempfile.TemporaryDirectory() as folder:
-        modules = {"original": network} | {windows: compressed(network, forms) for windows, forms in plans.items()}
+        modules = {"original": network} | {
+            windows: compressed(network, variants) for windows, variants in plans.items()
+        }
         files = [
             export(module, image, format, Path(folder) / f"{own}.{format}", network=own)
             for own, module in modules.items()
@@ -107,7 +109,7 @@ def rows(name: str, format: str) -> list[dict[str, object]]:
             "network": name,
             "format": format,
             "windows": windows,
-            "layers": len(forms),
+            "layers": len(variants),
             "source": costs.source,
             "original_ms": round(whole, 3),
             "predicted": round(predicted[windows] / whole, 4),
@@ -116,7 +118,7 @@ def rows(name: str, format: str) -> list[dict[str, object]]:
             "wall_95": [ratios[windows].low, ratios[windows].high],
             "error": round(predicted[windows] / whole / (cores[place].ms / cores[0].ms) - 1, 4),
         }
-        for place, (windows, forms) in enumerate(plans.items(), 1)
+        for place, (windows, variants) in enumerate(plans.items(), 1)
     ]
 
 

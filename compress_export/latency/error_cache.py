@@ -1,7 +1,7 @@
-"""Errors of layers by form, kept in the user's cache: a decomposition of a large layer takes longer than its timing.
+"""Errors of layers by variant, kept in the user's cache: a decomposition of a large layer takes longer than its timing.
 
-Errors depend on the weight, the form and the seed alone; a file is named by the hash of the first, so that nothing of a
-network is stored but these figures. Errors of outputs depend on images too and are not kept.
+Errors depend on the weight, the variant and the seed alone; a file is named by the hash of the first, so that nothing
+of a network is stored but these figures. Errors of outputs depend on images too and are not kept.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import nn
 
 from compress_export.latency.cache import cache_folder
 from compressor.layers import find_layer
-from compressor.planning.cost_model import Form
+from compressor.planning.cost_model import LayerVariant
 from compressor.planning.planner import Errors
 
 SCHEMA = 1
 
 
 def folder() -> Path:
-    """Where errors of forms are kept."""
+    """Where errors of variants are kept."""
     return cache_folder() / "layer-errors"
 
 
 def load(network: nn.Module, layers: Iterable[str], seed: int) -> tuple[Errors, Mapping[str, Path]]:
-    """What is known of the errors of these layers' forms, and the file of each layer."""
+    """What is known of the errors of these layers' variants, and the file of each layer."""
     places = {name: folder() / _file_name(network, name, seed) for name in layers}
     return {key: value for name, path in places.items() for key, value in _read(path, name)}, places
 
@@ -47,7 +47,9 @@ def save(errors: Errors, places: Mapping[str, Path]) -> None:
 def _write(errors: Errors, places: Mapping[str, Path]) -> None:
     for name, path in places.items():
         rows = [
-            [kind, form.method, list(form.rank), value] for (kind, form), value in errors.items() if form.layer == name
+            [kind, variant.method, list(variant.rank), value]
+            for (kind, variant), value in errors.items()
+            if variant.layer == name
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
@@ -62,11 +64,11 @@ def _file_name(network: nn.Module, name: str, seed: int) -> str:
     return hashlib.blake2b(weight.numpy().tobytes() + told.encode(), digest_size=16).hexdigest() + ".json"
 
 
-def _read(path: Path, name: str) -> Iterator[tuple[tuple[str, Form], float]]:
+def _read(path: Path, name: str) -> Iterator[tuple[tuple[str, LayerVariant], float]]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["schema"] == SCHEMA:
             for kind, method, rank, value in stored["errors"]:
-                yield (kind, Form(name, method, tuple(rank))), float(value)
+                yield (kind, LayerVariant(name, method, tuple(rank))), float(value)
     except (OSError, KeyError, TypeError, ValueError):
         return  # none there, or not one of ours: it is worked out and written anew

@@ -1,4 +1,4 @@
-"""A layer's geometry and its forms as modules with random weights: what is exported to be timed."""
+"""A layer's geometry and its variants as modules with random weights: what is exported to be timed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Geometry:
 
     @property
     def image(self) -> tuple[int, int, int, int]:
-        """Shape of what the file of one form takes. A fully connected layer reads one position or a sequence."""
+        """Shape of what the file of one variant takes. A fully connected layer reads one position or a sequence."""
         if self.kind == "conv":
             return 1, self.inputs, *self.in_size
         positions = self.in_size[0]
@@ -85,22 +85,22 @@ def geometry_from(text: str) -> Geometry:
 
 
 def build(geometry: Geometry, method: str, rank: Rank) -> nn.Module:
-    """The form as a module with random weights, which takes what `Geometry.image` says. Times do not see weights.
+    """The variant as a module with random weights, which takes what `Geometry.image` says. Times do not see weights.
 
     Never zeros or what the memory held: denormal numbers are slow.
     """
     layer = _layer(geometry)
-    form: nn.Module = layer if method == KEEP else METHODS[method].layers(layer, rank)
+    variant: nn.Module = layer if method == KEEP else METHODS[method].layers(layer, rank)
     chance = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weight in form.parameters():
+        for weight in variant.parameters():
             weight.copy_(0.05 * torch.randn(weight.shape, generator=chance))
     single = geometry.kind == "linear" and geometry.in_size[0] == 1
-    return (nn.Sequential(nn.Flatten(), form) if single else form).eval()
+    return (nn.Sequential(nn.Flatten(), variant) if single else variant).eval()
 
 
 def example(geometry: Geometry) -> Tensor:
-    """An image of the shape that the form takes; its values are never looked at."""
+    """An image of the shape that the variant takes; its values are never looked at."""
     return torch.zeros(geometry.image)
 
 

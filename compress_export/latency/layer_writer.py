@@ -39,17 +39,17 @@ class LayerFiles:
         self._files: dict[tuple[str, str, Rank], Future[Path]] = {}
         self._numbers = itertools.count()
 
-    def form(self, geometry: Geometry, method: str, rank: Rank) -> Future[Path]:
-        """The file of a form, when it is written. Asked again, the same file."""
+    def variant(self, geometry: Geometry, method: str, rank: Rank) -> Future[Path]:
+        """The file of a variant, when it is written. Asked again, the same file."""
         key = geometry.text, method, rank
         if key not in self._files:
             path = self._folder / f"{next(self._numbers)}.{self._format}"
             order = {"geometry": geometry.text, "method": method, "rank": rank, "path": str(path)}
-            self._files[key] = self._queue.submit(self._write, "form", path, order)
+            self._files[key] = self._queue.submit(self._write, "variant", path, order)
         return self._files[key]
 
     def remove(self, geometry: Geometry, method: str, rank: Rank) -> None:
-        """Removes the file of a form, which is written: those of a large layer fill a disk."""
+        """Removes the file of a variant, which is written: those of a large layer fill a disk."""
         self._files.pop((geometry.text, method, rank)).result().unlink()
 
     def program(self, program: Path) -> Future[Path]:
@@ -99,7 +99,7 @@ def serve(orders: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     _remember_lookups(setup["format"])
     yield {}
     for order in orders:
-        if order["step"] == "form":
+        if order["step"] == "variant":
             geometry = geometry_from(order["geometry"])
             program = capture(build(geometry, order["method"], tuple(order["rank"])), example(geometry))
         else:

@@ -1,4 +1,4 @@
-"""MeasuredCosts: what each form of each layer takes in the real runtime, as the planner's cost model."""
+"""MeasuredCosts: what each variant of each layer takes in the real runtime, as the planner's cost model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from compress_export.latency.layer_writer import LayerFiles, writing
 from compressor.layer_shape import Rank
 from compressor.layers import find_layer
 from compressor.plan import KEEP
-from compressor.planning.cost_model import Form, Progress, calls_of, form_cost, price
+from compressor.planning.cost_model import LayerVariant, Progress, calls_of, price, variant_cost
 from compressor.survey import Survey
 from exporters.capture import capture, save
 from exporters.formats import find_format
@@ -40,17 +40,17 @@ NETWORK = "network"
 WHOLE = Effort(fewest=8, most=24, seconds=0.5, in_a_row=4)
 
 Key = tuple[str, str, Rank]
-"""Geometry, method and rank: forms that agree in it take the same time."""
+"""Geometry, method and rank: variants that agree in it take the same time."""
 
 
 class MeasuredCosts:
     """A `CostModel` of times in ms, measured on a device in a format's own runtime. A context manager.
 
     A layer's cost is what a file with nothing but the layer takes, the file's edges with it: they cost the same in each
-    of a layer's forms, so differences of costs are those of the network, while the sum over a network's layers may
-    exceed `network()`. A machine is faster at one time than at another: what is kept is each form's time over that of
-    its layer, and the network's over that of its layers, measured in turns. Times are kept in the user's cache;
-    processes start with the first form that is not there.
+    of a layer's variants, so differences of costs are those of the network, while the sum over a network's layers may
+    exceed `network()`. A machine is faster at one time than at another: what is kept is each variant's time over that
+    of its layer, and the network's over that of its layers, measured in turns. Times are kept in the user's cache;
+    processes start with the first variant that is not there.
     """
 
     unit: Literal["ms"] = "ms"
@@ -102,13 +102,13 @@ class MeasuredCosts:
         self._open.close()
         self._started = None
 
-    def measure(self, forms: Collection[Form], progress: Progress) -> None:
-        """Times exactly these forms, unless they were before, next to their layers as they are.
+    def measure(self, variants: Collection[LayerVariant], progress: Progress) -> None:
+        """Times exactly these variants, unless they were before, next to their layers as they are.
 
         BenchError if the device is gone; what was measured until then is kept.
         """
         missing: dict[Geometry, list[tuple[str, Rank]]] = {}
-        for geometry, method, rank in dict.fromkeys(map(self._form, forms)):
+        for geometry, method, rank in dict.fromkeys(map(self._variant, variants)):
             if geometry is not None and (geometry.text, method, rank) not in self._entries:
                 missing.setdefault(geometry, []).append((method, rank))
         if not missing:
@@ -118,7 +118,7 @@ class MeasuredCosts:
             files, stopwatch, _ = self._start()
             queue = {geometry: _with_keep(own) for geometry, own in missing.items()}
             written = {
-                geometry: [files.form(geometry, method, rank) for method, rank in own]
+                geometry: [files.variant(geometry, method, rank) for method, rank in own]
                 for geometry, own in queue.items()
             }
             for geometry, own in queue.items():
@@ -132,17 +132,17 @@ class MeasuredCosts:
                 f"{error}; {done} of {total} times are measured and kept, the same command goes on from there"
             ) from error
 
-    def cost(self, form: Form) -> float:
-        """The form's ms, all calls of its layer together. Between measured ranks a line in the counted work.
+    def cost(self, variant: LayerVariant) -> float:
+        """The variant's ms, all calls of its layer together. Between measured ranks a line in the counted work.
 
         BenchError where nothing of this layer and method was measured.
         """
-        geometry, method, rank = self._form(form)
+        geometry, method, rank = self._variant(variant)
         if geometry is None:
             return 0.0
-        calls = calls_of(self._survey.layer(form.layer))
+        calls = calls_of(self._survey.layer(variant.layer))
         known = self._entries.get((geometry.text, method, rank))
-        return calls * (self._between(form, geometry) if known is None else self._ms(known))
+        return calls * (self._between(variant, geometry) if known is None else self._ms(known))
 
     @cached_property
     def _program(self) -> ExportedProgram:
@@ -151,7 +151,7 @@ class MeasuredCosts:
 
     def network(self) -> float:
         """The ms of the whole network as it is, exported and timed in turns with the layers that it consists of."""
-        kept = [Form(name) for name in self._geometry]
+        kept = [LayerVariant(name) for name in self._geometry]
         self.measure(kept, lambda _done, _total, _now: None)
         if self._name is None:
             name = _hash(self._program, tuple(self._example.shape[1:]))
@@ -176,10 +176,10 @@ class MeasuredCosts:
             changed.unlink()
         return self._entries[key].ms / self._entries[key].beside
 
-    def _form(self, form: Form) -> tuple[Geometry | None, str, Rank]:
-        """The form's geometry (None for a layer that never runs), method and rank."""
-        self._survey.layer(form.layer)
-        return self._geometry.get(form.layer), form.method, form.rank
+    def _variant(self, variant: LayerVariant) -> tuple[Geometry | None, str, Rank]:
+        """The variant's geometry (None for a layer that never runs), method and rank."""
+        self._survey.layer(variant.layer)
+        return self._geometry.get(variant.layer), variant.method, variant.rank
 
     def _start(self) -> tuple[LayerFiles, Stopwatch, Path]:
         """The process that writes files and the stopwatch, started when first needed."""
@@ -191,13 +191,17 @@ class MeasuredCosts:
         return self._started
 
     def _time(
-        self, stopwatch: Stopwatch, geometry: Geometry, forms: Sequence[tuple[str, Rank]], files: Sequence[Future[Path]]
+        self,
+        stopwatch: Stopwatch,
+        geometry: Geometry,
+        variants: Sequence[tuple[str, Rank]],
+        files: Sequence[Future[Path]],
     ) -> None:
-        """Times one geometry's forms side by side. The first is the layer itself, KEEP."""
+        """Times one geometry's variants side by side. The first is the layer itself, KEEP."""
         timings = stopwatch.time([Subject(file.result(), geometry.image) for file in files], Effort())
         self._keep(
             Entry(geometry.text, method, rank, timing.ms, timings[0].ms, timing.samples)
-            for (method, rank), timing in zip(forms, timings, strict=True)
+            for (method, rank), timing in zip(variants, timings, strict=True)
             if (geometry.text, method, rank) not in self._entries
         )
 
@@ -208,7 +212,7 @@ class MeasuredCosts:
         calls: dict[Geometry, float] = defaultdict(float)
         for layer, geometry in self._geometry.items():
             calls[geometry] += calls_of(self._survey.layer(layer))
-        subjects = [Subject(files.form(geometry, KEEP, ()).result(), geometry.image) for geometry in calls]
+        subjects = [Subject(files.variant(geometry, KEEP, ()).result(), geometry.image) for geometry in calls]
         shape = (1, *self._example.shape[1:])
         network, *layers = stopwatch.time([Subject(whole, shape, cold=False), *subjects], WHOLE)
         total = sum(calls[geometry] * timing.ms for geometry, timing in zip(calls, layers, strict=True))
@@ -240,24 +244,26 @@ class MeasuredCosts:
             self._ranks[entry.what, entry.method].add(entry.rank)
 
     def _ms(self, entry: Entry) -> float:
-        """The form's time, had it been measured when its layer was measured last."""
+        """The variant's time, had it been measured when its layer was measured last."""
         return entry.ms / entry.beside * self._entries[entry.what, KEEP, ()].ms
 
-    def _between(self, form: Form, geometry: Geometry) -> float:
-        ranks = self._ranks[geometry.text, form.method]
-        if form.method == KEEP or not ranks:
+    def _between(self, variant: LayerVariant, geometry: Geometry) -> float:
+        ranks = self._ranks[geometry.text, variant.method]
+        if variant.method == KEEP or not ranks:
             raise BenchError(
-                f"a cost lies between measured ones, and no time of {form.layer} as {form.method} was measured; "
+                f"a cost lies between measured ones, and no time of {variant.layer} as {variant.method} was measured; "
                 "measure that layer and method at a rank or more first"
             )
         points = {
-            self._work(Form(form.layer, form.method, rank)): self._ms(self._entries[geometry.text, form.method, rank])
+            self._work(LayerVariant(variant.layer, variant.method, rank)): self._ms(
+                self._entries[geometry.text, variant.method, rank]
+            )
             for rank in ranks
         }
-        return interpolate(points, self._work(form))
+        return interpolate(points, self._work(variant))
 
-    def _work(self, form: Form) -> float:
-        return price(form_cost(self._survey, form)) / calls_of(self._survey.layer(form.layer))
+    def _work(self, variant: LayerVariant) -> float:
+        return price(variant_cost(self._survey, variant)) / calls_of(self._survey.layer(variant.layer))
 
 
 def _hash(program: ExportedProgram, image: tuple[int, ...]) -> str:
@@ -266,9 +272,9 @@ def _hash(program: ExportedProgram, image: tuple[int, ...]) -> str:
     return hashlib.sha256(f"{image} {program.graph} {shapes}".encode()).hexdigest()
 
 
-def _with_keep(forms: Iterable[tuple[str, Rank]]) -> list[tuple[str, Rank]]:
-    """The forms with the layer itself before them: all of a geometry's forms are timed next to it."""
-    return list(dict.fromkeys([(KEEP, ()), *forms]))
+def _with_keep(variants: Iterable[tuple[str, Rank]]) -> list[tuple[str, Rank]]:
+    """The variants with the layer itself before them: all of a geometry's variants are timed next to it."""
+    return list(dict.fromkeys([(KEEP, ()), *variants]))
 
 
 def interpolate(points: Mapping[float, float], at: float) -> float:

@@ -20,7 +20,7 @@ from compress_export.settings import TuneSettings, keeps_best
 from compressor.calibration import collect
 from compressor.decompositions.methods import decomposition
 from compressor.plan import LayerPlan, Plan
-from compressor.planning.loss_model import Judge
+from compressor.planning.loss_model import Evaluator
 from compressor.planning.recipes import RECIPES
 from compressor.surgery import apply, save_weights, skeleton
 from compressor.training.distillation import Distillation
@@ -121,13 +121,13 @@ def _alone(bench: Workbench, plan: Plan) -> dict[str, float]:
     """The divergence of the answers on held-out images when each factored layer alone is cut as planned."""
     network = bench.subject.network.module
     assert bench.subject.data is not None  # it is trainable
-    judge = Judge(network, bench.subject.data.held_out, device=bench.crew.device)
+    evaluator = Evaluator(network, bench.subject.data.held_out, device=bench.crew.device)
     losses: dict[str, float] = {}
     with bench.reporter.stage("Measuring which layer is most sensitive") as advance:
         for done, row in enumerate(plan.factored):
             inputs = (bench.moments or {}).get(row.name)
             found = decomposition(bench.decompositions, network, row.name, row.method, plan.seed, inputs)
-            losses[row.name] = judge.alone(row.name, found.factors(row.rank))[0]
+            losses[row.name] = evaluator.alone(row.name, found.factors(row.rank))[0]
             advance(done + 1, len(plan.factored), row.name)
     return losses
 

@@ -18,11 +18,11 @@ from compressor.decompositions.methods import METHODS, Decomposition, decomposit
 from compressor.plan import Plan
 from compressor.planning.budget_rule import FASTER
 from compressor.planning.candidates import free_layers
-from compressor.planning.cost_model import CostModel, CountedCosts, Form
+from compressor.planning.cost_model import CostModel, CountedCosts, LayerVariant
 from compressor.planning.goal import DEFAULT_METHODS, Goal
-from compressor.planning.loss_model import Judge, MeasuredLosses, Probe, probe_losses, rungs_of
-from compressor.planning.one_form_rules import candidates_of
+from compressor.planning.loss_model import Evaluator, MeasuredLosses, Probe, probe_losses, probe_points_of
 from compressor.planning.planner import RANK_RULES, Errors, Evidence, check_goal, check_plan, make_plan
+from compressor.planning.rank_rules import candidates_of
 from compressor.planning.recipes import PAPER_RANKS, check_needs, ranks_for
 from compressor.surgery import apply, skeleton
 from compressor.survey import LayerCost
@@ -34,7 +34,7 @@ TRIALS = 12
 
 
 HASTE = 0.9
-"""How much faster forms must be when the network made of them was hardly faster than the original."""
+"""How much faster variants must be when the network made of them was hardly faster than the original."""
 
 
 NOISE = 1.03
@@ -49,8 +49,8 @@ WASTE = 0.85
 class Trial:
     """What a plan is made with, and what earlier trials taught.
 
-    `correction` is what the whole network took above the sum of its forms, in ms: their times are those of single
-    files. `haste` is how much faster than usual a form must be to be taken.
+    `correction` is what the whole network took above the sum of its variants, in ms: their times are those of single
+    files. `haste` is how much faster than usual a variant must be to be taken.
     """
 
     costs: CostModel
@@ -64,7 +64,7 @@ def settled(
     bench: Workbench,
     goal: Goal,
     trial: Trial,
-    judge: Judge | None,
+    evaluator: Evaluator | None,
     progress: Callable[[str, int, int, str], None],
 ) -> Plan:
     """A plan whose network was measured to keep the limits on drop and time, and to be no slower than the original.
@@ -77,7 +77,7 @@ def settled(
         plan = make_plan(
             subject.network.module, subject.survey, goal, evidence, bench.decompositions, bench.moments, progress
         )
-        lesson = _lost(bench, goal, trial, plan, judge)
+        lesson = _lost(bench, goal, trial, plan, evaluator)
         if lesson is None and isinstance(trial.costs, MeasuredCosts) and plan.factored:
             progress("Timing the planned network in turns with the original", 0, 1, "")
             plan = _timed(bench, plan, trial.costs)
@@ -92,21 +92,21 @@ def settled(
     )
 
 
-def _lost(bench: Workbench, goal: Goal, trial: Trial, plan: Plan, judge: Judge | None) -> Trial | None:
+def _lost(bench: Workbench, goal: Goal, trial: Trial, plan: Plan, evaluator: Evaluator | None) -> Trial | None:
     """None if the planned network keeps the limit on the drop, else the next trial, which expects more loss."""
     losses = trial.losses
-    if judge is None or losses is None or "drop" not in goal.limits or not plan.factored:
+    if evaluator is None or losses is None or "drop" not in goal.limits or not plan.factored:
         return None
     cut = copy.deepcopy(bench.subject.network.module)
     apply(cut, plan.layers, bench.decompositions, bench.seed, moments=bench.moments)
     settle_statistics(bench, cut, bench.subject.network.module)
-    divergence, drop = judge.compare(cut.to(bench.crew.device))
+    divergence, drop = evaluator.compare(cut.to(bench.crew.device))
     most = goal.limits["drop"].amount
     kept = drop <= most
-    lost = round(drop * judge.images / 100)
+    lost = round(drop * evaluator.images / 100)
     again = "" if kept else f" ({lost} of them), more than {most:g}: planning again, more carefully"
     bench.reporter.say(
-        f"the network as planned loses {drop:.2f} points of top-1 on {judge.images} held-out images before tuning"
+        f"the network as planned loses {drop:.2f} points of top-1 on {evaluator.images} held-out images before tuning"
         f"{again}"
     )
     if kept or plan.chosen is None or plan.chosen.loss == 0:
@@ -217,15 +217,15 @@ def _planned(bench: Workbench, goal: Goal, settings: PlanSettings) -> Plan:
         drops = _drops(bench, goal, settings) if goal.rule == "sensitivity" and not goal.ranks else None
         with bench.reporter.stage("Planning"):
             return make_plan(network, found, goal, Evidence(drops=drops), bench.decompositions, bench.moments)
-    judge, losses = _judged(bench, goal) if subject.trainable else (None, None)
+    evaluator, losses = _measured_losses(bench, goal) if subject.trainable else (None, None)
     names = [layer.name for layer in free_layers(found, goal)]
     with bench.reporter.stage("Planning") as advance, _costs(bench, settings) as costs, _errors(bench, names) as errors:
-        return settled(bench, goal, Trial(costs, losses, errors), judge, _shown(advance))
+        return settled(bench, goal, Trial(costs, losses, errors), evaluator, _shown(advance))
 
 
 @contextmanager
 def _errors(bench: Workbench, layers: Sequence[str]) -> Iterator[Errors]:
-    """Errors of forms that are known from an earlier plan; what is added is kept. With data nothing is: see `load`."""
+    """Errors of variants known from an earlier plan; what is added is kept. With data nothing is: see `load`."""
     if bench.fits_outputs:
         yield {}
         return
@@ -249,14 +249,14 @@ def _costs(bench: Workbench, settings: PlanSettings) -> AbstractContextManager[C
     )
 
 
-def _judged(bench: Workbench, goal: Goal) -> tuple[Judge, MeasuredLosses]:
+def _measured_losses(bench: Workbench, goal: Goal) -> tuple[Evaluator, MeasuredLosses]:
     """Losses of every layer that may be factored, cut alone at some errors, measured or taken from losses.jsonl."""
     subject, run = bench.subject, bench.run
     layers = free_layers(subject.survey, goal)
     known = [Probe(**{**row, "rank": tuple(row["rank"])}) for row in run.read_lines("losses.jsonl")]
     with bench.reporter.stage(f"Measuring what {len(layers)} layers lose, each cut alone") as advance:
-        rungs = {layer.name: _rungs(bench, layer) for layer in layers}
-        total = sum(map(len, rungs.values()))
+        probe_points = {layer.name: _probe_points(bench, layer) for layer in layers}
+        total = sum(map(len, probe_points.values()))
         done = 0
 
         def found(probed: Probe) -> None:
@@ -265,27 +265,32 @@ def _judged(bench: Workbench, goal: Goal) -> tuple[Judge, MeasuredLosses]:
             run.append_line("losses.jsonl", asdict(probed))
             advance(done, total, f"{probed.layer}: -{probed.drop:.2f} points at error {probed.error:.2f}")
 
-        send(bench, "losses", rungs, known)
-        return probe_rungs(bench, rungs, known, found)
+        send(bench, "losses", probe_points, known)
+        return measure_probe_points(bench, probe_points, known, found)
 
 
-def probe_rungs(
+def measure_probe_points(
     bench: Workbench,
-    rungs: Mapping[str, Sequence[tuple[Form, float]]],
+    probe_points: Mapping[str, Sequence[tuple[LayerVariant, float]]],
     known: Sequence[Probe],
     found: Callable[[Probe], None] = lambda _probe: None,
-) -> tuple[Judge, MeasuredLosses]:
-    """The probes of all rungs, dealt out to the processes of the crew, which all do this at once."""
+) -> tuple[Evaluator, MeasuredLosses]:
+    """The probes of all probe_points, dealt out to the processes of the crew, which all do this at once."""
     assert bench.subject.data is not None  # it is trainable
-    judge = Judge(bench.subject.network.module, bench.subject.data.held_out, device=bench.crew.device)
+    evaluator = Evaluator(bench.subject.network.module, bench.subject.data.held_out, device=bench.crew.device)
     probes = probe_losses(
-        judge, rungs, lambda form: _decomposed(bench, form).factors(form.rank), known, found, bench.crew
+        evaluator,
+        probe_points,
+        lambda variant: _decomposed(bench, variant).factors(variant.rank),
+        known,
+        found,
+        bench.crew,
     )
-    return judge, MeasuredLosses(probes)
+    return evaluator, MeasuredLosses(probes)
 
 
-def _rungs(bench: Workbench, layer: LayerCost) -> list[tuple[Form, float]]:
-    """Forms of one layer at the probes' errors, by a method whose every rank is the best fit of its form.
+def _probe_points(bench: Workbench, layer: LayerCost) -> list[tuple[LayerVariant, float]]:
+    """Variants of one layer at the probes' errors, by a method whose every rank is the best fit of its variant.
 
     A depthwise layer is exact by channel at its one rank, and is cut by spatial.
     """
@@ -293,16 +298,18 @@ def _rungs(bench: Workbench, layer: LayerCost) -> list[tuple[Form, float]]:
         if METHODS[method].supports(layer.shape) is None:
             (full,) = METHODS[method].full_rank(layer.shape)
             ranks = sorted({max(1, round(full ** (place / (LADDER - 1)))) for place in range(LADDER)})
-            forms = [Form(layer.name, method, (rank,)) for rank in ranks]
-            rungs = rungs_of({form: _decomposed(bench, form).error(form.rank) for form in forms})
-            if rungs:
-                return rungs
+            variants = [LayerVariant(layer.name, method, (rank,)) for rank in ranks]
+            probe_points = probe_points_of(
+                {variant: _decomposed(bench, variant).error(variant.rank) for variant in variants}
+            )
+            if probe_points:
+                return probe_points
     return []
 
 
-def _decomposed(bench: Workbench, form: Form) -> Decomposition:
-    network, moments = bench.subject.network.module, (bench.moments or {}).get(form.layer)
-    return decomposition(bench.decompositions, network, form.layer, form.method, bench.seed, moments)
+def _decomposed(bench: Workbench, variant: LayerVariant) -> Decomposition:
+    network, moments = bench.subject.network.module, (bench.moments or {}).get(variant.layer)
+    return decomposition(bench.decompositions, network, variant.layer, variant.method, bench.seed, moments)
 
 
 def _drops(bench: Workbench, goal: Goal, settings: PlanSettings) -> dict[str, float]:

@@ -56,7 +56,7 @@ class Wishes:
 
 
 JOBS: dict[str, Callable[..., object]] = {
-    "losses": planning.probe_rungs,
+    "losses": planning.measure_probe_points,
     "drops": planning.probe_layers,
     "tune": tuning.tune,
 }

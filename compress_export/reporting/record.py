@@ -132,7 +132,7 @@ def _front(plan: Mapping[str, Any]) -> tuple[FrontPoint, ...]:
     `chosen` is a place in the front or, as planners write it, a point like those in it. Such a point is seldom one of
     them, because they were weighed without the run's limits.
     """
-    front, chosen = list(plan.get("front") or ()), plan.get("chosen")
+    front, chosen = list(plan.get("pareto_front") or ()), plan.get("chosen")
     if not front or not isinstance(chosen, Mapping):
         known = isinstance(chosen, int) and not isinstance(chosen, bool)
         return tuple(_front_point(point, known and place == chosen) for place, point in enumerate(front))

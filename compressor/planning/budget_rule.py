@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from compressor.layer_shape import PlanError
 from compressor.plan import KEEP, Point
-from compressor.planning.candidates import Problem, anchors, forms_of, free_layers, trade_off, weigh
-from compressor.planning.cost_model import CostModel, Form, form_cost
+from compressor.planning.candidates import Problem, anchors, free_layers, trade_off, variants_of, weigh
+from compressor.planning.cost_model import CostModel, LayerVariant, variant_cost
 from compressor.planning.knapsack import Option, Options, choose, total, undominated
 from compressor.planning.limits import Limit
 
@@ -126,7 +126,7 @@ ANCHORS = 3
 
 
 ROUNDS = 6
-"""How often forms are chosen, measured exactly and, where they then miss a limit, chosen again."""
+"""How often variants are chosen, measured exactly and, where they then miss a limit, chosen again."""
 
 
 SLACK = 1.03
@@ -134,7 +134,7 @@ SLACK = 1.03
 
 
 FASTER = 0.97
-"""A form counts as faster when it takes at most this share of the layer's time: less is within the noise."""
+"""A variant counts as faster when it takes at most this share of the layer's time: less is within the noise."""
 
 
 DOUBT = 1.15
@@ -142,8 +142,8 @@ DOUBT = 1.15
 always followed the most hopeful would never choose the same plan twice."""
 
 
-FRONT = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Weights of size and time against the loss at which the front's points lie."""
+PARETO_WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Weights of size and time against the loss at which the pareto_front's points lie."""
 
 
 @dataclass(frozen=True)
@@ -155,26 +155,28 @@ class Solution:
     kept: Mapping[str, str]
     original: Point
     point: Point
-    front: tuple[Point, ...] = field(default=())
+    pareto_front: tuple[Point, ...] = field(default=())
 
 
 def solve(problem: Problem) -> Solution:
     """The best choice for the goal. PlanError where its limits cannot be met together, with what can be reached."""
     survey = problem.survey
     layers = free_layers(survey, problem.goal)
-    ladders = {layer.name: forms_of(layer, problem) for layer in layers}
-    first = [Form(layer.name) for layer in survey.layers if layer.calls]
-    for forms in ladders.values():
-        for method in dict.fromkeys(form.method for form in forms):
-            first += _anchors(forms, method)
+    candidates_by_layer = {layer.name: variants_of(layer, problem) for layer in layers}
+    first = [LayerVariant(layer.name) for layer in survey.layers if layer.calls]
+    for variants in candidates_by_layer.values():
+        for method in dict.fromkeys(variant.method for variant in variants):
+            first += _anchors(variants, method)
     _measure(problem, first, "Timing layers")
     problem.progress("Timing the whole network", 0, 1, "")
     problem.costs.network()  # before any cost is read: a model may set its layers' costs against the network's
-    dense = {layer.name: _option(problem, Form(layer.name), 0.0) for layer in layers}
-    errors = _errors(problem, ladders)
+    dense = {layer.name: _option(problem, LayerVariant(layer.name), 0.0) for layer in layers}
+    errors = _errors(problem, candidates_by_layer)
     limits = bounds(problem, dense)
     for _ in range(ROUNDS):
-        options = {name: _options(problem, dense[name], forms, errors) for name, forms in ladders.items()}
+        options = {
+            name: _options(problem, dense[name], variants, errors) for name, variants in candidates_by_layer.items()
+        }
         chosen = _best(problem, options, limits, dense)
         chosen = _exactly(problem, chosen, errors)
         if _keeps(problem, chosen, dense, limits):
@@ -183,24 +185,29 @@ def solve(problem: Problem) -> Solution:
         # Close above a limit on what is measured is near enough: whoever can, measures the whole network next.
         if not all(_allowed(problem, option, dense[name]) for name, option in chosen.items()):
             raise PlanError(
-                f"{problem.goal.text()} is within the noise of the times: in {ROUNDS} choices some form was predicted "
-                "to be faster than its layer and was not; raise the limit a little, or run again on a quieter machine"
+                f"{problem.goal.text()} is within the noise of the times: in {ROUNDS} choices some variant was "
+                "predicted to be faster than its layer and was not; raise the limit a little, or run "
+                "again on a quieter machine"
             )
-    options = {name: _options(problem, dense[name], forms, errors) for name, forms in ladders.items()}
+    options = {name: _options(problem, dense[name], variants, errors) for name, variants in candidates_by_layer.items()}
     return Solution(
         chosen,
         dense,
-        {name: _why(problem, dense[name], ladders[name]) for name in chosen if chosen[name].form.method == KEEP},
+        {
+            name: _why(problem, dense[name], candidates_by_layer[name])
+            for name in chosen
+            if chosen[name].variant.method == KEEP
+        },
         _point(problem, dense, dense),
         _point(problem, dense, chosen),
-        _front(problem, dense, options, errors),
+        _pareto_front(problem, dense, options, errors),
     )
 
 
-def _anchors(forms: Sequence[Form], method: str) -> list[Form]:
-    """Forms of one method from the cheapest to the dearest: ranks of one number by size, pairs by their product."""
-    ranks = sorted((f.rank for f in forms if f.method == method), key=lambda rank: (_product(rank), rank))
-    return [Form(forms[0].layer, method, rank) for rank in anchors(tuple(ranks), ANCHORS)]
+def _anchors(variants: Sequence[LayerVariant], method: str) -> list[LayerVariant]:
+    """Variants of one method from the cheapest to the dearest: ranks of one number by size, pairs by their product."""
+    ranks = sorted((f.rank for f in variants if f.method == method), key=lambda rank: (_product(rank), rank))
+    return [LayerVariant(variants[0].layer, method, rank) for rank in anchors(tuple(ranks), ANCHORS)]
 
 
 def _product(rank: tuple[int, ...]) -> int:
@@ -210,18 +217,18 @@ def _product(rank: tuple[int, ...]) -> int:
     return product
 
 
-def _measure(problem: Problem, forms: Collection[Form], what: str) -> None:
-    problem.costs.measure(forms, lambda done, total, now: problem.progress(what, done, total, now))
+def _measure(problem: Problem, variants: Collection[LayerVariant], what: str) -> None:
+    problem.costs.measure(variants, lambda done, total, now: problem.progress(what, done, total, now))
 
 
-def _exactly(problem: Problem, chosen: Mapping[str, Option], errors: dict[Form, float]) -> dict[str, Option]:
-    """The options chosen with times and errors of just these forms, which were interpolated and estimated before."""
-    forms = [option.form for option in chosen.values() if option.form.method != KEEP]
-    _measure(problem, forms, "Timing the forms chosen")
-    for done, form in enumerate(forms):
-        problem.progress("Working out the forms chosen", done, len(forms), form.layer)
-        errors[form] = problem.exact(form)
-    return {name: _option(problem, option.form, errors.get(option.form, 0.0)) for name, option in chosen.items()}
+def _exactly(problem: Problem, chosen: Mapping[str, Option], errors: dict[LayerVariant, float]) -> dict[str, Option]:
+    """The options chosen with times and errors of just these variants, which were interpolated and estimated before."""
+    variants = [option.variant for option in chosen.values() if option.variant.method != KEEP]
+    _measure(problem, variants, "Timing the variants chosen")
+    for done, variant in enumerate(variants):
+        problem.progress("Working out the variants chosen", done, len(variants), variant.layer)
+        errors[variant] = problem.exact(variant)
+    return {name: _option(problem, option.variant, errors.get(option.variant, 0.0)) for name, option in chosen.items()}
 
 
 def _keeps(
@@ -235,28 +242,30 @@ def _keeps(
 
 def _allowed(problem: Problem, option: Option, dense: Option) -> bool:
     faster = option.latency <= FASTER * problem.haste * dense.latency
-    return option.form.method == KEEP or problem.goal.may_be_slower or faster
+    return option.variant.method == KEEP or problem.goal.may_be_slower or faster
 
 
-def _errors(problem: Problem, ladders: Mapping[str, Sequence[Form]]) -> dict[Form, float]:
-    errors: dict[Form, float] = {}
-    for done, (name, forms) in enumerate(ladders.items()):
-        problem.progress("Working out errors", done, len(ladders), name)
-        errors |= {form: min(1.0, problem.estimate(form)) for form in forms}
+def _errors(problem: Problem, candidates_by_layer: Mapping[str, Sequence[LayerVariant]]) -> dict[LayerVariant, float]:
+    errors: dict[LayerVariant, float] = {}
+    for done, (name, variants) in enumerate(candidates_by_layer.items()):
+        problem.progress("Working out errors", done, len(candidates_by_layer), name)
+        errors |= {variant: min(1.0, problem.estimate(variant)) for variant in variants}
     return errors
 
 
-def _option(problem: Problem, form: Form, error: float) -> Option:
-    cost = form_cost(problem.survey, form)
-    loss = problem.losses.loss(form.layer, error) if error else 0.0
-    return Option(form, cost.parameters, cost.macs, problem.costs.cost(form), loss, error)
+def _option(problem: Problem, variant: LayerVariant, error: float) -> Option:
+    cost = variant_cost(problem.survey, variant)
+    loss = problem.losses.loss(variant.layer, error) if error else 0.0
+    return Option(variant, cost.parameters, cost.macs, problem.costs.cost(variant), loss, error)
 
 
-def _options(problem: Problem, dense: Option, forms: Sequence[Form], errors: Mapping[Form, float]) -> list[Option]:
-    found = [_option(problem, form, errors[form]) for form in forms]
-    known = {form for form in forms if problem.known(form)}
+def _options(
+    problem: Problem, dense: Option, variants: Sequence[LayerVariant], errors: Mapping[LayerVariant, float]
+) -> list[Option]:
+    found = [_option(problem, variant, errors[variant]) for variant in variants]
+    known = {variant for variant in variants if problem.known(variant)}
     if known:
-        found = [o if o.form in known else replace(o, loss=DOUBT * o.loss) for o in found]
+        found = [o if o.variant in known else replace(o, loss=DOUBT * o.loss) for o in found]
     found = [option for option in found if _allowed(problem, option, dense)]
     return undominated([dense, *found], ("params", "macs", "latency", "loss"))
 
@@ -274,7 +283,7 @@ def _point(problem: Problem, dense: Mapping[str, Option], chosen: Mapping[str, O
     survey, costs = problem.survey, problem.costs
     loss = total(chosen, "loss")
     time = network_time(costs.network(), total(dense, "latency"), total(chosen, "latency"))
-    if any(option.form.method != KEEP for option in chosen.values()):
+    if any(option.variant.method != KEEP for option in chosen.values()):
         time += problem.correction
     return Point(
         parameters=round(survey.parameters - total(dense, "params") + total(chosen, "params")),
@@ -285,26 +294,26 @@ def _point(problem: Problem, dense: Mapping[str, Option], chosen: Mapping[str, O
     )
 
 
-def _front(
-    problem: Problem, dense: Mapping[str, Option], options: Options, errors: Mapping[Form, float]
+def _pareto_front(
+    problem: Problem, dense: Mapping[str, Option], options: Options, errors: Mapping[LayerVariant, float]
 ) -> tuple[Point, ...]:
     """Networks that trade loss for size and time at other prices, without the limits; each once, the largest first.
 
     Doubt decides which they are; what is told of them is the estimate itself.
     """
     points = []
-    for trade in FRONT:
+    for trade in PARETO_WEIGHTS:
         found = choose(options, trade_off(problem, len(dense), trade), {})
         if found is not None:
-            told = {name: _option(problem, own.form, errors.get(own.form, 0.0)) for name, own in found.items()}
+            told = {name: _option(problem, own.variant, errors.get(own.variant, 0.0)) for name, own in found.items()}
             points.append(_point(problem, dense, told))
     return tuple(dict.fromkeys(points))
 
 
-def _why(problem: Problem, dense: Option, forms: Sequence[Form]) -> str:
-    """Why a free layer was kept: no form is faster, or what it saves is not worth its loss."""
+def _why(problem: Problem, dense: Option, variants: Sequence[LayerVariant]) -> str:
+    """Why a free layer was kept: no variant is faster, or what it saves is not worth its loss."""
     costs = problem.costs
-    fastest = min((costs.cost(form) for form in forms), default=dense.latency)
+    fastest = min((costs.cost(variant) for variant in variants), default=dense.latency)
     if problem.goal.may_be_slower or fastest <= FASTER * problem.haste * dense.latency:
         return "not worth its loss"
     text = f"{fastest / 1e6:.2f}M against {dense.latency / 1e6:.2f}M counted work"

@@ -1,4 +1,4 @@
-"""Which ranks of a method a planner considers for a layer: ladders of ranks at which the factors still pay."""
+"""Candidate ranks of a layer by each method: those at which the factors still pay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from compressor.decompositions.methods import METHODS
 from compressor.layer_shape import LayerShape, Rank, dense_cost
-from compressor.planning.cost_model import CostModel, Form
+from compressor.planning.cost_model import CostModel, LayerVariant
 from compressor.planning.goal import Goal
 from compressor.planning.knapsack import Options, Weights, least, most
 from compressor.planning.loss_model import LossModel
@@ -27,13 +27,13 @@ FREE = 1e-6
 """A least loss below this share of the worst there is counts as nothing."""
 
 
-Error = Callable[[Form], float]
+Error = Callable[[LayerVariant], float]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a budget is planned from. `estimate` gives the relative error that a form will have, cheaply; of a form that
-    is `known`, the exact one.
+    """What a budget is planned from. `estimate` gives the relative error that a variant will have, cheaply; of a
+    variant that is `known`, the exact one.
 
     `haste` and `correction` are those of `planner.Evidence`.
     """
@@ -44,7 +44,7 @@ class Problem:
     losses: LossModel
     estimate: Error
     exact: Error
-    known: Callable[[Form], bool] = lambda _form: False
+    known: Callable[[LayerVariant], bool] = lambda _variant: False
     haste: float = 1.0
     correction: float = 0.0
     progress: Callable[[str, int, int, str], None] = lambda _what, _done, _total, _now: None
@@ -69,20 +69,20 @@ def why_kept(layer: LayerCost, goal: Goal) -> str | None:
     return None
 
 
-def forms_of(layer: LayerCost, problem: Problem) -> list[Form]:
-    """Every form of a layer that the planner considers, method by method, ranks rising."""
+def variants_of(layer: LayerCost, problem: Problem) -> list[LayerVariant]:
+    """Every variant of a layer that the planner considers, method by method, ranks rising."""
     survey = problem.survey
     share = max(layer.cost.parameters / survey.parameters, layer.cost.macs / max(1, survey.macs))
     return [
-        Form(layer.name, method, rank)
+        LayerVariant(layer.name, method, rank)
         for method in problem.goal.methods
         for rank in ranks_of(layer, method, problem.costs.multiple, share)
     ]
 
 
 def ranks_of(layer: LayerCost, method: str, multiple: int, share: float) -> tuple[tuple[int, ...], ...]:
-    """The ranks of a method's ladder; none where the method does not fit the layer. See `ladders.ladder`."""
-    return () if METHODS[method].supports(layer.shape) else ladder(layer.shape, method, multiple, share)
+    """The candidate ranks of a method; none where the method does not fit the layer."""
+    return () if METHODS[method].supports(layer.shape) else candidate_ranks(layer.shape, method, multiple, share)
 
 
 def weigh(problem: Problem, options: Options, limits: Mapping[str, float]) -> Weights:
@@ -105,23 +105,23 @@ def trade_off(problem: Problem, layers: int, trade: float) -> Weights:
     }
 
 
-RUNGS = 20
-"""Ranks of a ladder; the steps between them are what a limit can miss by."""
+RANKS = 20
+"""Ranks of a candidate_ranks; the steps between them are what a limit can miss by."""
 
 
-RUNGS_OF_LARGE = 64
-"""Ranks of a ladder where the layer holds a large share of the network, so that one step is a small one."""
+RANKS_OF_LARGE = 64
+"""Ranks of a candidate_ranks where the layer holds a large share of the network, so that one step is a small one."""
 
 
 LARGE = 0.05
 
 
 LEAST = 1 / 48
-"""The lowest rung as a share of the highest rank."""
+"""The lowest rank as a share of the highest rank."""
 
 
 HIGHEST_CP = 0.5
-"""Where a CP's ladder ends, as a share of its break-even: greedy components cost time with the square of the rank."""
+"""The highest candidate rank of a CP over its break-even: greedy components cost time with the square of the rank."""
 
 
 PAIR_STEPS = 7
@@ -131,19 +131,19 @@ PAIR_SPREAD = 2
 """Tucker's two ranks: how many shares of each side, and how many steps the two may lie apart."""
 
 
-def ladder(shape: LayerShape, method: str, multiple: int = 1, share: float = 0.0) -> tuple[Rank, ...]:
+def candidate_ranks(shape: LayerShape, method: str, multiple: int = 1, share: float = 0.0) -> tuple[Rank, ...]:
     """Ranks in rising order at which a method has fewer parameters or MACs than the layer.
 
     Ranks are rounded to what `multiple` says; `share` is the layer's part in the network.
     """
     full = METHODS[method].full_rank(shape)
-    rungs = RUNGS_OF_LARGE if share >= LARGE else RUNGS
-    ranks = _pairs(full, multiple) if len(full) == 2 else _single(shape, method, multiple, rungs)
+    count = RANKS_OF_LARGE if share >= LARGE else RANKS
+    ranks = _pairs(full, multiple) if len(full) == 2 else _single(shape, method, multiple, count)
     return tuple(sorted({rank for rank in ranks if _pays(shape, method, rank)}))
 
 
 def anchors(ranks: tuple[Rank, ...], count: int) -> tuple[Rank, ...]:
-    """`count` of a ladder's ranks, evenly spread from the first to the last: where cost is measured first."""
+    """`count` of a candidate_ranks's ranks, evenly spread from the first to the last: where cost is measured first."""
     if len(ranks) <= count:
         return ranks
     last = len(ranks) - 1
@@ -155,15 +155,15 @@ def _pays(shape: LayerShape, method: str, rank: Rank) -> bool:
     return cost.parameters < dense.parameters or cost.macs < dense.macs
 
 
-def _single(shape: LayerShape, method: str, multiple: int, rungs: int) -> list[Rank]:
+def _single(shape: LayerShape, method: str, multiple: int, count: int) -> list[Rank]:
     most = _most(shape, method)
     if most < 1:
         return []
     if method.startswith("cp"):
         most = max(1, round(most * HIGHEST_CP))
     least = max(1.0, most * LEAST)
-    step = (most / least) ** (1 / max(1, rungs - 1))
-    return [(_rounded(least * step**place, multiple, most),) for place in range(rungs)]
+    step = (most / least) ** (1 / max(1, count - 1))
+    return [(_rounded(least * step**place, multiple, most),) for place in range(count)]
 
 
 def _most(shape: LayerShape, method: str) -> int:

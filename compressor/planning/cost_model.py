@@ -1,4 +1,4 @@
-"""What a layer's forms cost on a device: the protocol that a planner asks, and counts where no device can be asked."""
+"""Costs of layer variants: the protocol of a cost model, and counted costs where no device can be asked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ A core with 8-wide fused multiply-adds does about 16 of them in the time in whic
 
 
 @dataclass(frozen=True)
-class Form:
+class LayerVariant:
     """One way to compute a layer of the network: a method at a rank (for each group), or KEEP with the rank ()."""
 
     layer: str
@@ -31,7 +31,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class CostModel(Protocol):
-    """Costs of forms as one device and runtime has them; all calls of a layer together.
+    """Costs of variants as one device and runtime has them; all calls of a layer together.
 
     `source` says in a plan where the figures come from; `unit` is "ms" for measured time, "work" for counts, which
     only compare. `multiple` is what ranks are rounded to, because the runtime's kernels work in steps of it.
@@ -46,14 +46,14 @@ class CostModel(Protocol):
     @property
     def multiple(self) -> int: ...
 
-    def measure(self, forms: Collection[Form], progress: Progress) -> None:
-        """Makes sure that the cost of exactly these forms is known, with as little work as it can."""
+    def measure(self, variants: Collection[LayerVariant], progress: Progress) -> None:
+        """Makes sure that the cost of exactly these variants is known, with as little work as it can."""
         ...
 
-    def cost(self, form: Form) -> float:
-        """The form's cost, measured or, between forms measured of the same layer and method, interpolated.
+    def cost(self, variant: LayerVariant) -> float:
+        """The variant's cost, measured or, between variants measured of the same layer and method, interpolated.
 
-        An error where no form of the layer and method was measured.
+        An error where no variant of the layer and method was measured.
         """
         ...
 
@@ -67,10 +67,12 @@ def price(cost: Cost) -> int:
     return cost.macs + MACS_PER_ELEMENT * cost.traffic
 
 
-def form_cost(survey: Survey, form: Form) -> Cost:
-    """Parameters, MACs and elements moved of a form, all calls of its layer together (parameters counted once)."""
-    layer = survey.layer(form.layer)
-    once = dense_cost(layer.shape) if form.method == KEEP else METHODS[form.method].cost(layer.shape, form.rank)
+def variant_cost(survey: Survey, variant: LayerVariant) -> Cost:
+    """Parameters, MACs and elements moved of a variant, all calls of its layer together (parameters counted once)."""
+    layer = survey.layer(variant.layer)
+    once = (
+        dense_cost(layer.shape) if variant.method == KEEP else METHODS[variant.method].cost(layer.shape, variant.rank)
+    )
     calls = calls_of(layer)
     return Cost(once.parameters, round(once.macs * calls), round(once.traffic * calls))
 
@@ -90,11 +92,11 @@ class CountedCosts:
     unit: Literal["work"] = "work"
     multiple: int = 8
 
-    def measure(self, forms: Collection[Form], progress: Progress) -> None:
+    def measure(self, variants: Collection[LayerVariant], progress: Progress) -> None:
         """Nothing to do: counts are always at hand."""
 
-    def cost(self, form: Form) -> float:
-        return float(price(form_cost(self.survey, form)))
+    def cost(self, variant: LayerVariant) -> float:
+        return float(price(variant_cost(self.survey, variant)))
 
     def network(self) -> float:
-        return sum(self.cost(Form(layer.name)) for layer in self.survey.layers)
+        return sum(self.cost(LayerVariant(layer.name)) for layer in self.survey.layers)

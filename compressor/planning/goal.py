@@ -14,7 +14,7 @@ ANSWERED = {"vbmf": ("macs",), "sensitivity": ("params", "macs")}
 
 
 DEFAULT_METHODS = ("cp-polished", "tucker", "spatial", "channel", "svd")
-"""What a planner chooses among when nobody says: each form once, CP at its best fit."""
+"""What a planner chooses among when nobody says: each variant once, CP at its best fit."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Goal:
 
     The rule "budget" chooses method and rank of each layer so that the predicted loss is least within the limits. With
     `max_drop` (points of top-1 before fine-tuning, measured on held-out images) it is the size and time that become
-    least. The other rules give every layer the form of Astrid & Lee 2018, or the first of `methods` that fits it, and
+    least. The other rules give every layer the method of Astrid & Lee 2018, or the first of `methods` that fits it, and
     answer to `max_params`, or to what `ANSWERED` has for them, one limit at a time. `ranks` gives ranks (for each
     group) by layer name and keeps every other layer; `ranks_from` says whose they are. `assumed` marks limits that
     nobody asked for.
@@ -55,7 +55,7 @@ class Goal:
         if others and (self.rule != "budget" or self.ranks):
             whose = self.ranks_from if self.ranks else f"the rank rule {self.rule}"
             raise PlanError(f"{whose} cannot answer to --{others[0]}; leave out one of the two")
-        if self.rule not in ("budget", "vbmf") and "tucker" in self.forms:
+        if self.rule not in ("budget", "vbmf") and "tucker" in self.rule_methods:
             raise PlanError(f"the rank rule {self.rule} gives a layer one rank, tucker has two; name other --methods")
 
     @property
@@ -65,13 +65,13 @@ class Goal:
         return {name: parse_limit(name, text) for name, text in texts.items() if text is not None}
 
     @property
-    def forms(self) -> tuple[str, ...]:
-        """The methods of the rules that give each kind of layer one form: the first that fits a layer is its form."""
+    def rule_methods(self) -> tuple[str, ...]:
+        """The methods of the rules that give each kind of layer one method: the first that fits a layer is its own."""
         return ("cp", "svd") if self.methods == DEFAULT_METHODS else self.methods
 
     @property
     def may_be_slower(self) -> bool:
-        """Whether a slower form is allowed: only where size alone is limited."""
+        """Whether a slower variant is allowed: only where size alone is limited."""
         return bool(self.limits) and set(self.limits) <= {"params", "size"}
 
     def text(self) -> str:

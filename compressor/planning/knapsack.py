@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 from scipy.sparse import csr_array, vstack
 
 from compressor.layer_shape import PlanError
-from compressor.planning.cost_model import Form
+from compressor.planning.cost_model import LayerVariant
 
 GAP = 1e-4
 """How far, relatively, the answer may lie from the best there is: the last digits would cost most of the time."""
@@ -23,10 +23,10 @@ TIMED_OUT = 1
 
 @dataclass(frozen=True)
 class Option:
-    """One form of a layer with what it costs and what it is predicted to lose. `latency` is in the costs' unit: ms, or
-    work where no device was asked."""
+    """One variant of a layer with what it costs and what it is predicted to lose. `latency` is in the costs' unit: ms,
+    or work where no device was asked."""
 
-    form: Form
+    variant: LayerVariant
     params: float
     macs: float
     latency: float
@@ -56,7 +56,7 @@ def choose(options: Options, weights: Weights, limits: Mapping[str, float]) -> d
         return None
     flat = [option for own in options.values() for option in own]
     chosen = [option for option, take in zip(flat, found.x, strict=True) if take > 0.5]
-    return {option.form.layer: option for option in chosen}
+    return {option.variant.layer: option for option in chosen}
 
 
 def least(options: Options, quantity: str, limits: Mapping[str, float]) -> float:

@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from compressor.distributed import ALONE, Crew
 from compressor.layers import find_layer
-from compressor.planning.cost_model import Form
+from compressor.planning.cost_model import LayerVariant
 from compressor.surgery import replace
 
-RUNG_ERRORS = (0.15, 0.3, 0.5, 0.7)
+PROBE_ERRORS = (0.15, 0.3, 0.5, 0.7)
 """Relative errors at which each layer is cut alone: from hardly felt to nearly gone."""
 LEAST_ENERGY = 1e-6
-"""What at least survives a layer: a form that loses everything has a loss, not an infinite one."""
+"""What at least survives a layer: a variant that loses everything has a loss, not an infinite one."""
 SAME_ERROR = 1e-3
 """A probe of another error was measured on factors fitted otherwise, and is measured again."""
 MOST_IMAGES = 512
@@ -87,7 +87,7 @@ class Probe:
 
 
 class MeasuredLosses:
-    """A `LossModel` from probes: KL divergence by layer and error, between rungs as a power of the error.
+    """A `LossModel` from probes: KL divergence by layer and error, between probe_points as a power of the error.
 
     Divergence from the original's answers needs no labels, is hardly noisy, and adds up over layers far better than
     accuracy does; what it means in points of top-1 is read from the same probes, as a rising curve. `excess` is how
@@ -101,11 +101,11 @@ class MeasuredLosses:
         self._drops = _rising([(p.divergence, p.drop) for p in probes])
         images = max((p.images for p in probes), default=0)
         self.source = (
-            f"KL divergence of the answers, each layer cut alone at {len(RUNG_ERRORS)} errors, {images} images"
+            f"KL divergence of the answers, each layer cut alone at {len(PROBE_ERRORS)} errors, {images} images"
         )
 
     def loss(self, layer: str, error: float) -> float:
-        """Power law through the two nearest rungs; below the first the square of the error, above the last what
+        """Power law through the two nearest probe_points; below the first the square of the error, above the last what
         `ErrorLosses` says, in proportion: there hardly anything survives, and no layer is to be given up for others.
 
         A layer that no probe could cut without losing nothing counts as the most sensitive of the others.
@@ -144,7 +144,7 @@ class MeasuredLosses:
         return float(losses[place - 1] + part * (losses[place] - losses[place - 1])) / self.excess
 
 
-class Judge:
+class Evaluator:
     """Answers of the original network on held-out images, and how far a changed network's lie from them. Its own copy
     of the original runs on `device`; another network where it is."""
 
@@ -193,40 +193,40 @@ class Judge:
 
 
 def probe_losses(
-    judge: Judge,
-    rungs: Mapping[str, Sequence[tuple[Form, float]]],
-    factors: Callable[[Form], nn.Module],
+    evaluator: Evaluator,
+    probe_points: Mapping[str, Sequence[tuple[LayerVariant, float]]],
+    factors: Callable[[LayerVariant], nn.Module],
     known: Sequence[Probe] = (),
     found: Callable[[Probe], None] = lambda _probe: None,
     crew: Crew = ALONE,
 ) -> tuple[Probe, ...]:
-    """A probe for each rung (form and error) of each layer; those in `known` are not measured again.
+    """A probe for each probe point (variant and error) of each layer; those in `known` are not measured again.
 
-    `found` hears of each new one, so that an interrupted measurement can go on. The rungs are dealt out to a `crew`.
+    `found` hears of each new one, so that an interrupted measurement can go on. They are dealt out to a `crew`.
     """
     have = {(p.layer, p.method, p.rank): p for p in known}
-    asked = [(form, error) for forms in rungs.values() for form, error in forms]
+    asked = [(variant, error) for variants in probe_points.values() for variant, error in variants]
 
-    def measured(rung: tuple[Form, float]) -> Probe:
-        form, error = rung
-        divergence, drop = judge.alone(form.layer, factors(form))
-        return Probe(form.layer, form.method, form.rank, error, divergence, drop, judge.images)
+    def measured(probe_point: tuple[LayerVariant, float]) -> Probe:
+        variant, error = probe_point
+        divergence, drop = evaluator.alone(variant.layer, factors(variant))
+        return Probe(variant.layer, variant.method, variant.rank, error, divergence, drop, evaluator.images)
 
-    def at_hand(form: Form, error: float) -> Probe | None:
-        probe = have.get((form.layer, form.method, form.rank))
+    def at_hand(variant: LayerVariant, error: float) -> Probe | None:
+        probe = have.get((variant.layer, variant.method, variant.rank))
         return None if probe is None or abs(probe.error - error) > SAME_ERROR else probe
 
-    for probe in crew.each(measured, [(form, error) for form, error in asked if at_hand(form, error) is None]):
+    for probe in crew.each(measured, [(variant, error) for variant, error in asked if at_hand(variant, error) is None]):
         have[probe.layer, probe.method, probe.rank] = probe
         found(probe)
-    return tuple(have[form.layer, form.method, form.rank] for form, _ in asked)
+    return tuple(have[variant.layer, variant.method, variant.rank] for variant, _ in asked)
 
 
-def rungs_of(errors: Mapping[Form, float]) -> list[tuple[Form, float]]:
-    """The forms of one layer whose errors lie nearest to RUNG_ERRORS, each once, by rising error."""
-    useful = {form: error for form, error in errors.items() if error > 0}
-    nearest = {min(useful, key=lambda form: abs(useful[form] - aim)): None for aim in RUNG_ERRORS if useful}
-    return sorted(((form, useful[form]) for form in nearest), key=lambda pair: pair[1])
+def probe_points_of(errors: Mapping[LayerVariant, float]) -> list[tuple[LayerVariant, float]]:
+    """The variants of one layer whose errors lie nearest to PROBE_ERRORS, each once, by rising error."""
+    useful = {variant: error for variant, error in errors.items() if error > 0}
+    nearest = {min(useful, key=lambda variant: abs(useful[variant] - aim)): None for aim in PROBE_ERRORS if useful}
+    return sorted(((variant, useful[variant]) for variant in nearest), key=lambda pair: pair[1])
 
 
 def _first(batches: Iterable[tuple[Tensor, Tensor]], most: int) -> list[tuple[Tensor, Tensor]]:

@@ -14,11 +14,11 @@ from compressor.layer_shape import PlanError, dense_cost
 from compressor.plan import LayerPlan, Plan
 from compressor.planning.budget_rule import Solution, solve
 from compressor.planning.candidates import Problem, why_kept
-from compressor.planning.cost_model import CostModel, CountedCosts, Form
+from compressor.planning.cost_model import CostModel, CountedCosts, LayerVariant
 from compressor.planning.goal import Goal
 from compressor.planning.knapsack import Option
 from compressor.planning.loss_model import ErrorLosses, LossModel
-from compressor.planning.one_form_rules import LIMIT_RULES, check_limit, kept, rows_by_limit, rows_by_macs, rows_by_vbmf
+from compressor.planning.rank_rules import LIMIT_RULES, check_limit, kept, rows_by_limit, rows_by_macs, rows_by_vbmf
 from compressor.surgery import check_layer_names
 from compressor.survey import LayerCost, Survey
 
@@ -29,8 +29,8 @@ RANK_RULES = ("budget", *LIMIT_RULES, "vbmf", "none")
 
 DEFAULT_TEXT = "max-params 0.125x (default)"
 
-Errors = dict[tuple[str, Form], float]
-"""Relative errors of forms, by kind: "estimate" (cheap, of many ranks) or "error" (exact)."""
+Errors = dict[tuple[str, LayerVariant], float]
+"""Relative errors of variants, by kind: "estimate" (cheap, of many ranks) or "error" (exact)."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Evidence:
     """What a plan may rest on besides the weights. What is missing is counted or taken from errors; the plan says so.
 
     `drops` (top-1 lost by each layer when probed, see `tuning.probe`) is what the rule "sensitivity" needs. `errors` of
-    forms that are known already are not worked out again, and those that are worked out are added. `haste` is how
-    much faster than usual a form must be to be taken; `correction` is what a network made of forms takes above the
-    sum of its parts, in the costs' unit.
+    variants that are known already are not worked out again, and those that are worked out are added. `haste` is how
+    much faster than usual a variant must be to be taken; `correction` is what a network made of variants takes above
+    the sum of its parts, in the costs' unit.
     """
 
     costs: CostModel | None = None
@@ -107,18 +107,18 @@ def make_plan(
         return _ruled(survey, goal, rows_by_vbmf(network, survey, goal))
     ready: Decompositions = {} if decompositions is None else decompositions
 
-    def worked_out(kind: str, form: Form) -> float:
-        if (kind, form) not in evidence.errors:
-            inputs = (moments or {}).get(form.layer)
-            found = decomposition(ready, network, form.layer, form.method, goal.seed, inputs)
-            evidence.errors[kind, form] = (found.error if kind == "error" else found.estimate)(form.rank)
-        return evidence.errors[kind, form]
+    def worked_out(kind: str, variant: LayerVariant) -> float:
+        if (kind, variant) not in evidence.errors:
+            inputs = (moments or {}).get(variant.layer)
+            found = decomposition(ready, network, variant.layer, variant.method, goal.seed, inputs)
+            evidence.errors[kind, variant] = (found.error if kind == "error" else found.estimate)(variant.rank)
+        return evidence.errors[kind, variant]
 
-    def known(form: Form) -> bool:
-        return ("error", form) in evidence.errors
+    def known(variant: LayerVariant) -> bool:
+        return ("error", variant) in evidence.errors
 
-    def estimate(form: Form) -> float:
-        return worked_out("error" if known(form) else "estimate", form)
+    def estimate(variant: LayerVariant) -> float:
+        return worked_out("error" if known(variant) else "estimate", variant)
 
     error = partial(worked_out, "error")
     if goal.rule in LIMIT_RULES:
@@ -160,25 +160,25 @@ def _solved(problem: Problem) -> Plan:
         problem.losses.source,
         solution.original,
         solution.point,
-        solution.front,
+        solution.pareto_front,
     )
 
 
 def _budgeted(layer: LayerCost, problem: Problem, solution: Solution) -> LayerPlan:
-    """The row of a layer in a solution: its form, its times where they were measured, and why."""
+    """The row of a layer in a solution: its variant, its times where they were measured, and why."""
     measured = problem.costs.unit == "ms"
     option = solution.chosen.get(layer.name)
     if option is None:
-        ms = problem.costs.cost(Form(layer.name)) if measured and layer.calls else None
+        ms = problem.costs.cost(LayerVariant(layer.name)) if measured and layer.calls else None
         reason = f"kept: {why_kept(layer, problem.goal)}"
         return LayerPlan(layer.name, layer.weight, "keep", (), reason, None, ms, ms)
     dense = solution.dense[layer.name]
     times = (option.latency, dense.latency) if measured else (None, None)
     if layer.name in solution.kept:
         return LayerPlan(layer.name, layer.weight, "keep", (), f"kept: {solution.kept[layer.name]}", None, *times)
-    form = option.form
+    variant = option.variant
     return LayerPlan(
-        layer.name, layer.weight, form.method, form.rank, _saved(option, dense, measured), option.error, *times
+        layer.name, layer.weight, variant.method, variant.rank, _saved(option, dense, measured), option.error, *times
     )
 
 
@@ -207,7 +207,7 @@ def _given(layer: LayerCost, goal: Goal) -> LayerPlan:
 
 
 def _notes(survey: Survey) -> tuple[str, ...]:
-    """What a reader must know to judge the plan: layers whose compression is exact because their input repeats."""
+    """What a reader must know to evaluator the plan: layers whose compression is exact because their input repeats."""
     return tuple(
         f"{layer.name}: only {layer.distinct_inputs} of its {layer.shape.inputs} inputs differ, the others are copies; "
         "what is saved there is an exact collapse, not compression"

@@ -89,9 +89,9 @@ class Pace:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How ranks are chosen, which form each kind of layer takes, and how the cut network is tuned.
+    """How ranks are chosen, which variant each kind of layer takes, and how the cut network is tuned.
 
-    `methods` are the forms to choose among, none means the rule's own; `fit` says what factors are fitted to where
+    `methods` are the variants to choose among, none means the rule's own; `fit` says what factors are fitted to where
     there is data. `epochs` is for each step of the schedule, `total_epochs`, where given, for all of them together;
     `rate_step` counts epochs. `paces` take the place of the batch and the rate, step by step. `needs` is what a network
     must have: a convolution with a window larger than 1x1, or a fully connected layer. `regularizer` acts while

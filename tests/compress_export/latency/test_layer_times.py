@@ -1,4 +1,4 @@
-"""Times of forms: measured by real exports in real runtimes, kept, taken up again, and interpolated."""
+"""Times of variants: measured by real exports in real runtimes, kept, taken up again, and interpolated."""
 
 import os
 import re
@@ -20,13 +20,13 @@ from compress_export.latency.layer_writer import writing
 from compress_export.latency.measured_costs import MeasuredCosts, interpolate
 from compressor.decompositions.methods import METHODS
 from compressor.layers import find_layer
-from compressor.planning.cost_model import Form, form_cost, price
+from compressor.planning.cost_model import LayerVariant, price, variant_cost
 from compressor.survey import survey
 from exporters.capture import capture
 from exporters.formats import FORMATS
 
 IMAGE = torch.zeros(1, 3, 12, 12)
-SPATIAL = [Form("2", "spatial", (rank,)) for rank in (1, 3, 6)]
+SPATIAL = [LayerVariant("2", "spatial", (rank,)) for rank in (1, 3, 6)]
 
 
 def network():
@@ -42,7 +42,7 @@ def network():
 
 NETWORK = network()
 SURVEY = survey(NETWORK, IMAGE)
-KEPT = [Form(layer.name) for layer in SURVEY.layers]
+KEPT = [LayerVariant(layer.name) for layer in SURVEY.layers]
 
 
 def model(**asked):
@@ -72,8 +72,8 @@ def test_a_geometry_is_measured_once_and_its_calls_multiply(measured, warm):
     _, heard = measured
     assert [words[:2] for words in heard] == [(0, 6), (1, 6), (5, 6)]
     assert heard[1][2] == "conv 8->8 3x3 at 12x12"
-    assert warm.cost(Form("2")) == 2 * warm.cost(Form("5")) > 0
-    assert warm.cost(Form("6.idle")) == 0
+    assert warm.cost(LayerVariant("2")) == 2 * warm.cost(LayerVariant("5")) > 0
+    assert warm.cost(LayerVariant("6.idle")) == 0
     assert warm.network() > 0
 
 
@@ -89,23 +89,23 @@ def test_the_source_names_device_runtime_and_threads(warm):
 
 
 def test_between_measured_ranks_the_time_lies_on_a_line_in_work(warm):
-    ends = [warm.cost(form) for form in SPATIAL[1:]]
-    between = warm.cost(Form("2", "spatial", (4,)))
+    ends = [warm.cost(variant) for variant in SPATIAL[1:]]
+    between = warm.cost(LayerVariant("2", "spatial", (4,)))
     assert min(ends) <= between <= max(ends)
-    work = [price(form_cost(SURVEY, Form("2", "spatial", (rank,)))) for rank in (3, 4, 6)]
+    work = [price(variant_cost(SURVEY, LayerVariant("2", "spatial", (rank,)))) for rank in (3, 4, 6)]
     share = (work[1] - work[0]) / (work[2] - work[0])
     assert between == pytest.approx(ends[0] + share * (ends[1] - ends[0]))
 
 
 def test_a_method_of_which_nothing_was_measured_is_an_error(warm):
     with pytest.raises(BenchError, match=r"no time of 2 as tucker was measured; measure that layer and method at a"):
-        warm.cost(Form("2", "tucker", (2, 2)))
+        warm.cost(LayerVariant("2", "tucker", (2, 2)))
 
 
 @pytest.mark.slow
 def test_a_device_that_vanishes_keeps_what_it_measured_and_the_next_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path))
-    forms = [Form("0"), Form("7")]
+    variants = [LayerVariant("0"), LayerVariant("7")]
     with model() as costs:
 
         def pull_the_plug(done, _total, _now):
@@ -114,12 +114,12 @@ def test_a_device_that_vanishes_keeps_what_it_measured_and_the_next_run_goes_on(
 
         text = r"killed by SIGKILL .*; 1 of 2 times are measured and kept, the same command goes on from there$"
         with pytest.raises(BenchError, match=text):
-            costs.measure(forms, pull_the_plug)
+            costs.measure(variants, pull_the_plug)
     heard = []
     with model() as costs:
-        costs.measure(forms, lambda *words: heard.append(words))
+        costs.measure(variants, lambda *words: heard.append(words))
         assert heard == [(0, 1, "linear 1152->4")]
-        assert all(costs.cost(form) > 0 for form in forms)
+        assert all(costs.cost(variant) > 0 for variant in variants)
 
 
 def test_times_of_another_runtime_are_not_used_and_that_is_said_once(measured, tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_times_of_another_runtime_are_not_used_and_that_is_said_once(measured, t
         "Times kept by another version of compress-export are not used; `compress-export costs --clear` removes them",
     ]
     with pytest.raises(BenchError, match="no time of 0 as keep was measured"):
-        costs.cost(Form("0"))
+        costs.cost(LayerVariant("0"))
 
 
 def test_a_device_that_is_none_is_refused():
@@ -152,7 +152,7 @@ def test_other_runtimes(format, tmp_path, monkeypatch):
     monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path))
     with model(format=format) as costs:
         costs.measure([*KEPT, *SPATIAL], lambda *_words: None)
-        assert all(costs.cost(form) > 0 for form in [*SPATIAL, *KEPT[:4]])
+        assert all(costs.cost(variant) > 0 for variant in [*SPATIAL, *KEPT[:4]])
         assert costs.network() > 0
 
 
@@ -164,7 +164,7 @@ def test_a_file_to_be_timed_is_byte_for_byte_what_the_exporter_writes(format, tm
         Geometry("linear", 32, 10, True, (1, 1)),
     ]
     with writing(format, tmp_path, 1) as files:
-        written = [files.form(geometry, "keep", ()).result() for geometry in geometries]
+        written = [files.variant(geometry, "keep", ()).result() for geometry in geometries]
     for geometry, file in zip(geometries, written, strict=True):
         path = tmp_path / f"own.{format}"
         FORMATS[format].export(capture(build(geometry, "keep", ()), example(geometry)), path)

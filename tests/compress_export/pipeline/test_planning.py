@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from compress_export.latency import error_cache as layer_errors
-from compressor.planning.cost_model import Form
+from compressor.planning.cost_model import LayerVariant
 from compressor.planning.goal import Goal
-from compressor.planning.loss_model import Judge
+from compressor.planning.loss_model import Evaluator
 from compressor.planning.planner import Evidence, make_plan
 from compressor.survey import survey
 
@@ -93,13 +93,13 @@ def network():
 def test_errors_are_kept_by_weight_and_seed(network):
     errors, places = layer_errors.load(network, ["1", "3"], 0)
     assert errors == {}
-    known = {("error", Form("1", "svd", (3,))): 0.25, ("estimate", Form("3", "svd", (2,))): 0.5}
+    known = {("error", LayerVariant("1", "svd", (3,))): 0.25, ("estimate", LayerVariant("3", "svd", (2,))): 0.5}
     layer_errors.save(known, places)
     assert layer_errors.load(network, ["1", "3"], 0)[0] == known
     assert layer_errors.load(network, ["1", "3"], 1)[0] == {}
     with torch.no_grad():
         network[1].weight[0, 0] += 1e-3
-    assert layer_errors.load(network, ["1", "3"], 0)[0] == {("estimate", Form("3", "svd", (2,))): 0.5}
+    assert layer_errors.load(network, ["1", "3"], 0)[0] == {("estimate", LayerVariant("3", "svd", (2,))): 0.5}
     places["3"].write_text('{"schema": 99, "errors": []}')
     assert layer_errors.load(network, ["3"], 0)[0] == {}
 
@@ -118,12 +118,12 @@ def test_known_errors_are_not_worked_out_again(network, monkeypatch):
 
 
 def test_plans_that_keep_losing_more_than_they_may_end_in_a_sentence(folder, net_file, call, monkeypatch):
-    compare = Judge.compare
+    compare = Evaluator.compare
 
-    def worse(judge, module):  # the planned network is a copy; each layer alone is put into the original
-        return compare(judge, module) if module is judge._network else (1.0, 5.0)
+    def worse(evaluator, module):  # the planned network is a copy; each layer alone is put into the original
+        return compare(evaluator, module) if module is evaluator._network else (1.0, 5.0)
 
-    monkeypatch.setattr(Judge, "compare", worse)
+    monkeypatch.setattr(Evaluator, "compare", worse)
     monkeypatch.setattr("compress_export.pipeline.plan.TRIALS", 1)
     status, _, err = call(folder, "plan", f"{net_file}:build", *SIZE, *DATA, "--name", "one-trial")
     assert status == 1

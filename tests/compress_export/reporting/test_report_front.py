@@ -22,7 +22,11 @@ def test_a_chosen_plan_may_be_told_by_its_figures(tmp_path):
 
 def test_a_front_that_tells_no_time_is_drawn_over_parameters(tmp_path):
     path = report_run(tmp_path / "net")
-    edit(path, "plan.json", lambda plan: plan | {"front": [point | {"ms": None} for point in plan["front"]]})
+    edit(
+        path,
+        "plan.json",
+        lambda plan: plan | {"pareto_front": [point | {"ms": None} for point in plan["pareto_front"]]},
+    )
     assert "Loss against parameters" in html(gather(RunDirectory(path)))
 
 
@@ -32,7 +36,7 @@ LIMITED = {"parameters": 5000, "macs": 10_000, "ms": 5.5, "loss": 1 / 3000, "dro
 
 def test_a_chosen_plan_off_the_front_is_drawn_and_stands_in_every_table(tmp_path):
     path = report_run(tmp_path / "net")
-    edit(path, "plan.json", lambda plan: plan | {"chosen": LIMITED, "front": plan["front"][::-1]})
+    edit(path, "plan.json", lambda plan: plan | {"chosen": LIMITED, "pareto_front": plan["pareto_front"][::-1]})
     record = gather(RunDirectory(path))
     assert [(point.parameters, point.chosen, point.on_front) for point in record.front] == [
         (9000, False, True), (5000, True, False), (2200, False, True), (1000, False, True),

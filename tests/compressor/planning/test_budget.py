@@ -10,7 +10,7 @@ from torch import nn
 
 from compressor.layer_shape import PlanError
 from compressor.planning.budget_rule import layers_within, network_time
-from compressor.planning.cost_model import CountedCosts, Form
+from compressor.planning.cost_model import CountedCosts, LayerVariant
 from compressor.planning.goal import Goal
 from compressor.planning.loss_model import MeasuredLosses, Probe
 from compressor.planning.planner import Evidence, make_plan
@@ -43,20 +43,20 @@ class Times:
 
     counted: CountedCosts
     slower: dict[tuple[str, str], float] = field(default_factory=dict)
-    asked: list[Form] = field(default_factory=list)
+    asked: list[LayerVariant] = field(default_factory=list)
     source: str = "a table"
     unit: str = "ms"
     multiple: int = 8
     rest: float = 1.0
 
-    def measure(self, forms, progress):
-        progress(0, len(forms), "")
-        self.asked += [form for form in forms if form not in self.asked]
+    def measure(self, variants, progress):
+        progress(0, len(variants), "")
+        self.asked += [variant for variant in variants if variant not in self.asked]
 
-    def cost(self, form):
-        if not any((form.layer, form.method) == (known.layer, known.method) for known in self.asked):
-            raise LookupError(form)
-        return self.counted.cost(form) / 1e6 * self.slower.get((form.layer, form.method), 1.0)
+    def cost(self, variant):
+        if not any((variant.layer, variant.method) == (known.layer, known.method) for known in self.asked):
+            raise LookupError(variant)
+        return self.counted.cost(variant) / 1e6 * self.slower.get((variant.layer, variant.method), 1.0)
 
     def network(self):
         return self.counted.network() / 1e6 + self.rest
@@ -84,10 +84,10 @@ def test_layers_that_alone_take_longer_than_the_network_save_what_they_save(netw
     costs.rest = -0.9 * costs.counted.network() / 1e6
     plan = make_plan(network, found, Goal(methods=METHODS, max_latency="0.4x"), Evidence(costs))
     assert 0 < plan.chosen.ms <= 0.4 * plan.original.ms
-    layers = sum(costs.cost(Form(row.name, row.method, row.rank)) for row in plan.layers)
-    whole = sum(costs.cost(Form(row.name)) for row in plan.layers)
+    layers = sum(costs.cost(LayerVariant(row.name, row.method, row.rank)) for row in plan.layers)
+    whole = sum(costs.cost(LayerVariant(row.name)) for row in plan.layers)
     assert plan.chosen.ms == pytest.approx(max(0.1 * whole - (whole - layers), 0.2 * 0.1 * layers))
-    assert all(0 < point.ms <= plan.original.ms for point in plan.front)
+    assert all(0 < point.ms <= plan.original.ms for point in plan.pareto_front)
 
 
 @given(*[st.floats(1e-3, 1e3)] * 4)
@@ -119,7 +119,7 @@ def test_with_a_size_limit_alone_a_slower_form_is_allowed_and_flagged(network, f
 def test_the_forms_chosen_are_measured_exactly(network, found):
     costs = times(found)
     plan = make_plan(network, found, Goal(methods=METHODS, max_latency="0.5x"), Evidence(costs))
-    assert all(Form(row.name, row.method, row.rank) in costs.asked for row in plan.factored)
+    assert all(LayerVariant(row.name, row.method, row.rank) in costs.asked for row in plan.factored)
     assert len(costs.asked) < 40
 
 
@@ -133,7 +133,9 @@ def test_a_tighter_limit_never_loses_less(network, found):
     losses = [plan.chosen.loss for plan in plans]
     assert losses == sorted(losses)
     assert losses[0] < losses[-1]
-    assert [p.parameters for p in plans[0].front] == sorted((p.parameters for p in plans[0].front), reverse=True)
+    assert [p.parameters for p in plans[0].pareto_front] == sorted(
+        (p.parameters for p in plans[0].pareto_front), reverse=True
+    )
 
 
 def test_measured_losses_move_ranks_to_the_layer_that_feels_it(network, found):
@@ -185,7 +187,7 @@ def test_limits_out_of_reach_say_what_can_be_reached(network, found, limits, mes
 
 
 def test_an_error_that_was_worked_out_before_is_not_estimated_again(network, found):
-    goal, known = Goal(methods=METHODS, max_macs="0.7x"), Form("2", "spatial", (24,))
+    goal, known = Goal(methods=METHODS, max_macs="0.7x"), LayerVariant("2", "spatial", (24,))
     first = make_plan(network, found, goal, Evidence(times(found)))
     again = make_plan(network, found, goal, Evidence(times(found), errors={("error", known): 0.0}))
     assert first.layer("2").rank != known.rank
@@ -200,14 +202,16 @@ def test_the_same_question_finds_the_same_plan_again(network, found):
 
 
 class Deceiving(Times):
-    """Forms that nobody timed look fast, and turn out slower than their layers as soon as they are."""
+    """Variants that nobody timed look fast, and turn out slower than their layers as soon as they are."""
 
-    def cost(self, form):
-        share = 1.0 if not form.rank else 4.0 if form in self.asked else 0.5
-        return share * self.counted.cost(Form(form.layer)) / 1e6
+    def cost(self, variant):
+        share = 1.0 if not variant.rank else 4.0 if variant in self.asked else 0.5
+        return share * self.counted.cost(LayerVariant(variant.layer)) / 1e6
 
 
 def test_forms_that_are_never_as_fast_as_predicted_end_the_search(network, found):
     goal = Goal(methods=METHODS, max_latency="0.8x")
-    with pytest.raises(PlanError, match=r"max-latency 0.8x is within the noise of the times: in 6 choices some form"):
+    with pytest.raises(
+        PlanError, match=r"max-latency 0.8x is within the noise of the times: in 6 choices some variant"
+    ):
         make_plan(network, found, goal, Evidence(Deceiving(CountedCosts(found), multiple=1)))

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.planning.cost_model import Form
+from compressor.planning.cost_model import LayerVariant
 from compressor.planning.knapsack import Option, choose, least, total, undominated
 
 figures = st.integers(1, 60)
 
 
 def option(layer, params, latency, loss):
-    return Option(Form(f"l{layer}", "svd", (params, latency, loss)), params, params, latency, loss)
+    return Option(LayerVariant(f"l{layer}", "svd", (params, latency, loss)), params, params, latency, loss)
 
 
 layers = st.lists(st.lists(st.tuples(figures, figures, figures), min_size=1, max_size=4), min_size=1, max_size=4)

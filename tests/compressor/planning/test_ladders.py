@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from compressor.decompositions.methods import METHODS
 from compressor.layer_shape import LayerShape, dense_cost
-from compressor.planning.candidates import RUNGS_OF_LARGE, anchors, ladder
+from compressor.planning.candidates import RANKS_OF_LARGE, anchors, candidate_ranks
 
 FC6 = LayerShape("linear", 9216, 4096, 1, (1, 1), (1, 1), (1, 1), True)
 MIDDLE = LayerShape("conv", 64, 192, 1, (5, 5), (27, 27), (27, 27), True)
@@ -26,7 +26,7 @@ def test_every_rung_pays_and_fits_the_kernels_step(shape, method, multiple):
     if METHODS[method].supports(shape):
         return
     full, dense = METHODS[method].full_rank(shape), dense_cost(shape)
-    ranks = ladder(shape, method, multiple)
+    ranks = candidate_ranks(shape, method, multiple)
     assert list(ranks) == sorted(set(ranks))
     for rank in ranks:
         cost = METHODS[method].cost(shape, rank)
@@ -40,20 +40,20 @@ def test_every_rung_pays_and_fits_the_kernels_step(shape, method, multiple):
 
 
 def test_a_large_layer_has_a_finer_ladder_that_reaches_the_break_even():
-    coarse, fine = ladder(FC6, "svd", 8), ladder(FC6, "svd", 8, share=0.5)
-    assert len(coarse) < len(fine) <= RUNGS_OF_LARGE
+    coarse, fine = candidate_ranks(FC6, "svd", 8), candidate_ranks(FC6, "svd", 8, share=0.5)
+    assert len(coarse) < len(fine) <= RANKS_OF_LARGE
     assert fine[-1][0] >= 2830
     assert METHODS["svd"].cost(FC6, (fine[-1][0] + 8,)).parameters > dense_cost(FC6).parameters
 
 
 def test_tucker_gets_pairs_that_differ():
-    ranks = ladder(MIDDLE, "tucker", 8)
+    ranks = candidate_ranks(MIDDLE, "tucker", 8)
     assert len(ranks) > 15
     assert len({first / second for first, second in ranks}) > 3
 
 
 def test_a_depthwise_layer_has_no_rung():
-    assert ladder(DEPTHWISE, "cp", 1) == ()
+    assert candidate_ranks(DEPTHWISE, "cp", 1) == ()
 
 
 def test_anchors_are_spread_from_end_to_end():

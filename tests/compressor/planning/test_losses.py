@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.planning.cost_model import Form
-from compressor.planning.loss_model import ErrorLosses, Judge, MeasuredLosses, Probe, probe_losses, rungs_of
+from compressor.planning.cost_model import LayerVariant
+from compressor.planning.loss_model import ErrorLosses, Evaluator, MeasuredLosses, Probe, probe_losses, probe_points_of
 
 
 def probes(*rows):
@@ -90,36 +90,36 @@ def problem():
 
 def test_the_judge_measures_divergence_and_points_and_puts_the_layer_back(problem):
     network, batches = problem
-    judge = Judge(network, batches, most=75)
-    assert judge.images == 75
-    assert judge.compare(network) == (pytest.approx(0, abs=1e-12), 0.0)
+    evaluator = Evaluator(network, batches, most=75)
+    assert evaluator.images == 75
+    assert evaluator.compare(network) == (pytest.approx(0, abs=1e-12), 0.0)
     broken = nn.Linear(6, 3)
-    divergence, drop = judge.alone("2", broken)
+    divergence, drop = evaluator.alone("2", broken)
     images, labels = (torch.cat(parts)[:75] for parts in zip(*batches, strict=True))
     old, new = network(images), broken(network[:2](images))
     expected = (old.softmax(1) * (old.log_softmax(1) - new.log_softmax(1))).sum(1).mean()
     assert divergence == pytest.approx(expected.item(), rel=1e-5)
     assert drop == pytest.approx(100 * (1 - (new.argmax(1) == labels).double().mean().item()))
-    assert judge.alone("2", network[2]) == (pytest.approx(0, abs=1e-12), 0.0)
+    assert evaluator.alone("2", network[2]) == (pytest.approx(0, abs=1e-12), 0.0)
 
 
 def test_probes_measured_before_are_not_measured_again(problem):
     network, batches = problem
-    judge, made = Judge(network, batches), []
+    evaluator, made = Evaluator(network, batches), []
 
-    def factors(form):
-        made.append(form)
+    def factors(variant):
+        made.append(variant)
         return nn.Linear(6, 6)
 
-    rungs = {"0": [(Form("0", "svd", (1,)), 0.7), (Form("0", "svd", (2,)), 0.5)]}
+    probe_points = {"0": [(LayerVariant("0", "svd", (1,)), 0.7), (LayerVariant("0", "svd", (2,)), 0.5)]}
     heard = []
-    first = probe_losses(judge, rungs, factors, found=heard.append)
+    first = probe_losses(evaluator, probe_points, factors, found=heard.append)
     assert [p.rank for p in heard] == [(1,), (2,)]
-    assert probe_losses(judge, rungs, factors, known=heard[:1])[0] == first[0]
+    assert probe_losses(evaluator, probe_points, factors, known=heard[:1])[0] == first[0]
     assert len(made) == 3
 
 
 def test_rungs_lie_nearest_to_the_errors_aimed_at():
-    errors = {Form("a", "svd", (rank,)): 1 / rank for rank in range(1, 12)}
-    assert [form.rank[0] for form, _ in rungs_of(errors)] == [7, 3, 2]
-    assert rungs_of({Form("a", "svd", (1,)): 0.0}) == []
+    errors = {LayerVariant("a", "svd", (rank,)): 1 / rank for rank in range(1, 12)}
+    assert [variant.rank[0] for variant, _ in probe_points_of(errors)] == [7, 3, 2]
+    assert probe_points_of({LayerVariant("a", "svd", (1,)): 0.0}) == []

@@ -7,8 +7,8 @@ from torch import nn
 from compressor.layer_shape import PlanError
 from compressor.plan import LayerPlan, Plan
 from compressor.planning.goal import Goal
-from compressor.planning.one_form_rules import candidates_of
 from compressor.planning.planner import Evidence, check_plan, make_plan, planned_parameters
+from compressor.planning.rank_rules import candidates_of
 from compressor.surgery import compress
 from compressor.survey import survey
 

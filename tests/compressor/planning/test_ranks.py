@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from compressor.decompositions.methods import METHODS
 from compressor.layer_shape import LayerShape, PlanError, dense_cost
-from compressor.planning.one_form_rules import Candidate, ErrorLadder, break_even, equal_errors, in_proportion, price
+from compressor.planning.rank_rules import Candidate, ErrorCurve, break_even, equal_errors, in_proportion, price
 
 STEM = LayerShape("conv", 3, 64, 1, (11, 11), (224, 224), (55, 55), True)
 MIDDLE = LayerShape("conv", 64, 192, 1, (5, 5), (27, 27), (27, 27), True)
@@ -76,19 +76,21 @@ def test_a_limit_below_rank_one_is_refused_with_the_least():
     with pytest.raises(PlanError, match=r"1,000 parameters are not enough: rank 1 .* leaves 34,816"):
         in_proportion(found, {"l0": 1.0, "l1": 1.0}, 1000)
     with pytest.raises(PlanError, match="1,000 parameters are not enough"):
-        equal_errors({name: ErrorLadder(c, lambda rank: 1 / rank[0]) for name, c in found.items()}, 1000)
+        equal_errors({name: ErrorCurve(c, lambda rank: 1 / rank[0]) for name, c in found.items()}, 1000)
 
 
 @given(st.lists(st.tuples(st.integers(5, 2500), st.floats(0.3, 3)), min_size=2, max_size=5), st.floats(0.05, 0.9))
 def test_equal_errors_are_equal_and_keep_the_limit(layers, share):
     found = candidates(*(most for most, _ in layers))
     powers = dict(zip(found, (power for _, power in layers), strict=True))
-    ladders = {name: ErrorLadder(c, lambda rank, name=name: rank[0] ** -powers[name]) for name, c in found.items()}
+    candidates_by_layer = {
+        name: ErrorCurve(c, lambda rank, name=name: rank[0] ** -powers[name]) for name, c in found.items()
+    }
     limit = int(share * parameters(found, dict.fromkeys(found)))
-    ranks = equal_errors(ladders, limit)
+    ranks = equal_errors(candidates_by_layer, limit)
     assert parameters(found, ranks) <= limit
     free = {name: rank for name, rank in ranks.items() if rank is not None and 20 < rank < found[name].break_even}
-    errors = [ladders[name].error((rank,)) for name, rank in free.items()]
+    errors = [candidates_by_layer[name].error((rank,)) for name, rank in free.items()]
     if errors:
         # A step is a sixteenth of the rank, so errors may differ by what one step brings.
         assert max(errors) <= min(errors) * (17 / 16) ** (2 * max(powers.values()))
@@ -97,17 +99,19 @@ def test_equal_errors_are_equal_and_keep_the_limit(layers, share):
 def test_components_are_asked_for_only_as_far_as_they_are_used():
     found = candidates(2000, 2000)
     asked = {name: [] for name in found}
-    ladders = {n: ErrorLadder(c, lambda rank, n=n: asked[n].append(rank[0]) or 1 / rank[0]) for n, c in found.items()}
-    ranks = equal_errors(ladders, parameters(found, dict.fromkeys(found)) // 10)
+    candidates_by_layer = {
+        n: ErrorCurve(c, lambda rank, n=n: asked[n].append(rank[0]) or 1 / rank[0]) for n, c in found.items()
+    }
+    ranks = equal_errors(candidates_by_layer, parameters(found, dict.fromkeys(found)) // 10)
     assert {name: max(seen) for name, seen in asked.items()} == ranks
 
 
 def test_a_layer_whose_error_is_nought_takes_no_more():
     found = candidates(2000, 2000)
-    ladders = {
-        "l0": ErrorLadder(found["l0"], lambda rank: 0.0 if rank[0] >= 3 else 0.9),
-        "l1": ErrorLadder(found["l1"], lambda rank: 1 / rank[0]),
+    candidates_by_layer = {
+        "l0": ErrorCurve(found["l0"], lambda rank: 0.0 if rank[0] >= 3 else 0.9),
+        "l1": ErrorCurve(found["l1"], lambda rank: 1 / rank[0]),
     }
-    ranks = equal_errors(ladders, parameters(found, dict.fromkeys(found)) // 10)
+    ranks = equal_errors(candidates_by_layer, parameters(found, dict.fromkeys(found)) // 10)
     assert ranks["l0"] == 3
     assert ranks["l1"] > 300

@@ -1,4 +1,4 @@
-"""Rank rules that give every layer a form of its kind: equal errors, sensitivity as in the paper, EVBMF."""
+"""Rank rules that give every layer a variant of its kind: equal errors, sensitivity as in the paper, EVBMF."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compressor.layer_shape import Cost, LayerShape, PlanError, Rank, dense_cost
 from compressor.layers import find_layer, split_kernels
 from compressor.plan import KEEP, LayerPlan
 from compressor.planning import cost_model
-from compressor.planning.cost_model import Form, calls_of
+from compressor.planning.cost_model import LayerVariant, calls_of
 from compressor.planning.goal import Goal
 from compressor.planning.limits import Limit
 from compressor.planning.vbmf import evbmf_rank
@@ -100,29 +100,29 @@ def unreachable(limit: int, least: int) -> PlanError:
 
 
 @dataclass(frozen=True)
-class ErrorLadder:
+class ErrorCurve:
     """A candidate with the relative weight error that it has at a rank."""
 
     candidate: Candidate
     error: Callable[[Rank], float]
 
 
-def equal_errors(ladders: Mapping[str, ErrorLadder], limit: int) -> Ranks:
+def equal_errors(candidates_by_layer: Mapping[str, ErrorCurve], limit: int) -> Ranks:
     """Ranks that make the relative errors of all layers equal, as small as `limit` parameters allow.
 
     Starts every layer at rank 1 and raises the one with the largest error, so that no component is computed that is
     not used. None means: kept, because the next rank would cost more than the layer and the limit allows the layer.
     PlanError if rank 1 everywhere exceeds the limit.
     """
-    ranks = dict.fromkeys(ladders, 1)
-    used = sum(ladder.candidate.parameters(1) for ladder in ladders.values())
+    ranks = dict.fromkeys(candidates_by_layer, 1)
+    used = sum(candidate_ranks.candidate.parameters(1) for candidate_ranks in candidates_by_layer.values())
     if used > limit:
         raise unreachable(limit, used)
-    errors = {name: ladder.error((1,)) for name, ladder in ladders.items()}
+    errors = {name: candidate_ranks.error((1,)) for name, candidate_ranks in candidates_by_layer.items()}
     kept: Ranks = {}
     while errors:
         name = max(errors, key=errors.__getitem__)
-        candidate, rank = ladders[name].candidate, ranks[name]
+        candidate, rank = candidates_by_layer[name].candidate, ranks[name]
         if errors[name] == 0.0:
             break
         left = limit - used + candidate.parameters(rank)
@@ -138,7 +138,7 @@ def equal_errors(ladders: Mapping[str, ErrorLadder], limit: int) -> Ranks:
             continue
         used += candidate.parameters(larger) - candidate.parameters(rank)
         ranks[name] = larger
-        errors[name] = ladders[name].error((larger,))
+        errors[name] = candidates_by_layer[name].error((larger,))
     return {**ranks, **kept}
 
 
@@ -209,11 +209,11 @@ def _share(network: nn.Module, layer: LayerCost, goal: Goal, drops: Mapping[str,
     if why is not None:
         return why
     if goal.rule == "vbmf":
-        found = vbmf_form(network, layer)
+        found = vbmf_variant(network, layer)
         return found if isinstance(found, str) else Share(layer, found[0], tuple(map(float, found[1])))
     if drops is None:
         raise PlanError("the rule sensitivity needs data to measure with: pass --data, or another --rank-rule")
-    method = form_of(layer, goal)
+    method = method_of(layer, goal)
     refused = METHODS[method].supports(layer.shape)
     if refused is not None or layer.name not in drops:
         return refused or "factors would cost more than the layer at any rank"
@@ -232,7 +232,7 @@ DEFAULT_LIMIT = Limit("0.125x", 0.125, True)
 """Share of the parameters aimed at when no limit is given: the seed paper's 1/7 with a little to spare."""
 
 
-ErrorOf = Callable[[Form], float]
+ErrorOf = Callable[[LayerVariant], float]
 """Relative error of a layer by a method at a rank, computed only when asked for."""
 
 
@@ -252,10 +252,10 @@ class Choice:
 
 def rank_by_error(choice: Choice) -> Ranks:
     """Equal relative error in all layers."""
-    ladders = {
-        name: ErrorLadder(candidate, partial(choice.error, name)) for name, candidate in choice.candidates.items()
+    candidates_by_layer = {
+        name: ErrorCurve(candidate, partial(choice.error, name)) for name, candidate in choice.candidates.items()
     }
-    return equal_errors(ladders, choice.limit)
+    return equal_errors(candidates_by_layer, choice.limit)
 
 
 def rank_by_sensitivity(choice: Choice) -> Ranks:
@@ -296,7 +296,7 @@ def candidates_of(survey: Survey, goal: Goal) -> dict[str, Candidate]:
     found = {}
     for layer in survey.layers:
         if layer.must_keep is None and layer.name not in goal.keep_layers:
-            method = form_of(layer, goal)
+            method = method_of(layer, goal)
             most = (
                 break_even(layer.shape, method, concern(goal)) if METHODS[method].supports(layer.shape) is None else 0
             )
@@ -305,10 +305,12 @@ def candidates_of(survey: Survey, goal: Goal) -> dict[str, Candidate]:
     return found
 
 
-def form_of(layer: LayerCost, goal: Goal) -> str:
-    """The first of the goal's forms that fits the layer; where none does, the one whose refusal is told."""
-    fits = (method for method in goal.forms if METHODS[method].supports(layer.shape) is None)
-    return next(fits, default_method(layer.shape) if default_method(layer.shape) in goal.forms else goal.forms[0])
+def method_of(layer: LayerCost, goal: Goal) -> str:
+    """The first of the goal's variants that fits the layer; where none does, the one whose refusal is told."""
+    fits = (method for method in goal.rule_methods if METHODS[method].supports(layer.shape) is None)
+    return next(
+        fits, default_method(layer.shape) if default_method(layer.shape) in goal.rule_methods else goal.rule_methods[0]
+    )
 
 
 def check_limit(survey: Survey, goal: Goal) -> None:
@@ -328,7 +330,7 @@ def rows_by_limit(survey: Survey, goal: Goal, error: ErrorOf, drops: Mapping[str
 
     def known(name: str, rank: Rank) -> float:
         if (name, rank) not in asked:
-            asked[name, rank] = error(Form(name, candidates[name].method, rank))
+            asked[name, rank] = error(LayerVariant(name, candidates[name].method, rank))
         return asked[name, rank]
 
     limit = _left_for(candidates, survey, goal)
@@ -357,7 +359,7 @@ def rows_by_vbmf(network: nn.Module, survey: Survey, goal: Goal) -> list[LayerPl
     rows = []
     for layer in survey.layers:
         why = layer.must_keep or ("asked for by --keep-layers" if layer.name in goal.keep_layers else None)
-        found = why or vbmf_form(network, layer)
+        found = why or vbmf_variant(network, layer)
         if isinstance(found, str):
             rows.append(kept(layer, found))
             continue
@@ -371,8 +373,8 @@ def rows_by_vbmf(network: nn.Module, survey: Survey, goal: Goal) -> list[LayerPl
     return rows
 
 
-def vbmf_form(network: nn.Module, layer: LayerCost) -> tuple[str, Rank] | str:
-    """The layer's form and EVBMF rank, or why it has none."""
+def vbmf_variant(network: nn.Module, layer: LayerCost) -> tuple[str, Rank] | str:
+    """The layer's variant and EVBMF rank, or why it has none."""
     method = "tucker" if default_method(layer.shape) == "cp" else "svd"
     return METHODS[method].supports(layer.shape) or (method, _vbmf_rank(network, layer, method))
 
@@ -410,7 +412,7 @@ def _why_no_candidate(layer: LayerCost, goal: Goal) -> str:
         return layer.must_keep
     if layer.name in goal.keep_layers:
         return "asked for by --keep-layers"
-    method = form_of(layer, goal)
+    method = method_of(layer, goal)
     refused = METHODS[method].supports(layer.shape)
     if refused is not None:
         return refused
