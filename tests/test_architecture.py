@@ -1,8 +1,10 @@
-"""The walls of the house: which package may import which, no cycles, no toolkit at start-up."""
+"""The walls of the house: which package and which folder may import which, no cycles, no toolkit at start-up."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,27 @@ MAY_IMPORT = {
     "bench": {"exporters"},
     "compress_export": {"compressor", "exporters", "bench"},
 }
+# The folders of a package from the lowest to the highest; its root is below them all, but for a module that is named.
+ORDER = {
+    "compressor": ("decompositions", "surgery.py", "weight_sharing", "planning", "training"),
+    "exporters": (),
+    "bench": ("file_contents", "host", "runner", "budgets", "simulator", "phone", "phone/app", "profile", "devices.py"),
+    "compress_export": ("models", "data", "latency", "reporting", "pipeline", "study", "cli", "__main__.py"),
+}
 TOOLKITS = ("torch", "numpy", "executorch", "onnx", "onnxruntime", "coremltools", "timm", "sklearn", "rich")
+
+
+@dataclass(frozen=True)
+class Imports:
+    """Modules of ours that a file imports when it is itself imported, inside functions, and for types only."""
+
+    at_start: set[str]
+    in_functions: set[str]
+    for_types: set[str]
+
+    @property
+    def all(self):
+        return self.at_start | self.in_functions | self.for_types
 
 
 def modules():
@@ -24,60 +46,75 @@ def modules():
             yield name, path
 
 
-NAMES = {name for name, _ in modules()}
+PATHS = dict(modules())
 
 
-def imports_of(path, own):
-    """Modules of ours that a file imports when it is itself imported, or inside functions (second value)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        node
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    in_functions = {
-        node
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef)
-        for node in ast.walk(function)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    }
-    eager, lazy = set(), set()
+def imports_of(name):
+    tree = ast.parse(PATHS[name].read_text(encoding="utf-8"))
+    for_types = nodes_below(tree, lambda node: isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    in_functions = nodes_below(tree, lambda node: isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    found = Imports(set(), set(), set())
     for node in ast.walk(tree):
-        found = set()
+        names = set()
         if isinstance(node, ast.Import):
-            found = {alias.name for alias in node.names}
+            names = {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{own} imports relatively; write the whole name"
-            found = {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-        if node not in typing_only:
-            (lazy if node in in_functions else eager).update(found)
-    return eager & NAMES, lazy & NAMES
+            assert node.level == 0, f"{name} imports relatively; write the whole name"
+            whole = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            names = {full if full in PATHS else node.module for full in whole.values()}
+        kind = found.in_functions if node in in_functions else found.at_start
+        (found.for_types if node in for_types else kind).update(names & PATHS.keys() - {name})
+    return found
 
 
-@pytest.mark.parametrize(("name", "path"), list(modules()), ids=[name for name, _ in modules()])
-def test_import_arrows_point_one_way(name, path):
+def nodes_below(tree, wanted):
+    return {below for node in ast.walk(tree) if wanted(node) for below in ast.walk(node)}
+
+
+IMPORTS = {name: imports_of(name) for name in PATHS}
+
+
+def folder_of(name):
+    """The folder of a module in its package, or its own file where ORDER names that."""
+    path = PATHS[name].relative_to(ROOT / name.split(".")[0])
+    return path.as_posix() if path.as_posix() in ORDER[name.split(".")[0]] else path.parent.as_posix()
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_import_arrows_point_one_way(name):
     package = name.split(".")[0]
-    eager, lazy = imports_of(path, name)
-    foreign = {imported.split(".")[0] for imported in eager | lazy} - {package}
+    foreign = {imported.split(".")[0] for imported in IMPORTS[name].all} - {package}
     assert foreign <= MAY_IMPORT[package]
 
 
+@pytest.mark.parametrize("package", ["compressor", "exporters"])
+def test_no_folder_imports_a_higher_one(package):
+    order = (".", *ORDER[package])
+    inside = [name for name in PATHS if name.split(".")[0] == package]
+    assert {folder_of(name) for name in inside} <= {*order}
+    upward = [
+        f"{name} -> {imported}"
+        for name in inside
+        for imported in sorted(IMPORTS[name].all & {*inside})
+        if order.index(folder_of(imported)) > order.index(folder_of(name))
+    ]
+    assert upward == []
+
+
 def test_no_import_cycle():
-    graph = {name: imports_of(path, name)[0] - {name} for name, path in modules()}
+    """Neither at start, nor through imports inside functions or for types."""
     done, path = set(), []
 
     def visit(name):
         assert name not in path, f"cycle: {' -> '.join([*path, name])}"
         if name not in done:
             path.append(name)
-            for imported in graph[name]:
+            for imported in sorted(IMPORTS[name].all):
                 visit(imported)
             path.pop()
             done.add(name)
 
-    for name in graph:
+    for name in IMPORTS:
         visit(name)
 
 
@@ -112,9 +149,15 @@ def test_a_typing_error_is_told_before_a_toolkit_is_imported(words, says):
 
 
 def test_every_module_says_what_it_is_for():
-    assert [name for name, path in modules() if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [name for name, path in PATHS.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
 
 
-def test_rooms_stay_small():
-    long = {name: len(path.read_text().splitlines()) for name, path in modules()}
-    assert {name: lines for name, lines in long.items() if lines > 500} == {}
+def test_files_stay_readable():
+    lines = {name: len(path.read_text().splitlines()) for name, path in PATHS.items()}
+    assert {name: count for name, count in lines.items() if count > 500} == {}
+
+
+@pytest.mark.parametrize("package", ["bench"])
+def test_folders_stay_small(package):
+    files = Counter(path.parent.as_posix() for path in (ROOT / package).rglob("*.py"))
+    assert {folder: count for folder, count in files.items() if count > 14} == {}
