@@ -20,7 +20,7 @@ from bench.measurement import (
     process_of,
     process_said,
 )
-from exporters.artifact import Artifact, ExportError, read_artifacts, weigh
+from exporters.artifact import Artifact, ExportError, read_artifacts, size_in_bytes
 
 RUN_VERSION = 1
 """What settings.json's "version" may be at most; raised when an older compress-export would misread a run's files."""
@@ -50,7 +50,7 @@ def altered(path: Path, recorded: Artifact, sha256: str = "") -> str:
     where `sha256` gives that of the file as it lies there now: hashing a great file takes seconds."""
     if not path.exists():
         return GONE
-    found = weigh(path)
+    found = size_in_bytes(path)
     if found == recorded.bytes and sha256 in ("", recorded.sha256):
         return ""
     return (

@@ -76,8 +76,8 @@ class Parity:
 class Artifact:
     """One exported file (or .mlpackage folder).
 
-    `bytes` and `sha256` are those of the file (`measure`); `dtype` is what it stores and computes in; `input` the
-    image's shape (1, C, H, W); `toolkits` the versions of the packages that made it. `not_delegated` names the
+    `bytes` and `sha256` are those of the file (`size_and_sha256`); `dtype` is what it stores and computes in; `input`
+    the image's shape (1, C, H, W); `toolkits` the versions of the packages that made it. `not_delegated` names the
     convolutions and fully connected layers that the file runs outside its fast backend, `fallbacks` every operator
     there ("aten.cat (features.3)"); both are empty for formats that know no delegation.
     """
@@ -149,14 +149,14 @@ def read_artifacts(path: Path) -> tuple[Artifact, ...]:
         ) from error
 
 
-def measure(path: Path) -> tuple[int, str]:
+def size_and_sha256(path: Path) -> tuple[int, str]:
     """Bytes and sha256 of a file; of a folder the sum over its files, and one hash over sorted names and contents."""
-    if path.is_file():
+    if not path.is_dir():
         with path.open("rb") as file:
             return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
     total, digest = 0, hashlib.sha256()
     for file_path in sorted(entry for entry in path.rglob("*") if entry.is_file()):
-        size, content = measure(file_path)
+        size, content = size_and_sha256(file_path)
         # Name and content are both of known length here, so no two folders can share a stream.
         digest.update(hashlib.sha256(file_path.relative_to(path).as_posix().encode()).digest())
         digest.update(bytes.fromhex(content))
@@ -164,8 +164,8 @@ def measure(path: Path) -> tuple[int, str]:
     return total, digest.hexdigest()
 
 
-def weigh(path: Path) -> int:
-    """Bytes of a file or a folder, as `measure` counts them, without reading it."""
+def size_in_bytes(path: Path) -> int:
+    """Bytes of a file or a folder, as `size_and_sha256` counts them, without reading it."""
     files = [path] if path.is_file() else [entry for entry in path.rglob("*") if entry.is_file()]
     return sum(entry.stat().st_size for entry in files)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import parity
-from exporters.artifact import Artifact, ExportError, measure, move
+from exporters.artifact import Artifact, ExportError, move, size_and_sha256
 from exporters.formats import find_format
 from exporters.toolkits import versions
 
@@ -30,21 +30,21 @@ def export(
     *,
     network: str = "compressed",
     images: Array | None = None,
-    golden: Array | None = None,
+    reference: Array | None = None,
 ) -> Artifact:
     """The file at `path` that answers like `module` does in eval mode, as an Artifact.
 
     `example` is a float32 batch (N, C, H, W) that sets the shape; `format` a name in FORMATS. With `images`
-    (N, C, H, W) the file is run on each and compared with `golden` (N, classes), by default the module's own logits;
+    (N, C, H, W) the file is run on each and compared with `reference` (N, classes), by default the module's own logits;
     without them `Artifact.parity` is None. Raises ExportError; then no file is written.
     """
     from exporters.capture import capture
 
     find_format(format)
     program = capture(module, example)
-    if images is not None and golden is None:
-        golden = parity.answers(module, images)
-    return export_program(program, format, Path(path), network=network, images=images, golden=golden)
+    if images is not None and reference is None:
+        reference = parity.logits_of(module, images)
+    return export_program(program, format, Path(path), network=network, images=images, reference=reference)
 
 
 def export_program(
@@ -54,7 +54,7 @@ def export_program(
     *,
     network: str = "compressed",
     images: Array | None = None,
-    golden: Array | None = None,
+    reference: Array | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Artifact:
     """As `export`, of a captured program. `progress` is called with "exporting", "checking" and "done"."""
@@ -72,9 +72,9 @@ def export_program(
         written = kind.export(program, partial)
         tell("checking")
         checked = None
-        if images is not None and golden is not None:
-            checked = parity.check(partial, format, images, golden, inspected=written.inspected)
-        size, digest = measure(partial)
+        if images is not None and reference is not None:
+            checked = parity.check(partial, format, images, reference, inspected=written.inspected)
+        size, digest = size_and_sha256(partial)
         move(partial, path)
     tell("done")
     return Artifact(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 
 
-def answers(module: nn.Module, images: Array) -> Array:
+def logits_of(module: nn.Module, images: Array) -> Array:
     """The module's own logits (N, classes) in eval mode, one image at a time as the phone asks for them.
 
     `images` is float32 (N, C, H, W). The module's mode is left as it was.
@@ -33,28 +33,28 @@ def answers(module: nn.Module, images: Array) -> Array:
         return np.concatenate([module(torch.from_numpy(image[None])).numpy() for image in images])
 
 
-def compare(given: Array, golden: Array) -> Parity:
-    """How far logits `given` (N, classes) by a file are from the module's own, `golden`. See Parity for the measures.
+def compare(given: Array, reference: Array) -> Parity:
+    """The Parity of a file's logits `given` (N, classes) with the module's own, `reference`.
 
     Raises ExportError when the shapes differ, when there is no image, or when a logit is not finite.
     """
-    if given.shape != golden.shape or given.ndim != 2 or not given.size:
+    if given.shape != reference.shape or given.ndim != 2 or not given.size:
         raise ExportError(
             f"logits to compare have one shape (images, classes); the file gave {given.shape}, "
-            f"the module {golden.shape}"
+            f"the module {reference.shape}"
         )
-    for who, logits in (("the file", given), ("the module", golden)):
+    for who, logits in (("the file", given), ("the module", reference)):
         broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if broken.size:
             raise ExportError(
                 f"{who} gives logits that are not finite for {broken.size} of {len(logits)} images "
                 f"(first: image {broken[0]}); look for weights that overflow before you export"
             )
-    ours, theirs = given.astype(np.float64), golden.astype(np.float64)
+    ours, theirs = given.astype(np.float64), reference.astype(np.float64)
     error, spread = float(np.abs(ours - theirs).max()), float(theirs.std())
     return Parity(
         executed=True,
-        images=len(golden),
+        images=len(reference),
         max_error=error,
         # without spread every error counts as a great one
         relative_error=error / max(spread, 1e-30),
@@ -64,8 +64,8 @@ def compare(given: Array, golden: Array) -> Parity:
     )
 
 
-def check(path: Path, format: str, images: Array, golden: Array, *, inspected: str = "", threads: int = 1) -> Parity:
-    """The file's answers to `images` (N, C, H, W), each given alone, against the module's logits `golden`.
+def check(path: Path, format: str, images: Array, reference: Array, *, inspected: str = "", threads: int = 1) -> Parity:
+    """The file's answers to `images` (N, C, H, W), each given alone, against the module's logits `reference`.
 
     A format that this system cannot run gives Parity(executed=False), whose note ends with `inspected`: what the
     writer compared in the stored file instead. Raises ExportError when the runtime refuses the file, and as
@@ -86,7 +86,7 @@ def check(path: Path, format: str, images: Array, golden: Array, *, inspected: s
             f"{kind.runtime} cannot run {path.name}: {reason(error)}; leave the {format} format out "
             "or replace the operator that it does not know"
         ) from error
-    return compare(given, golden)
+    return compare(given, reference)
 
 
 @contextmanager

@@ -40,27 +40,27 @@ def export_all(
     formats: Sequence[str],
     directory: Path,
     images: Array,
-    golden: Mapping[str, Array],
+    reference: Mapping[str, Array],
     *,
     progress: Progress | None = None,
     finished: Callable[[tuple[Artifact, ...]], None] = lambda _artifacts: None,
     processes: int | None = None,
 ) -> tuple[Artifact, ...]:
-    """`directory`/{network}.{suffix} for every network and format, each run on `images` and compared with `golden`.
+    """`directory`/{network}.{suffix} for every network and format, each run on `images` and compared with `reference`.
 
     `programs` are .pt2 files that `program.save` wrote, by network ("original", "compressed"); `images` float32
-    (N, C, H, W); `golden` the modules' logits (N, classes) by network. `processes` run at a time, one for each core
+    (N, C, H, W); `reference` the modules' logits (N, classes) by network. `processes` run at a time, one for each core
     unless given. The artifacts come network by network, formats in the order given; `finished` hears of those of a
     format as soon as they are whole, so that a caller can record them before another format fails.
 
     Raises ExportError when a format fails. Then, and on Ctrl-C, the other children are ended; files that were
     complete stay, half-written ones go.
     """
-    _check(programs, formats, golden)
+    _check(programs, formats, reference)
     directory.mkdir(parents=True, exist_ok=True)
     # Jobs and half-written files lie in one folder inside the target: a rename finishes a file, one removal cleans up.
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=directory) as scratch:
-        jobs = _write_jobs(Path(scratch), programs, formats, directory, images, golden)
+        jobs = _write_jobs(Path(scratch), programs, formats, directory, images, reference)
         found: dict[tuple[str, str], Artifact] = {}
 
         def note(name: str, rows: list[dict[str, Any]]) -> None:
@@ -79,7 +79,7 @@ class _Child:
     log: Path
 
 
-def _check(programs: Mapping[str, Path], formats: Sequence[str], golden: Mapping[str, Array]) -> None:
+def _check(programs: Mapping[str, Path], formats: Sequence[str], reference: Mapping[str, Array]) -> None:
     for name in formats:
         versions(find_format(name).requires)
     for network, program in programs.items():
@@ -87,8 +87,10 @@ def _check(programs: Mapping[str, Path], formats: Sequence[str], golden: Mapping
             raise ExportError(f"a network's name becomes a file name, {network!r} cannot; use letters, digits, - and _")
         if not program.is_file():
             raise ExportError(f"there is no program at {program}; `exporters.capture.save` writes one")
-        if network not in golden:
-            raise ExportError(f"every network needs its golden logits, {network} has none; pass golden[{network!r}]")
+        if network not in reference:
+            raise ExportError(
+                f"every network needs its reference logits, {network} has none; pass reference[{network!r}]"
+            )
 
 
 def _write_jobs(
@@ -97,12 +99,12 @@ def _write_jobs(
     formats: Sequence[str],
     directory: Path,
     images: Array,
-    golden: Mapping[str, Array],
+    reference: Mapping[str, Array],
 ) -> dict[str, Path]:
     """The job file of each format. The arrays are written once, for all children."""
     np.save(scratch / "images.npy", images)
     for network in programs:
-        np.save(scratch / f"{network}.golden.npy", golden[network])
+        np.save(scratch / f"{network}.reference.npy", reference[network])
     jobs = {}
     for name in sorted(formats, key=lambda name: -FORMATS[name].effort):
         jobs[name] = scratch / f"{name}.json"
@@ -112,7 +114,7 @@ def _write_jobs(
             programs={network: str(path.resolve()) for network, path in programs.items()},
             scratch=str(scratch.resolve()),
             images=str(scratch.resolve() / "images.npy"),
-            golden={network: str(scratch.resolve() / f"{network}.golden.npy") for network in programs},
+            reference={network: str(scratch.resolve() / f"{network}.reference.npy") for network in programs},
         ).write(jobs[name])
     return jobs
 

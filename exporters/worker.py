@@ -28,7 +28,7 @@ Say = Callable[[dict[str, Any]], None]
 class Job:
     """What one child does: each network in `programs` (.pt2) to `directory`/{network}.{suffix}, by way of `scratch`.
 
-    `images` is an .npy of float32 (N, C, H, W); `golden` an .npy of logits (N, classes) for each network.
+    `images` is an .npy of float32 (N, C, H, W); `reference` an .npy of logits (N, classes) for each network.
     """
 
     format: str
@@ -36,7 +36,7 @@ class Job:
     scratch: str
     programs: dict[str, str]
     images: str
-    golden: dict[str, str]
+    reference: dict[str, str]
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -65,7 +65,7 @@ def work(job: Job, say: Say) -> None:
             Path(job.scratch) / name,
             network=network,
             images=images,
-            golden=np.load(job.golden[network]),
+            reference=np.load(job.reference[network]),
             progress=partial(_tell, say, network),
         )
         move(artifact.path, directory / name)

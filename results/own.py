@@ -17,7 +17,7 @@ from uuid import uuid4
 from bench.host.facts import describe, load_average
 from bench.measurement import Block, Measurement, Memory, MemoryPhases, Schedule, to_line
 from bench.run_files import COMPRESSED, RUN_VERSION
-from exporters.artifact import Artifact, measure, write_artifacts
+from exporters.artifact import Artifact, size_and_sha256, write_artifacts
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTS = 20
@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "artifacts").mkdir(parents=True)
     wheel = build(folder)
-    size, sha256 = measure(wheel)
+    size, sha256 = size_and_sha256(wheel)
     artifact = Artifact(wheel, COMPRESSED, "whl", size, sha256, "none", (), {"python": sys.version.split()[0]})
     write_artifacts(folder / "artifacts.json", [artifact])
     first, _ = import_once()  # fills the disk's cache

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from bench.host.facts import describe
-from bench.host.layer_latency import LAYER_DEVICES, Effort, Subject
+from bench.host.layer_latency import LAYER_DEVICES, Effort, TimedFile
 from compress_export.latency.layer_modules import Geometry
 from compress_export.latency.layer_writer import writing
 
@@ -35,7 +35,7 @@ def rows(format: str) -> list[dict[str, object]]:
     ):
         for method, (geometry, rank_of) in FORMS.items():
             paths = [files.form(geometry, method, rank_of(rank)) for rank in RANKS]
-            times = watch.time([Subject(path.result(), geometry.image) for path in paths], Effort(30, 30))
+            times = watch.time([TimedFile(path.result(), geometry.image) for path in paths], Effort(30, 30))
             found.append(
                 {
                     "format": format,

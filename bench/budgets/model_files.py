@@ -20,7 +20,7 @@ from bench.budgets.limits import Budget, BudgetError, Budgets
 from bench.file_contents.contents import ContentError, Contents
 from bench.file_contents.readers import read
 from bench.run_files import COMPRESSED, GONE, ORIGINAL, RunError, RunFiles, altered
-from exporters.artifact import Artifact, measure
+from exporters.artifact import Artifact, size_and_sha256
 
 BLOCK = 1 << 20
 
@@ -69,7 +69,7 @@ class ModelFile:
     @cached_property
     def measured(self) -> tuple[int, str]:
         """Bytes and sha256 of the file as it lies there now."""
-        return measure(self.path)
+        return size_and_sha256(self.path)
 
     @property
     def sha256(self) -> str:

@@ -36,7 +36,7 @@ TIMEOUT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Subject:
+class TimedFile:
     """A file to be timed, the shape of the image it takes, and whether its weights are to be cold before each run.
 
     A warm file has run twice before it is timed in its turn, for the file before it has driven its weights out.
@@ -71,7 +71,7 @@ class Timing:
 class Stopwatch(Protocol):
     """Times files on one device."""
 
-    def time(self, subjects: Sequence[Subject], effort: Effort) -> tuple[Timing, ...]:
+    def time(self, subjects: Sequence[TimedFile], effort: Effort) -> tuple[Timing, ...]:
         """A Timing for each file; their runs take turns. BenchError if the device is gone."""
         ...
 
@@ -92,7 +92,7 @@ class HostStopwatch:
     child: Child
     sweep_bytes: int
 
-    def time(self, subjects: Sequence[Subject], effort: Effort) -> tuple[Timing, ...]:
+    def time(self, subjects: Sequence[TimedFile], effort: Effort) -> tuple[Timing, ...]:
         files = [
             {"path": str(each.file), "shape": each.shape, "sweep_bytes": self.sweep_bytes if each.cold else 0}
             for each in subjects

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bench.host.facts import describe, load_average, pick_cores
 from bench.host.worker_client import Child, start
 from bench.measurement import BenchError, Block, Measurement, Memory, MemoryPhases, NotMeasured, Row, Schedule
-from exporters.artifact import Artifact
-from exporters.artifact import measure as weigh
+from exporters.artifact import Artifact, size_and_sha256
 from exporters.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def check(artifacts: Sequence[Artifact], images: Images) -> None:
         if not artifact.path.exists():
             raise BenchError(f"there is no {artifact.path}; export it again")
         # A row that names one file's hash and another file's time would be a lie that nobody finds.
-        if FORMATS[artifact.format].runs_here and weigh(artifact.path)[1] != artifact.sha256:
+        if FORMATS[artifact.format].runs_here and size_and_sha256(artifact.path)[1] != artifact.sha256:
             raise BenchError(
                 f"{artifact.path} has changed since it was exported: its sha256 is not {artifact.sha256[:12]}... any "
                 "more; export it again"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LEAST_COSINE = 0.99999
 
 
-def host_answers(artifacts: Sequence[Artifact], images: Array, timeout_seconds: float) -> list[Array]:
+def reference_outputs(artifacts: Sequence[Artifact], images: Array, timeout_seconds: float) -> list[Array]:
     """Each file's answers (N, classes) to the images (N, C, H, W), each image given alone. All of one format.
 
     BenchError if the file does not run on this machine.

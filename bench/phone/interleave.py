@@ -107,12 +107,12 @@ def _compare(file: PhoneFile, session: Session) -> Parity:
         local = Path(folder) / "answers.raw"
         session.phone.pull(f"{HOME}/{ANSWERS}", local)
         given = np.fromfile(local, dtype="<f4")
-    if given.size != file.golden.size:
+    if given.size != file.reference.size:
         raise BenchError(
-            f"{file.job.name} gave {given.size} numbers on phone {session.phone.serial}, and {file.golden.size} on "
+            f"{file.job.name} gave {given.size} numbers on phone {session.phone.serial}, and {file.reference.size} on "
             "this machine; build the runner anew with `make runner`"
         )
-    return compare(given.reshape(file.golden.shape), file.golden)
+    return compare(given.reshape(file.reference.shape), file.reference)
 
 
 def _row(file: PhoneFile, taken: Sequence[_Turn], parity: Parity | None, session: Session, trouble: str) -> Measurement:

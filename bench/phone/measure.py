@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.host.measure import Progress, check
-from bench.host.reference_outputs import host_answers
+from bench.host.reference_outputs import reference_outputs
 from bench.measurement import BenchError, Device, NotMeasured, Row, Schedule
 from bench.phone.adb import Phone, pick
 from bench.phone.app.inside import AppProcess, InApp
@@ -23,8 +23,8 @@ from bench.phone.interleave import PROCESSES, take_turns
 from bench.phone.places import PROFILE, Job, PhoneFile, Place, Session, Shell, run
 from bench.phone.storage import HOME, Parcel, Store, open_store
 from bench.runner.answer import RunnerAnswer
-from bench.runner.bundle import Bundle, weigh
-from exporters.artifact import Artifact
+from bench.runner.bundle import Bundle
+from exporters.artifact import Artifact, size_and_sha256
 from exporters.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _put_numbers(store: Store, numbers: Images, place: str = "") -> str:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         file = Path(folder) / "numbers.raw"
         file.write_bytes(numbers.astype("<f4").tobytes())
-        size, sha256 = weigh(file)
+        size, sha256 = size_and_sha256(file)
         place = place or f"images/{sha256[:16]}.raw"
         store.put([Parcel(file, place, size, sha256)])
         return place
@@ -220,11 +220,11 @@ def _prepare(
 ) -> list[PhoneFile]:
     """The files of one format, on the phone, each with what it answers on this machine."""
     files = []
-    golden = host_answers(artifacts, images, session.schedule.timeout_seconds)
-    for artifact, answers in zip(artifacts, golden, strict=True):
+    reference = reference_outputs(artifacts, images, session.schedule.timeout_seconds)
+    for artifact, answers in zip(artifacts, reference, strict=True):
         session.tell(f"{artifact.path.name}: push {artifact.bytes / 1e6:.1f} MB")
         place = _push_file(store, artifact)
-        if session.place.wants_golden:
+        if session.place.wants_reference:
             _put_numbers(store, answers, f"{place}.golden")
         job = Job(artifact.path.name, artifact.format, place, inputs, (1, *images.shape[1:]), session.cores)
         files.append(PhoneFile(artifact, job, answers))

@@ -43,7 +43,7 @@ class Job:
 class Place(Protocol):
     """Inside what the files run: a program of the shell, or an app. `process` is its name in a row's device.
 
-    With `wants_golden` each file's answers on this machine lie beside it on the phone (`.golden`).
+    With `wants_reference` each file's answers on this machine lie beside it on the phone (`.golden`).
     """
 
     @property
@@ -53,7 +53,7 @@ class Place(Protocol):
     def note(self) -> str: ...
 
     @property
-    def wants_golden(self) -> bool: ...
+    def wants_reference(self) -> bool: ...
 
     @property
     def formats(self) -> AbstractSet[str]:
@@ -111,7 +111,7 @@ class PhoneFile:
 
     artifact: Artifact
     job: Job
-    golden: NDArray[np.float32]
+    reference: NDArray[np.float32]
 
 
 ANSWERS, PROFILE = "answers/answers.raw", "answers/profile"
@@ -124,7 +124,7 @@ class Shell:
     bundle: Bundle
     process: str = "shell"
     note: str = "run by the adb shell, not inside an app"
-    wants_golden: bool = False
+    wants_reference: bool = False
 
     @staticmethod
     def open(root: Path | None = None) -> Shell:

@@ -18,7 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.measurement import BenchError
-from bench.runner.bundle import LOADER, MANIFEST, ROOT, Bundle, BundledFile, Program, closure, weigh, write_manifest
+from bench.runner.bundle import LOADER, MANIFEST, ROOT, Bundle, BundledFile, Program, closure, write_manifest
+from exporters.artifact import size_and_sha256
 
 HERE = Path(__file__).parent
 
@@ -131,7 +132,9 @@ def build(target: Target, root: Path = ROOT) -> Path:
 def _key(target: Target, chosen: Lane) -> str:
     """All that decides the bundle's bytes, as text."""
     sources = {
-        path.name: weigh(path)[1] for path in sorted(HERE.iterdir()) if path.suffix in (".cpp", ".h", ".txt", ".cmake")
+        path.name: size_and_sha256(path)[1]
+        for path in sorted(HERE.iterdir())
+        if path.suffix in (".cpp", ".h", ".txt", ".cmake")
     }
     compiler = subprocess.run([target.compiler, "--version"], capture_output=True, text=True, check=True).stdout
     return json.dumps([asdict(target), asdict(chosen), sources, compiler], sort_keys=True)
@@ -215,7 +218,9 @@ def _assemble(target: Target, chosen: Lane, wheels: Path, programs: Sequence[Pat
 
 def _described(target: Target, chosen: Lane, path: Path) -> Bundle:
     files = {
-        str(each.relative_to(path)): BundledFile(*weigh(each)) for each in sorted(path.rglob("*")) if each.is_file()
+        str(each.relative_to(path)): BundledFile(*size_and_sha256(each))
+        for each in sorted(path.rglob("*"))
+        if each.is_file()
     }
     engines = {engine.name: _program(engine) for engine in chosen.engines}
     glibc = _glibc(path / "lib" / "libc.so.6") if LOADER in files else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measurement import BenchError
+from exporters.artifact import size_and_sha256
 
 NEEDED = re.compile(r"\(NEEDED\)\s+Shared library: \[([^]]+)\]")
 
@@ -107,7 +107,7 @@ def open_bundle(arch: str, root: Path = ROOT) -> Bundle:
     for name, file in bundle.files.items():
         if not (path / name).exists():
             raise BenchError(f"the runner's bundle is not whole: {path / name} is missing; {BUILD}")
-        if weigh(path / name) != (file.bytes, file.sha256):
+        if size_and_sha256(path / name) != (file.bytes, file.sha256):
             raise BenchError(
                 f"the runner's bundle is not the one that was built: the sha256 of {path / name} is not "
                 f"{file.sha256[:12]}...; {BUILD}"
@@ -141,9 +141,3 @@ def write_manifest(bundle: Bundle) -> None:
     partial = bundle.path / f".{MANIFEST}.partial"
     partial.write_text(json.dumps({**fields, "engines": engines, "files": files}, indent=2) + "\n", encoding="utf-8")
     partial.replace(bundle.path / MANIFEST)
-
-
-def weigh(path: Path) -> tuple[int, str]:
-    """Bytes and sha256 of a file."""
-    with path.open("rb") as content:
-        return path.stat().st_size, hashlib.file_digest(content, "sha256").hexdigest()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.measurement import BenchError
-from bench.runner.bundle import weigh
 from bench.simulator.cores import FILE, read_cores, write_root
+from exporters.artifact import size_and_sha256
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / "build" / "simulator"
@@ -75,9 +75,9 @@ def is_built(folder: Path) -> bool:
 
 def hashes(folder: Path) -> dict[str, str]:
     """What the libraries were made of, and what came out: the manifest of a build that fits this source tree."""
-    sources = {part.source.name: weigh(part.source)[1] for part in PARTS.values()}
-    roots = {each.name: weigh(each)[1] for each in (FILE, HERE / "cores.py")}
-    return {**sources, **roots, **{name: weigh(folder / name)[1] for name in PARTS}}
+    sources = {part.source.name: size_and_sha256(part.source)[1] for part in PARTS.values()}
+    roots = {each.name: size_and_sha256(each)[1] for each in (FILE, HERE / "cores.py")}
+    return {**sources, **roots, **{name: size_and_sha256(folder / name)[1] for name in PARTS}}
 
 
 def main() -> int:

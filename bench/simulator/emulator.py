@@ -17,10 +17,10 @@ from typing import Literal
 from bench.host.facts import pick_cores
 from bench.measurement import Allocations, BenchError, Counts, Traffic
 from bench.runner.answer import RunnerAnswer, parse
-from bench.runner.bundle import BUILD, LOADER, Bundle, weigh
+from bench.runner.bundle import BUILD, LOADER, Bundle
 from bench.simulator.build import CLOCK, FOLDER, MANIFEST, PLUGIN, TICKS, is_built
 from bench.simulator.cores import Core
-from exporters.artifact import Artifact
+from exporters.artifact import Artifact, size_and_sha256
 
 QEMU = "qemu-aarch64"
 PACKAGE = "apt-get install qemu-user"
@@ -47,7 +47,7 @@ class Emulator:
     @property
     def identity(self) -> str:
         """What decides the counts beside the bundle: QEMU's version, and a hash of the counter and its clock."""
-        return f"QEMU {self.version}, counter {weigh(self.folder / MANIFEST)[1][:12]}"
+        return f"QEMU {self.version}, counter {size_and_sha256(self.folder / MANIFEST)[1][:12]}"
 
 
 @dataclass(frozen=True)

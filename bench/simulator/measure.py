@@ -146,12 +146,12 @@ def _reference(artifact: Artifact, session: _Session) -> RunnerAnswer:
     return parse(done.stdout, f"{artifact.path.name} on this machine")
 
 
-def _parity(given: RunnerAnswer, golden: RunnerAnswer) -> Parity:
+def _parity(given: RunnerAnswer, reference: RunnerAnswer) -> Parity:
     from exporters.parity import compare
 
     assert given.outputs is not None  # no --outputs was asked for
-    assert golden.outputs is not None
-    return compare(given.outputs, golden.outputs)
+    assert reference.outputs is not None
+    return compare(given.outputs, reference.outputs)
 
 
 def _note(counted: Trace, parity: Parity, artifact: Artifact) -> str:

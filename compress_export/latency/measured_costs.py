@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from bench.host.layer_latency import LAYER_DEVICES, Effort, Stopwatch, Subject
+from bench.host.layer_latency import LAYER_DEVICES, Effort, Stopwatch, TimedFile
 from bench.measurement import BenchError
 from compress_export.errors import InputError, nearest
 from compress_export.latency.cache import ANOTHER, Conditions, Entry, add, foreign, load
@@ -170,7 +170,7 @@ class MeasuredCosts:
             whole, changed = (self._file(program, shape[1:]) for program in programs)
             before, after = (
                 timing
-                for timing in self._start()[1].time([Subject(f, shape, cold=False) for f in (whole, changed)], WHOLE)
+                for timing in self._start()[1].time([TimedFile(f, shape, cold=False) for f in (whole, changed)], WHOLE)
             )
             self._keep([Entry(*key, after.ms, before.ms, after.samples)])
             changed.unlink()
@@ -198,7 +198,7 @@ class MeasuredCosts:
         files: Sequence[Future[Path]],
     ) -> None:
         """Times one geometry's variants side by side. The first is the layer itself, KEEP."""
-        timings = stopwatch.time([Subject(file.result(), geometry.image) for file in files], Effort())
+        timings = stopwatch.time([TimedFile(file.result(), geometry.image) for file in files], Effort())
         self._keep(
             Entry(geometry.text, method, rank, timing.ms, timings[0].ms, timing.samples)
             for (method, rank), timing in zip(variants, timings, strict=True)
@@ -212,9 +212,9 @@ class MeasuredCosts:
         calls: dict[Geometry, float] = defaultdict(float)
         for layer, geometry in self._geometry.items():
             calls[geometry] += calls_of(self._survey.layer(layer))
-        subjects = [Subject(files.variant(geometry, KEEP, ()).result(), geometry.image) for geometry in calls]
+        subjects = [TimedFile(files.variant(geometry, KEEP, ()).result(), geometry.image) for geometry in calls]
         shape = (1, *self._example.shape[1:])
-        network, *layers = stopwatch.time([Subject(whole, shape, cold=False), *subjects], WHOLE)
+        network, *layers = stopwatch.time([TimedFile(whole, shape, cold=False), *subjects], WHOLE)
         total = sum(calls[geometry] * timing.ms for geometry, timing in zip(calls, layers, strict=True))
         self._keep(
             Entry(geometry.text, KEEP, (), timing.ms, timing.ms, timing.samples)

@@ -16,15 +16,14 @@ from compress_export.pipeline.compress import Workbench
 from compress_export.progress import Advance, Reporter
 from compress_export.reporting.summary import COMPRESSED, ORIGINAL, read_measurements
 from compress_export.settings import BenchSettings
-from exporters.artifact import Artifact, read_artifacts, write_artifacts
-from exporters.artifact import measure as weigh
+from exporters.artifact import Artifact, read_artifacts, size_and_sha256, write_artifacts
 
 
 def export_stage(bench: Workbench, compressed: nn.Module, formats: Sequence[str]) -> tuple[Artifact, ...]:
     """Every format of the original and the compressed network, those exported before included. Files that are no
     longer as they were recorded are exported again if asked for; else they are left out, and stay on record as such."""
     from exporters import capture as program
-    from exporters.parity import answers
+    from exporters.parity import logits_of
     from exporters.processes import export_all
 
     run, subject = bench.run, bench.subject
@@ -49,18 +48,18 @@ def export_stage(bench: Workbench, compressed: nn.Module, formats: Sequence[str]
     try:
         with bench.reporter.stage(f"Exporting {' '.join(missing)}") as advance:
             modules = {ORIGINAL: subject.network.module, COMPRESSED: compressed}
-            programs, golden = {}, {}
+            programs, reference = {}, {}
             for name, module in modules.items():
                 advance(0, 2 * len(missing) + 1, f"capturing the {name} network")
                 programs[name] = work / f"{name}.pt2"
                 program.save(program.capture(module, subject.images[:1]), programs[name])
-                golden[name] = answers(module, subject.images.numpy())
+                reference[name] = logits_of(module, subject.images.numpy())
             export_all(
                 programs,
                 missing,
                 run / "artifacts",
                 subject.images.numpy(),
-                golden,
+                reference,
                 progress=_export_progress(advance, len(missing)),
                 finished=record,
             )
@@ -71,7 +70,7 @@ def export_stage(bench: Workbench, compressed: nn.Module, formats: Sequence[str]
 
 def _whole(artifact: Artifact) -> bool:
     """Whether the file is there and still the one that was recorded."""
-    return artifact.path.exists() and weigh(artifact.path) == (artifact.bytes, artifact.sha256)
+    return artifact.path.exists() and size_and_sha256(artifact.path) == (artifact.bytes, artifact.sha256)
 
 
 def _export_progress(advance: Advance, formats: int) -> Callable[[str, str, str], None]:

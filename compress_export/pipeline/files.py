@@ -23,7 +23,7 @@ from compress_export.progress import Reporter
 from compress_export.reporting.measured_files import profiles_as_plain, show_profiles
 from compress_export.run_directory import open_run
 from compress_export.settings import BenchSettings
-from exporters.artifact import LIMITS, Artifact, measure, read_artifacts
+from exporters.artifact import LIMITS, Artifact, read_artifacts, size_and_sha256
 from exporters.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _artifact(path: Path, image: tuple[int, ...] | None) -> Artifact:
     contents = read_contents(path)
     types = [name for name in (contents.dtypes if contents is not None else ()) if name in LIMITS]
     shape = input_shape(path) or (() if image is None else (1, *image))
-    return Artifact(path, path.stem, form, *measure(path), types[0] if types else "float32", shape, {})
+    return Artifact(path, path.stem, form, *size_and_sha256(path), types[0] if types else "float32", shape, {})
 
 
 def images_for(artifacts: Sequence[Artifact], place: Path | None) -> Images:

@@ -16,7 +16,7 @@ from compress_export.reporting.summary import read_measurements, summarize_run
 from compress_export.reporting.values import Summary
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, ShareSettings, SourceSettings, TuneSettings, plain
-from exporters.artifact import measure
+from exporters.artifact import size_and_sha256
 
 KEPT = ("plan.json", "original.safetensors", "compressed.safetensors", "tuned.safetensors", "shared.safetensors")
 """Files of a run whose hashes a reader may want beside those of the artifacts."""
@@ -221,4 +221,4 @@ def _own_version() -> str:
 def _files(run: RunDirectory, summary: Summary) -> tuple[StoredFile, ...]:
     artifacts = [file.artifact for row in summary.formats for file in (row.original, row.compressed)]
     stored = [StoredFile(f"artifacts/{each.path.name}", each.bytes, each.sha256) for each in artifacts]
-    return (*stored, *(StoredFile(name, *measure(run / name)) for name in KEPT if run.has(name)))
+    return (*stored, *(StoredFile(name, *size_and_sha256(run / name)) for name in KEPT if run.has(name)))

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.measurement import Schedule
-from exporters.artifact import Artifact
-from exporters.artifact import measure as weigh
+from exporters.artifact import Artifact, size_and_sha256
 
 SIZE = 16
 IMAGES = np.random.default_rng(0).random((3, 3, SIZE, SIZE), dtype=np.float32)
@@ -14,7 +13,7 @@ SHORT = Schedule(warmup_runs=2, warmup_seconds=0.0, runs=8, seconds=0.0, rounds=
 
 
 def artifact(path: Path) -> Artifact:
-    size, sha256 = weigh(path)
+    size, sha256 = size_and_sha256(path)
     return Artifact(path, path.stem, path.suffix[1:], size, sha256, "float32", (1, 3, SIZE, SIZE), {})
 
 

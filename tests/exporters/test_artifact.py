@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.artifact import Artifact, ExportError, Parity, measure, move, read_artifacts, write_artifacts
+from exporters.artifact import Artifact, ExportError, Parity, move, read_artifacts, size_and_sha256, write_artifacts
 
 GOOD = Parity(True, 8, 1e-6, 2e-6, 0.99999, 1.0)
 UNSEEN = Parity(False, 0, None, None, None, None, "not executed on this system; 3 of 3 stored weights match")
@@ -52,7 +52,7 @@ def test_a_file_that_is_no_list_of_artifacts_is_refused(tmp_path, text):
 
 def test_a_file_is_measured_by_its_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    assert measure(tmp_path / "a") == (3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    assert size_and_sha256(tmp_path / "a") == (3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 
 
 def test_a_folder_is_measured_by_names_and_contents(tmp_path):
@@ -60,7 +60,7 @@ def test_a_folder_is_measured_by_names_and_contents(tmp_path):
         for file, content in files.items():
             (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name / file).write_bytes(content)
-        return measure(tmp_path / name)
+        return size_and_sha256(tmp_path / name)
 
     first = folder("first", {"Data/weight.bin": b"1234", "Manifest.json": b"56"})
     assert first[0] == 6

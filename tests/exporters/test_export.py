@@ -6,10 +6,10 @@ import torch
 from exporter_networks import SIZE, images, settled, small_network
 from torch import nn
 
-from exporters.artifact import ExportError, measure, read_artifacts, write_artifacts
+from exporters.artifact import ExportError, read_artifacts, size_and_sha256, write_artifacts
 from exporters.export import export
 from exporters.formats import FORMATS
-from exporters.parity import answers
+from exporters.parity import logits_of
 
 # torch tells of an extra copy whenever a window is even and the padding "same"
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -22,7 +22,7 @@ def test_every_format_gives_a_file_that_answers_like_the_module(tmp_path, name):
     path = tmp_path / f"compressed.{name}"
     artifact = export(small_network(), images(), name, path, images=images().numpy())
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-    assert (artifact.bytes, artifact.sha256) == measure(path)
+    assert (artifact.bytes, artifact.sha256) == size_and_sha256(path)
     assert (artifact.network, artifact.format, artifact.input) == ("compressed", name, (1, 3, SIZE, SIZE))
     assert list(artifact.toolkits) == list(FORMATS[name].requires)
     assert artifact.not_delegated == ()
@@ -48,8 +48,10 @@ def test_a_loaded_file_gives_logits_of_its_own(tmp_path, name):
 
 @pytest.mark.parametrize("name", EXECUTED)
 def test_parity_finds_a_file_of_another_network(tmp_path, name):
-    golden = answers(small_network(seed=1), images().numpy())
-    artifact = export(small_network(), images(), name, tmp_path / f"x.{name}", images=images().numpy(), golden=golden)
+    reference = logits_of(small_network(seed=1), images().numpy())
+    artifact = export(
+        small_network(), images(), name, tmp_path / f"x.{name}", images=images().numpy(), reference=reference
+    )
     assert artifact.verdict == "failed"
     assert artifact.parity.relative_error > 0.1
 

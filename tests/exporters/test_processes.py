@@ -12,7 +12,7 @@ from exporters import processes
 from exporters.artifact import ExportError
 from exporters.capture import capture, save
 from exporters.formats import FORMATS
-from exporters.parity import answers
+from exporters.parity import logits_of
 from exporters.processes import export_all
 
 IMAGES = images(4).numpy()
@@ -26,7 +26,7 @@ def networks(tmp_path_factory):
     for name, module in modules.items():
         save(capture(module, images()), folder / f"{name}.pt2")
     paths = {name: folder / f"{name}.pt2" for name in modules}
-    return paths, {name: answers(module, IMAGES) for name, module in modules.items()}
+    return paths, {name: logits_of(module, IMAGES) for name, module in modules.items()}
 
 
 @pytest.mark.slow
@@ -137,14 +137,14 @@ def test_ctrl_c_ends_the_children_and_leaves_nothing_half_written(tmp_path, netw
 
 def test_what_cannot_work_is_refused_before_a_child_starts(tmp_path, networks, monkeypatch):
     monkeypatch.setattr(processes, "_start", None)
-    paths, golden = networks
+    paths, reference = networks
     with pytest.raises(ExportError, match=r"there is no format 'onx'; did you mean onnx\?"):
-        export_all(paths, ("onx",), tmp_path, IMAGES, golden)
+        export_all(paths, ("onx",), tmp_path, IMAGES, reference)
     with pytest.raises(ExportError, match=r"there is no program at none.pt2; `exporters.capture.save` writes one"):
-        export_all({"original": Path("none.pt2")}, ("onnx",), tmp_path, IMAGES, golden)
+        export_all({"original": Path("none.pt2")}, ("onnx",), tmp_path, IMAGES, reference)
     with pytest.raises(ExportError, match=r"'a/b' cannot; use letters, digits, - and _"):
-        export_all({"a/b": paths["original"]}, ("onnx",), tmp_path, IMAGES, golden)
-    with pytest.raises(ExportError, match=r"original has none; pass golden\['original'\]"):
+        export_all({"a/b": paths["original"]}, ("onnx",), tmp_path, IMAGES, reference)
+    with pytest.raises(ExportError, match=r"original has none; pass reference\['original'\]"):
         export_all(paths, ("onnx",), tmp_path, IMAGES, {})
 
 

@@ -4,7 +4,7 @@ from exporter_networks import images, small_network
 
 from exporters.artifact import Artifact, ExportError
 from exporters.capture import capture, save
-from exporters.parity import answers
+from exporters.parity import logits_of
 from exporters.worker import Job, _sentence, work
 
 
@@ -15,14 +15,14 @@ def job(tmp_path):
     (tmp_path / "scratch").mkdir()
     save(capture(module, images()), tmp_path / "a.pt2")
     np.save(tmp_path / "images.npy", images().numpy())
-    np.save(tmp_path / "golden.npy", answers(module, images().numpy()))
+    np.save(tmp_path / "reference.npy", logits_of(module, images().numpy()))
     return Job(
         format="ptl",
         directory=str(tmp_path / "out"),
         scratch=str(tmp_path / "scratch"),
         programs={"original": str(tmp_path / "a.pt2")},
         images=str(tmp_path / "images.npy"),
-        golden={"original": str(tmp_path / "golden.npy")},
+        reference={"original": str(tmp_path / "reference.npy")},
     )
 
 
@@ -44,8 +44,8 @@ def test_the_file_is_in_place_when_done_is_said(tmp_path, job):
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_golden_logits_of_another_shape_stop_the_job_before_the_file_is_in_place(tmp_path, job):
-    np.save(tmp_path / "golden.npy", np.zeros((5, 9), np.float32))
+def test_reference_logits_of_another_shape_stop_the_job_before_the_file_is_in_place(tmp_path, job):
+    np.save(tmp_path / "reference.npy", np.zeros((5, 9), np.float32))
     with pytest.raises(ExportError, match=r"the file gave \(5, 10\), the module \(5, 9\)"):
         work(job, lambda message: message)
     assert list((tmp_path / "out").iterdir()) == []

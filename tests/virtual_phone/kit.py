@@ -9,7 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from bench.runner.bundle import LOADER, Bundle, BundledFile, Program, weigh, write_manifest
+from bench.runner.bundle import LOADER, Bundle, BundledFile, Program, write_manifest
+from exporters.artifact import size_and_sha256
 
 NOTICED_SECONDS = 60.0
 CROSS = Path("/usr/aarch64-linux-gnu/lib")
@@ -77,7 +78,7 @@ def build_bundle(root: Path) -> Bundle:
     for name in (Path(LOADER).name, "libc.so.6"):
         shutil.copy(CROSS / name, path / "lib" / name)
     names = ("run_onnx", LOADER, "lib/libc.so.6")
-    files = {name: BundledFile(*weigh(path / name)) for name in names}
+    files = {name: BundledFile(*size_and_sha256(path / name)) for name in names}
     bundle = Bundle(path, "aarch64", "arm64-v8a", "2.36", {"onnx": Program("run_onnx", "matmul", "0.1")}, files)
     write_manifest(bundle)
     return bundle

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.measurement import BenchError
 from bench.phone.app.bundle import MANIFEST, ROOT, AppBundle, Build, open_app_bundle, write_app_bundle
 from bench.runner.build import HERE, Log
-from bench.runner.bundle import weigh
+from exporters.artifact import size_and_sha256
 
 ABI = "arm64-v8a"
 
@@ -57,7 +57,7 @@ def unpack(library: Library, fetched: Path, aars: Path, do: Do) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, wanted in library.files.items():
-        _, found = weigh(fetched / Path(name).name)
+        _, found = size_and_sha256(fetched / Path(name).name)
         if found != wanted:
             raise BenchError(
                 f"{library.package} {library.built} is not the library that versions.toml pins: the sha256 of {name} "
@@ -81,7 +81,7 @@ def _place(file: Path, folder: Path) -> None:
 def _from_npm(library: Library, fetched: Path, do: Do) -> None:
     """The files of the npm package in `fetched`, where one of them is missing or another one."""
     members = {name: fetched / Path(name).name for name in library.files if name.startswith("package/")}
-    if all(file.exists() and weigh(file)[1] == library.files[name] for name, file in members.items()):
+    if all(file.exists() and size_and_sha256(file)[1] == library.files[name] for name, file in members.items()):
         return
     work = fetched / "npm"
     shutil.rmtree(work, ignore_errors=True)
@@ -209,16 +209,18 @@ def build(root: Path = ROOT.parent) -> AppBundle:
 def _fetch(root: Path, log: Log) -> None:
     """What android_app/tools/pom.xml names, in root/fetched; a second time only where it names other things."""
     order, stamp = SOURCES / "tools" / "pom.xml", root / "fetched" / ".fetched"
-    if not stamp.exists() or stamp.read_text() != weigh(order)[1]:
+    if not stamp.exists() or stamp.read_text() != size_and_sha256(order)[1]:
         log.do(_maven(order.parent, "process-resources"), "fetching tools and libraries")
-        stamp.write_text(weigh(order)[1])
+        stamp.write_text(size_and_sha256(order)[1])
 
 
 def _key() -> str:
     """All that decides the bundle, as text."""
     own = [Path(__file__).with_name(f"{name}.py") for name in ("build", "bundle")]
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file() and path.suffix not in (".gradle", ".md"))
-    return json.dumps({str(path): weigh(path)[1] for path in [*own, *sources, HERE / "versions.toml"]}, indent=0)
+    return json.dumps(
+        {str(path): size_and_sha256(path)[1] for path in [*own, *sources, HERE / "versions.toml"]}, indent=0
+    )
 
 
 def _maven(folder: Path, *goals: str) -> list[str]:

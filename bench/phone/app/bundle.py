@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.measurement import BenchError
-from bench.runner.bundle import BundledFile, weigh
+from bench.runner.bundle import BundledFile
+from exporters.artifact import size_and_sha256
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -57,7 +58,7 @@ def open_app_bundle(path: Path = ROOT) -> AppBundle:
     except (KeyError, TypeError, ValueError, AttributeError, BenchError) as error:
         raise BenchError(f"{path / MANIFEST} is no manifest: {error}; {BUILD}") from error
     for name, file in bundle.files.items():
-        if not (path / name).exists() or weigh(path / name) != (file.bytes, file.sha256):
+        if not (path / name).exists() or size_and_sha256(path / name) != (file.bytes, file.sha256):
             raise BenchError(f"the app's bundle is not the one that was built: {path / name} has changed; {BUILD}")
     return bundle
 
@@ -65,7 +66,7 @@ def open_app_bundle(path: Path = ROOT) -> AppBundle:
 def write_app_bundle(path: Path, apks: Mapping[str, Build], lane: Build) -> AppBundle:
     """Writes the manifest of the files in `path`, last of all: a bundle with a manifest is whole."""
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    files = {name: BundledFile(*weigh(path / name), mode="644") for name in names if name != MANIFEST}
+    files = {name: BundledFile(*size_and_sha256(path / name), mode="644") for name in names if name != MANIFEST}
     bundle = AppBundle(path, apks, lane, files)
     fields = {
         "schema": SCHEMA,

@@ -128,7 +128,7 @@ class InApp:
     bundle: AppBundle
     process: str = "app"
     note: str = "run inside an app"
-    wants_golden: bool = True
+    wants_reference: bool = True
 
     @staticmethod
     def open(path: Path | None = None) -> InApp:
@@ -202,7 +202,7 @@ class AppProcess:
     bundle: AppBundle
     process: str = "app_process"
     note: str = "run by the adb shell with the app's code and runtimes (app_process)"
-    wants_golden: bool = True
+    wants_reference: bool = True
 
     @staticmethod
     def open(path: Path | None = None) -> AppProcess:

@@ -20,7 +20,7 @@ from bench.budgets.verdicts import Checked, amount, cells, check, contrast, exac
 from bench.measurement import PROCESSES, Counts, to_line
 from bench.phone import measure as phone
 from bench.run_files import RUN_VERSION, RunError, RunFiles
-from exporters.artifact import measure
+from exporters.artifact import size_and_sha256
 
 RUN = 'run = "run"\ndevice = "host"\n'
 
@@ -100,7 +100,7 @@ def test_shipped_is_what_zip_at_level_nine_makes_of_it(folder):
     verdict = one(folder, "shipped", "1 MB")
     assert verdict.value == len(zlib.compress(content, 9))
     remembered = json.loads((folder / "run" / REMEMBERED).read_text())
-    assert remembered == {measure(folder / "run/artifacts/compressed.onnx")[1]: verdict.value}
+    assert remembered == {size_and_sha256(folder / "run/artifacts/compressed.onnx")[1]: verdict.value}
     (folder / "run" / REMEMBERED).write_text(json.dumps(dict.fromkeys(remembered, 17)))
     assert one(folder, "shipped", "1 MB").value == 17
 
@@ -242,7 +242,7 @@ def test_a_device_that_does_not_tell_memory_is_not_measured(folder):
 
 def test_instructions_come_from_a_simulated_row_of_this_very_file(folder):
     assert one(folder, "instructions", "1M").reason == "the run has no simulated count of this file"
-    own = measure(folder / "run/artifacts/compressed.onnx")[1]
+    own = size_and_sha256(folder / "run/artifacts/compressed.onnx")[1]
     with (folder / "run/measurements.jsonl").open("a") as lines:
         for sha256, count in ((own, 123_453), ("00" * 32, 1)):
             counts = Counts(100_000, 20_000, 3_000, 400, count - 123_400, 9, 9)
@@ -259,7 +259,7 @@ def counted_row(path, network, count, core="cortex-a76", emulator="QEMU 7.2.22, 
     """Adds the simulated row of a network's .onnx."""
     counts = Counts(count - 4, 1, 1, 1, 1, 9, 9)
     device = replace(simulated().device, name=f"simulated {core}", cpu=core)
-    sha256 = measure(path / f"artifacts/{network}.onnx")[1]
+    sha256 = size_and_sha256(path / f"artifacts/{network}.onnx")[1]
     row = replace(simulated(), network=network, sha256=sha256, run=counts, device=device, emulator=emulator)
     with (path / "measurements.jsonl").open("a") as lines:
         lines.write(to_line(row))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from bench_files import SIZE, onnx_file, runs
 
-from bench.host.layer_latency import LAYER_DEVICES, Effort, Subject, host_stopwatch
+from bench.host.layer_latency import LAYER_DEVICES, Effort, TimedFile, host_stopwatch
 from bench.host.worker import RUNTIMES
 from bench.measurement import BenchError
 from exporters.formats import FORMATS
@@ -16,9 +16,9 @@ SHAPE = (1, 3, SIZE, SIZE)
 def test_every_file_gets_its_samples_and_a_time(tmp_path: Path) -> None:
     files = [onnx_file(tmp_path / f"{width}.onnx", width).path for width in (4, 64)]
     with host_stopwatch("onnx", 1) as watch:
-        few = watch.time([Subject(file, SHAPE) for file in files], Effort(fewest=6, most=6, seconds=0))
-        many = watch.time([Subject(files[0], SHAPE, cold=False)], Effort(fewest=1, most=20, seconds=60))
-        turns = watch.time([Subject(file, SHAPE, cold=False) for file in files], Effort(1, 1, 0, in_a_row=5))
+        few = watch.time([TimedFile(file, SHAPE) for file in files], Effort(fewest=6, most=6, seconds=0))
+        many = watch.time([TimedFile(files[0], SHAPE, cold=False)], Effort(fewest=1, most=20, seconds=60))
+        turns = watch.time([TimedFile(file, SHAPE, cold=False) for file in files], Effort(1, 1, 0, in_a_row=5))
     assert [timing.samples for timing in (*few, *many, *turns)] == [6, 6, 20, 10, 10]
     assert all(timing.ms > 0 for timing in (*few, *many, *turns))
     assert not runs(watch.child.process.pid)
@@ -28,7 +28,7 @@ def test_a_file_that_is_none_is_named_by_its_error_and_the_device_by_its_death(t
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with host_stopwatch("onnx", 1) as watch:
         with pytest.raises(BenchError, match=r"^a layer's file was not measured: step 'time' failed: .*broken\.onnx"):
-            watch.time([Subject(tmp_path / "broken.onnx", SHAPE)], Effort())
+            watch.time([TimedFile(tmp_path / "broken.onnx", SHAPE)], Effort())
         with pytest.raises(BenchError, match=r"ended with exit status 1 during step 'time'"):
             watch.time([], Effort())
 

@@ -129,7 +129,7 @@ def test_other_formats_keep_their_place(
 class Echo:
     """A place without a runner: each process gives this machine's answers back, and tells the next of these counts."""
 
-    process, note, wants_golden, formats = "echo", "", True, frozenset({"onnx", "pte"})
+    process, note, wants_reference, formats = "echo", "", True, frozenset({"onnx", "pte"})
 
     def __init__(self, preemptions: Sequence[int | None]) -> None:
         self._preemptions = itertools.cycle(preemptions)
@@ -154,7 +154,7 @@ class Echo:
 def answers_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine's answers without a runtime."""
     answers = np.random.default_rng(2).random((len(PHOTOS), 5), dtype=np.float32)
-    monkeypatch.setattr(bench.phone.measure, "host_answers", lambda artifacts, *_: [answers] * len(artifacts))
+    monkeypatch.setattr(bench.phone.measure, "reference_outputs", lambda artifacts, *_: [answers] * len(artifacts))
 
 
 @pytest.mark.usefixtures("answers_here")

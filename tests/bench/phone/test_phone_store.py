@@ -6,12 +6,12 @@ from virtual_phone.phone import VirtualPhone
 from bench.measurement import BenchError
 from bench.phone.adb import Phone
 from bench.phone.storage import HOME, Parcel, open_store, remove
-from bench.runner.bundle import weigh
+from exporters.artifact import size_and_sha256
 
 
 def parcel(path: Path, place: str, content: bytes) -> Parcel:
     path.write_bytes(content)
-    return Parcel(path, place, *weigh(path))
+    return Parcel(path, place, *size_and_sha256(path))
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.measurement import BenchError
-from bench.runner.bundle import Bundle, BundledFile, Program, open_bundle, read_manifest, weigh, write_manifest
+from bench.runner.bundle import Bundle, BundledFile, Program, open_bundle, read_manifest, write_manifest
+from exporters.artifact import size_and_sha256
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def root(tmp_path: Path) -> Path:
     names = ("run_pte", "lib/ld-linux-aarch64.so.1")
     for name in names:
         (path / name).write_text(name)
-    files = {name: BundledFile(*weigh(path / name)) for name in names}
+    files = {name: BundledFile(*size_and_sha256(path / name)) for name in names}
     engines = {"pte": Program("run_pte", "executorch", "1.5.1")}
     write_manifest(Bundle(path, "aarch64", "arm64-v8a", "2.36", engines, files))
     return tmp_path

@@ -10,7 +10,8 @@ import pytest
 from bench.measurement import BenchError
 from bench.runner import build as builder
 from bench.runner.build import TARGETS, build, lane, main
-from bench.runner.bundle import BundledFile, closure, open_bundle, weigh
+from bench.runner.bundle import BundledFile, closure, open_bundle
+from exporters.artifact import size_and_sha256
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -64,7 +65,7 @@ def test_make_runner_builds_whole_bundles(runner: Path) -> None:
         assert (bundle.path / name).read_bytes()[18:20] == b"\xb7\x00"  # ELF's number of AArch64
     # Nothing of this machine in the programs: that is what makes two builds the same.
     assert all(str(ROOT).encode() not in (bundle.path / f"run_{name}").read_bytes() for name in bundle.engines)
-    assert open_bundle("host", runner).files["run_pte"] == BundledFile(*weigh(runner / "host" / "run_pte"))
+    assert open_bundle("host", runner).files["run_pte"] == BundledFile(*size_and_sha256(runner / "host" / "run_pte"))
 
 
 @pytest.mark.slow

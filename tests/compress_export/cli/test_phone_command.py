@@ -19,8 +19,7 @@ from bench.measurement import BenchError
 from bench.phone import adb
 from bench.phone import interleave as phone_turns
 from bench.runner import bundle as bundles
-from exporters.artifact import Artifact, write_artifacts
-from exporters.artifact import measure as weigh
+from exporters.artifact import Artifact, size_and_sha256, write_artifacts
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def exported(tmp_path_factory, net_file):
     (run / "artifacts").mkdir()
     for name, classes in (("original", 400), ("compressed", 40)):
         path = matmul_file(run / "artifacts" / f"{name}.onnx", (3, 16, 16), classes)
-        files.append(Artifact(path, name, "onnx", *weigh(path), "float32", (1, 3, 16, 16), {}))
+        files.append(Artifact(path, name, "onnx", *size_and_sha256(path), "float32", (1, 3, 16, 16), {}))
     write_artifacts(run / "artifacts.json", files)
     return run
 

@@ -18,7 +18,7 @@ from compress_export.reporting.record import gather
 from compress_export.reporting.terminal import show
 from compress_export.reporting.values import Pair
 from compress_export.run_directory import RunDirectory
-from exporters.artifact import Artifact, Parity, measure, weigh
+from exporters.artifact import Artifact, Parity, size_and_sha256, size_in_bytes
 
 
 @pytest.mark.parametrize(
@@ -178,4 +178,4 @@ def test_a_package_is_weighed_as_a_whole(tmp_path):
     (package / "Data").mkdir(parents=True)
     (package / "Data/weights.bin").write_bytes(bytes(70))
     (package / "Manifest.json").write_bytes(bytes(7))
-    assert weigh(package) == measure(package)[0] == 77
+    assert size_in_bytes(package) == size_and_sha256(package)[0] == 77

@@ -14,7 +14,7 @@ from bench.phone.app import build
 from bench.phone.app.build import libraries, unpack
 from bench.phone.app.bundle import Build, open_app_bundle, write_app_bundle
 from bench.phone.app.inside import read_answer
-from bench.runner.bundle import weigh
+from exporters.artifact import size_and_sha256
 
 
 def made(path: Path) -> Path:
@@ -62,7 +62,7 @@ def test_another_library_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
     words = r"pytorch_android_lite 1.12.2 is not the library that versions.toml pins: the sha256 of pytorch_android"
     with pytest.raises(BenchError, match=words):
         unpack(library, aar.parent, tmp_path / "aars", print)
-    unpack(replace(library, files={aar.name: weigh(aar)[1]}), aar.parent, tmp_path / "aars", print)
+    unpack(replace(library, files={aar.name: size_and_sha256(aar)[1]}), aar.parent, tmp_path / "aars", print)
     assert (tmp_path / "aars/ptl/libone.so").read_text() == "one"
     names = ["libone.so", "pytorch_android_lite.jar", "sha256"]
     assert sorted(path.name for path in (tmp_path / "aars/ptl").iterdir()) == names

@@ -5,7 +5,7 @@ import pytest
 from bench_files import artifact
 from phone_files import PHOTOS, matmul
 
-from bench.host.reference_outputs import agree, host_answers
+from bench.host.reference_outputs import agree, reference_outputs
 from bench.measurement import BenchError
 from exporters.parity import compare
 
@@ -16,7 +16,7 @@ def test_a_file_answers_on_this_machine(tmp_path: Path) -> None:
 
     file = matmul(tmp_path / "a.onnx", 7)
     weights = numpy_helper.to_array(onnx.load(file.path).graph.initializer[0])
-    (answers,) = host_answers([file], PHOTOS, 60)
+    (answers,) = reference_outputs([file], PHOTOS, 60)
     assert answers == pytest.approx(PHOTOS.reshape(3, -1) @ weights, rel=1e-4, abs=1e-4)
 
 
@@ -25,16 +25,16 @@ def test_a_file_that_does_not_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         BenchError, match=r"^a\.onnx does not run on this machine, so there is nothing to hold the .*again$"
     ):
-        host_answers([artifact(tmp_path / "a.onnx")], PHOTOS, 60)
+        reference_outputs([artifact(tmp_path / "a.onnx")], PHOTOS, 60)
 
 
 def test_a_machine_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"^a\.onnx did not answer on this machine in 0\.01 s$"):
-        host_answers([matmul(tmp_path / "a.onnx", 2)], PHOTOS, 0.01)
+        reference_outputs([matmul(tmp_path / "a.onnx", 2)], PHOTOS, 0.01)
 
 
 def test_answers_agree_up_to_rounding() -> None:
-    golden = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)
-    assert agree(compare(golden * np.float32(1 + 1e-6), golden))
-    assert not agree(compare(golden + np.float32(0.02) * golden[::-1], golden))
-    assert not agree(compare(golden[:, ::-1], golden))
+    reference = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)
+    assert agree(compare(reference * np.float32(1 + 1e-6), reference))
+    assert not agree(compare(reference + np.float32(0.02) * reference[::-1], reference))
+    assert not agree(compare(reference[:, ::-1], reference))
