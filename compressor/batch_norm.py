@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from compressor.calibration import Batch, image_batches, run_on
 from compressor.layer_shape import PlanError
-from compressor.survey import evaluating
+from compressor.layers import evaluating
 
 LEAST_VARIANCE = 1e-12
 """Below it a channel is constant, and the ratio of two such variances says nothing."""

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.layer_shape import PlanError
-from compressor.layers import Layer, find_layer
-from compressor.survey import evaluating
+from compressor.layers import Layer, evaluating, find_layer
 
 POSITIONS = 32
 """Output positions looked at in each image and call; of 512 images that gives 16,384 windows."""

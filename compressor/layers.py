@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -49,6 +50,18 @@ def no_such_layer(name: str, known: Iterable[str]) -> PlanError:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     return PlanError(f"the network has no layer {name!r}; the nearest are {', '.join(near) or 'none at all'}")
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, and every module's own mode again afterwards."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def split_kernels(layer: Layer) -> Tensor:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from compressor.layer_shape import Cost, LayerShape, PlanError, dense_cost
-from compressor.layers import Layer, layer_shape, refuse_own_forward
+from compressor.layers import Layer, evaluating, layer_shape, refuse_own_forward
 
 NEVER_RUN = "never called on the example image"
 FEWEST_IMAGES = 16
@@ -147,18 +147,6 @@ def _has_own_forward(layer: Layer) -> bool:
     except PlanError:
         return True
     return False
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode, and every module's own mode again afterwards."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -7,8 +7,7 @@ from math import prod
 from torch import nn
 
 from compressor.calibration import Moments
-from compressor.decompositions import base as value
-from compressor.decompositions import channel, cp, cp_als, cp_polished, spatial, svd, tucker
+from compressor.decompositions import cp, spatial, svd, tucker
 from compressor.decompositions.base import Decomposition, Method
 from compressor.layer_shape import LayerShape, PlanError, Rank
 from compressor.layers import find_layer
@@ -16,17 +15,17 @@ from compressor.layers import find_layer
 __all__ = ["METHODS", "Decomposition", "Decompositions", "Method", "check_rank", "decomposition", "default_method"]
 
 METHODS: dict[str, Method] = {
-    "cp": cp.METHOD,
-    "cp-polished": cp_polished.METHOD,
-    "cp-als": cp_als.METHOD,
+    "cp": cp.CP,
+    "cp-polished": cp.CP_POLISHED,
+    "cp-als": cp.CP_ALS,
     "tucker": tucker.METHOD,
     "spatial": spatial.METHOD,
-    "channel": channel.METHOD,
-    "svd": svd.METHOD,
+    "channel": svd.CHANNEL,
+    "svd": svd.SVD,
 }
 
 Decompositions = dict[tuple[str, str], Decomposition]
-"""Decompositions at hand, by layer name and method, so that nothing is computed twice. See `decomposition`."""
+"""Decompositions by layer name and method, kept so that none is computed twice. See `decomposition`."""
 
 
 def default_method(shape: LayerShape) -> str:
@@ -58,4 +57,4 @@ def check_rank(name: str, weight: tuple[int, ...], shape: LayerShape, method: st
     reason = METHODS[method].supports(shape)
     if reason:
         raise PlanError(f"{method} does not fit {name}: {reason}, or pass --keep-layers {name}")
-    value.check_rank(rank, METHODS[method].full_rank(shape), METHODS[method].label, weight, name)
+    METHODS[method].check_rank(rank, shape, weight, name)

@@ -12,16 +12,23 @@ import math
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compressor.calibration import Moments
-from compressor.decompositions.base import Decomposition, Method, Run, RunsByRank, windowed
-from compressor.decompositions.output_fit import Form, output_run, refine
-from compressor.decompositions.output_metric import Explained, Features, Metric, regress, spread
+from compressor.decompositions.base import Factors, Method, Part, Solver
+from compressor.decompositions.output_fit import (
+    ExplainedEnergy,
+    FactorChain,
+    Features,
+    Metric,
+    output_factors,
+    refine,
+    regress,
+    spread,
+)
 from compressor.layer_shape import LayerShape, Rank
-from compressor.layers import Layer, conv_like, layer_shape, split_kernels
+from compressor.layers import Layer, split_kernels
 
-LABEL = "Tucker"
 TOLERANCE = 1e-4
 """HOOI ends when a sweep explains less than this fraction of what is left: a hundredth of it changes errors by 4e-4."""
 SWEEP_LIMIT = 50
@@ -32,21 +39,6 @@ GAIN = 1.04
 ResNet-20's kernels 0.385 and 0.255 (at a quarter and half of the parameters) became 0.366 and 0.245."""
 INPUTS = (0,)
 """The axis, of a group's inputs, that the first layer sums over."""
-
-
-def decompose(layer: Layer, seed: int, moments: Moments | None = None) -> Decomposition:
-    """Bases of every group's T x S x D kernel. Rank (R1, R2): input and output channels of the window's layer.
-
-    With `moments` the basis of the inputs is searched for from there; core and outputs are its reduced-rank regression.
-    """
-    del seed  # nothing is drawn
-    layer = windowed(layer, LABEL, supports)
-    kernels, full = split_kernels(layer), full_rank(layer_shape(layer))
-    if moments is None:
-        return RunsByRank(layer, partial(_run, kernels), _Tails(kernels).error, layers, full, LABEL)
-    metric = Metric(layer, moments)
-    run = partial(_output_run, kernels, metric)
-    return RunsByRank(layer, run, _OutputTails(kernels, metric).error, layers, full, LABEL, "outputs")
 
 
 def supports(shape: LayerShape) -> str | None:
@@ -65,37 +57,31 @@ def full_rank(shape: LayerShape) -> Rank:
     return (inputs, outputs)
 
 
-def parts(shape: LayerShape, rank: Rank) -> tuple[LayerShape, ...]:
+def parts(shape: LayerShape, rank: Rank) -> tuple[Part, ...]:
     """Three; without the first or the last where that rank is full, for the window absorbs a change of basis."""
-    groups, one = shape.groups, (1, 1)
-    first, last = (groups * own for own in rank)
-    narrow, wide = _pointwise(shape, rank)
+    groups, one, (inputs, outputs) = shape.groups, (1, 1), full_rank(shape)
+    narrow, wide = rank[0] < inputs, rank[1] < outputs
+    first, last = groups * rank[0], groups * rank[1]
     bias = shape.bias and not wide
     before = LayerShape("conv", shape.inputs, first, groups, one, shape.in_size, shape.in_size, False)
     window = LayerShape("conv", first, last, groups, shape.window, shape.in_size, shape.out_size, bias)
     after = LayerShape("conv", last, shape.outputs, groups, one, shape.out_size, shape.out_size, shape.bias)
-    return (before,) * narrow + (window,) + (after,) * wide
+    return (Part(before),) * narrow + (Part(window, (True, True)),) + (Part(after),) * wide
 
 
-def layers(layer: Layer, rank: Rank) -> nn.Sequential:
-    layer = windowed(layer, LABEL, supports)
-    groups = layer.groups
-    first, last = (groups * own for own in rank)
-    narrow, wide = _pointwise(layer_shape(layer), rank)
-    height, width = layer.kernel_size
-    window = conv_like(layer, (first, last), window=(height, width), groups=groups, owns=(True, True), bias=not wide)
-    before = conv_like(layer, (layer.in_channels, first), groups=groups)
-    after = conv_like(layer, (last, layer.out_channels), groups=groups, bias=True)
-    return nn.Sequential(*[before] * narrow, window, *[after] * wide).train(layer.training)
+def solver(layer: Layer, _seed: int, moments: Moments | None) -> Solver:
+    """Bases of every group's T x S x D kernel. Rank (R1, R2): input and output channels of the window's layer.
+
+    With `moments` the basis of the inputs is searched for from there; core and outputs are its reduced-rank regression.
+    """
+    kernels = split_kernels(layer)
+    if moments is None:
+        return Solver(partial(_hooi, kernels), _HosvdErrors(kernels).error)
+    metric = Metric(layer, moments)
+    return Solver(partial(_fitted_to_outputs, kernels, metric), _OutputErrors(kernels, metric).error)
 
 
-def _pointwise(shape: LayerShape, rank: Rank) -> tuple[bool, bool]:
-    """Whether there is a 1x1 layer before and after the window's: where the rank is not full."""
-    inputs, outputs = full_rank(shape)
-    return rank[0] < inputs, rank[1] < outputs
-
-
-def _run(kernels: Tensor, rank: Rank) -> Run:
+def _hooi(kernels: Tensor, rank: Rank) -> Factors:
     """HOOI on (groups, T, S, D) in float64. The bases are orthonormal, so |K|^2 = |core|^2 + what is left."""
     exact = kernels.double()
     outputs, inputs = exact.shape[1:3]
@@ -113,10 +99,10 @@ def _run(kernels: Tensor, rank: Rank) -> Run:
     narrow, wide = rank[0] < inputs, rank[1] < outputs
     exactly = whole == 0.0 or not (narrow or wide)
     error = 0.0 if exactly else math.sqrt(max(whole - explained, 0.0) / whole)
-    return Run(error, None, (of_inputs.mT,) * narrow + (core,) + (of_outputs,) * wide)
+    return Factors(error, None, (of_inputs.mT,) * narrow + (core,) + (of_outputs,) * wide)
 
 
-class _Tails:
+class _HosvdErrors:
     """Errors of the truncated HOSVD at all ranks, from the energies of its core; HOOI's are at most that."""
 
     def __init__(self, kernels: Tensor) -> None:
@@ -131,12 +117,12 @@ class _Tails:
     @cached_property
     def _explained(self) -> Tensor:
         """Energy (T, S) of the core's first output and input channels, all groups together."""
-        of_outputs, of_inputs = (_nested_basis(own) for own in (self._kernels, self._kernels.transpose(1, 2)))
+        of_outputs, of_inputs = (_nested_basis(kernels) for kernels in (self._kernels, self._kernels.transpose(1, 2)))
         core = _project(_project(self._kernels, of_outputs).transpose(1, 2), of_inputs).transpose(1, 2)
         return core.square().sum((0, 3)).cumsum(0).cumsum(1)
 
 
-class _OutputTails:
+class _OutputErrors:
     """Output errors at all ranks with the bases of the inputs by HOSVD and of the outputs by their own spectrum."""
 
     def __init__(self, kernels: Tensor, metric: Metric) -> None:
@@ -147,7 +133,7 @@ class _OutputTails:
         return math.pow(self._explained.error(first, last), GAIN)
 
     @cached_property
-    def _explained(self) -> Explained:
+    def _explained(self) -> ExplainedEnergy:
         flat = self._kernels.flatten(2).to(self._metric.dtype)
         spectrum = torch.linalg.eigh(self._metric.gram(flat))[1].flip(2).to(flat.dtype)
         basis, positions = _nested_basis(self._kernels.double().transpose(1, 2)), self._kernels.shape[3]
@@ -155,35 +141,35 @@ class _OutputTails:
         def block(first: int, end: int) -> Features:
             return self._metric.features(basis[:, :, first:end].mT, INPUTS)
 
-        return Explained(self._metric, spectrum.mT @ flat, block, basis.shape[1], positions)
+        return ExplainedEnergy(self._metric, spectrum.mT @ flat, block, basis.shape[1], positions)
 
 
-def _output_run(kernels: Tensor, metric: Metric, rank: Rank) -> Run:
+def _fitted_to_outputs(kernels: Tensor, metric: Metric, rank: Rank) -> Factors:
     """The basis of the inputs by search from that of HOOI; where it is the identity, nothing has to be searched."""
     narrow, wide = rank[0] < kernels.shape[2], rank[1] < kernels.shape[1]
     flat = kernels.flatten(2).to(metric.dtype)
     before: tuple[Tensor, ...] = ()
     core = whole = flat
     if narrow:
-        plain = _run(kernels, rank).weights
+        plain = _hooi(kernels, rank).weights
         outer = plain[2] @ plain[1].flatten(2) if wide else plain[1].flatten(2)
-        form = Form(
+        chain = FactorChain(
             lambda inner: spread(inner[0], metric.sizes, INPUTS),
             lambda inner: metric.features(inner[0], INPUTS),
-            partial(_reduced, rank[1]),
+            partial(_reduced_rank_regression, rank[1]),
         )
-        _, (basis,) = refine(metric, flat, form, outer, plain[:1])
+        _, (basis,) = refine(metric, flat, chain, outer, plain[:1])
         before = (torch.linalg.qr(basis.mT)[0].mT,)
-        features = form.features(before)
+        features = chain.features(before)
         core = regress(metric, flat, features)
         whole = core @ features.rows
     if not wide:
-        return output_run(metric, flat, whole, (*before, core))
+        return output_factors(metric, flat, whole, (*before, core))
     basis = _strongest(metric.gram(whole), rank[1]).to(flat.dtype)
-    return output_run(metric, flat, basis @ (basis.mT @ whole), (*before, basis.mT @ core, basis))
+    return output_factors(metric, flat, basis @ (basis.mT @ whole), (*before, basis.mT @ core, basis))
 
 
-def _reduced(rank: int, metric: Metric, kernels: Tensor, features: Features) -> Tensor:
+def _reduced_rank_regression(rank: int, metric: Metric, kernels: Tensor, features: Features) -> Tensor:
     """The best coefficients of that rank: the regression's, on the strongest directions of what it gives."""
     coefficients = regress(metric, kernels, features)
     if rank == coefficients.shape[1]:
@@ -194,6 +180,7 @@ def _reduced(rank: int, metric: Metric, kernels: Tensor, features: Features) -> 
 
 
 def _strongest(gram: Tensor, rank: int) -> Tensor:
+    """The eigenvectors (groups, side, rank) of the largest eigenvalues, the largest last."""
     vectors: Tensor = torch.linalg.eigh(gram)[1]
     return vectors[:, :, vectors.shape[2] - rank :]
 
@@ -201,8 +188,7 @@ def _strongest(gram: Tensor, rank: int) -> Tensor:
 def _nested_basis(tensors: Tensor) -> Tensor:
     """All directions of a side of (groups, side, ...), the strongest first: (groups, side, side)."""
     matrices = tensors.flatten(2)
-    vectors: Tensor = torch.linalg.eigh(matrices @ matrices.mT)[1]
-    return vectors.flip(2)
+    return _strongest(matrices @ matrices.mT, matrices.shape[1]).flip(2)
 
 
 def _basis(tensors: Tensor, rank: int) -> Tensor:
@@ -211,8 +197,7 @@ def _basis(tensors: Tensor, rank: int) -> Tensor:
     if rank == side:
         return torch.eye(side, dtype=tensors.dtype).expand(len(tensors), -1, -1)
     matrices = tensors.flatten(2)
-    vectors: Tensor = torch.linalg.eigh(matrices @ matrices.mT)[1]
-    return vectors[:, :, side - rank :]
+    return _strongest(matrices @ matrices.mT, rank)
 
 
 def _project(tensors: Tensor, basis: Tensor) -> Tensor:
@@ -221,4 +206,4 @@ def _project(tensors: Tensor, basis: Tensor) -> Tensor:
     return (basis.mT @ tensors.flatten(2)).reshape(groups, -1, *others)
 
 
-METHOD = Method(LABEL, supports, full_rank, parts, layers, decompose)
+METHOD = Method("Tucker", supports, full_rank, parts, solver)

@@ -11,10 +11,11 @@ from torch import nn
 
 from compressor.decompositions.methods import METHODS, Decompositions, default_method
 from compressor.distributed import ALONE, Alone, Crew
+from compressor.layers import evaluating
 from compressor.plan import LayerPlan, Plan
 from compressor.planning.recipes import Pace
 from compressor.surgery import CompressedModel, apply, describe
-from compressor.survey import LayerCost, evaluating
+from compressor.survey import LayerCost
 from compressor.training.loop import Cut, EpochRow, Loader, TrainOptions, Watch, accuracy, fit
 from compressor.training.schedules import SCHEDULES, Step, paced, within
 

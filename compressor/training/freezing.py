@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from compressor.survey import evaluating
+from compressor.layers import evaluating
 
 
 def frozen_modules(network: nn.Module, new: Sequence[str], trained: str, images: Tensor) -> tuple[nn.Module, ...]:

@@ -13,9 +13,9 @@ from test_factors import EXACT, FORMS, kernel_of, layer_for, layers_for, rank_fo
 from torch import Tensor, nn
 
 from compressor.calibration import Moments, collect
-from compressor.decompositions.cp_polish import MOST
+from compressor.decompositions.cp_joint_fit import MOST
 from compressor.decompositions.methods import METHODS, decomposition
-from compressor.decompositions.output_metric import Metric
+from compressor.decompositions.output_fit import Metric
 from compressor.layer_shape import PlanError
 from compressor.layers import Layer, layer_shape, split_kernels
 from compressor.plan import LayerPlan, Plan

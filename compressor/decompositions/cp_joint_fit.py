@@ -1,21 +1,25 @@
-"""The polish of a CP: sweeps of alternating least squares with a ridge, which fit better and cannot run away.
+"""Joint fits of all CP components by alternating least squares: `polish`, with a ridge, and TensorLy's `parafac`.
 
 Plain ALS lets components grow that cancel each other: on trained kernels the sum of squared component norms (the
-stability number) reached 470 times |K|^2. Here each least-squares problem carries a ridge, in proportion to what is
-left to explain and stiffer the larger the stability number; what is returned is the best sweep within the bound.
+stability number) reached 470 times |K|^2. In `polish` each least-squares problem carries a ridge, in proportion to what
+is left to explain and stiffer the larger the stability number; what is returned is the best sweep within the bound.
+Sweeps and the normal equations are those of Kolda and Bader 2009, section 3.4.
 """
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
-from compressor.decompositions.cp_layers import Sides, balanced, khatri_rao, rebuilt, strengths
+Sides = tuple[Tensor, Tensor, Tensor]
+"""Factor matrices a (groups, T, R), b (groups, S, R), c (groups, D, R): K[t, s, d] = sum of a[t, r] b[s, r] c[d, r]."""
 
 SWEEPS = 50
 """Twice as many bring the mean error of ResNet-56's kernels at a quarter of the parameters from 0.488 to 0.485."""
 RIDGE = 1.2e-3
-"""Ridge for |K| = 1, as a share of the energy that is left: halved or doubled, mean errors move by less than 0.002."""
+"""Ridge for |K| = 1, as a fraction of the energy that is left: halved or doubled, mean errors move by under 0.002."""
 STIFF_FROM = 2.0
 """Stability number above which the ridge grows, with the square of their ratio."""
 MOST = 5.0
@@ -24,6 +28,34 @@ MOMENTUM = 0.95
 """Most of a sweep's movement that is added to it (as Ang et al. 2019 do): 50 sweeps then fit like 200 without."""
 FLOOR = 1e-9
 """Least ridge: keeps the normal equations solvable in float64 where components are parallel or zero."""
+PARAFAC_SWEEPS = 200
+PARAFAC_RIDGE = 1e-10
+"""For |K| = 1 and in float64: so little that fits stay, enough to solve for more components than a kernel has."""
+
+
+def balanced(sides: Sides) -> Sides:
+    """The same components, each with the same norm on its three sides: the least sum of squares for what they make."""
+    norms = [torch.linalg.vector_norm(side, dim=1, keepdim=True) for side in sides]
+    root = (norms[0] * norms[1] * norms[2]).pow(1 / 3)
+    a, b, c = (side * (root / norm.clamp_min(1e-30)) for side, norm in zip(sides, norms, strict=True))
+    return a, b, c
+
+
+def strengths(sides: Sides) -> Tensor:
+    """Sum of squared component norms of each group, in float64: sum over r of |a_r|^2 |b_r|^2 |c_r|^2."""
+    a, b, c = (side.double().square().sum(1) for side in sides)
+    return (a * b * c).sum(1)
+
+
+def rebuilt(sides: Sides) -> Tensor:
+    """The kernels (groups, T, S * D) that the sides make."""
+    a, b, c = sides
+    return a @ khatri_rao(b, c).mT
+
+
+def khatri_rao(b: Tensor, c: Tensor) -> Tensor:
+    """Columnwise products of every pair of rows: (groups, S, R), (groups, D, R) -> (groups, S * D, R)."""
+    return (b.unsqueeze(2) * c.unsqueeze(1)).flatten(1, 2)
 
 
 def polish(kernels: Tensor, sides: Sides) -> Sides:
@@ -107,3 +139,31 @@ def _norms(kernels: Tensor) -> Tensor:
     largest = torch.where(largest > 0, largest, 1.0)
     norms = (largest * torch.linalg.vector_norm(kernels / largest, dim=(1, 2, 3), keepdim=True)).squeeze(3)
     return torch.where(norms > 0, norms, 1.0)
+
+
+def parafac_sides(kernels: Tensor, seed: int, count: int) -> Sides:
+    """Sides of `count` components by TensorLy's `parafac`; a group's own seed is `seed` plus its number."""
+    groups = [_parafac(kernel, count, seed + number) for number, kernel in enumerate(kernels)]
+    a, b, c = (torch.stack(sides) for sides in zip(*groups, strict=True))
+    return a, b, c
+
+
+def _parafac(kernel: Tensor, rank: int, seed: int) -> Sides:
+    from tensorly.decomposition import parafac
+
+    scale = float(torch.linalg.vector_norm(kernel, dtype=torch.float64))
+    if not scale:
+        a, b, c = (torch.zeros(size, rank, dtype=kernel.dtype) for size in kernel.shape)
+        return a, b, c
+    unit = (kernel.double() / scale).numpy()
+    with warnings.catch_warnings():
+        # A mode with fewer singular vectors than components starts the others at random, as it should, and says so.
+        warnings.filterwarnings("ignore", "Trying to compute SVD with n_eigenvecs", UserWarning)
+        found = parafac(unit, rank, PARAFAC_SWEEPS, init="svd", random_state=seed, l2_reg=PARAFAC_RIDGE)
+    sides = [torch.from_numpy(side) for side in found.factors]
+    norms = [torch.linalg.vector_norm(side, dim=0) for side in sides]
+    root = (scale * norms[0] * norms[1] * norms[2]).pow(1 / 3)
+    a, b, c = (
+        (side * (root / norm.clamp_min(1e-300))).to(kernel.dtype) for side, norm in zip(sides, norms, strict=True)
+    )
+    return a, b, c
