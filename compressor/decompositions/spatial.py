@@ -71,7 +71,7 @@ def solver(layer: Layer, _seed: int, moments: Moments | None) -> Solver:
     """
     shape, flat = layer_shape(layer), split_kernels(layer)
     height, width = shape.window
-    kernels = flat.unflatten(3, shape.window)
+    kernels = flat.reshape(*flat.shape[:3], height, width)
     if height_first(shape):
         kernels = kernels.mT
     # Rows: output channels and the second window. Columns: input channels and the first.
@@ -94,7 +94,7 @@ def solver(layer: Layer, _seed: int, moments: Moments | None) -> Solver:
         outer, (inner,) = refine(metric, flat, chain, start.flatten(2), (first,))
         approximation = outer @ chain.rows((inner,))
         # Both layers get the same part of each component's size.
-        outer = outer.unflatten(2, (-1, second))
+        outer = outer.reshape(*outer.shape[:2], -1, second)
         sizes = inner.norm(dim=2), outer.norm(dim=(1, 3))
         balance = torch.where((sizes[0] > 0) & (sizes[1] > 0), (sizes[1] / sizes[0]).sqrt(), 1.0)
         weights = inner * balance[:, :, None], outer / balance[:, None, :, None]

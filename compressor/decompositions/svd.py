@@ -62,7 +62,9 @@ class SingularVectors:
         """Weights of two layers, of which the last has `second` positions for each of its output channels."""
         inputs, outputs = self.sides(rank[0])
         shift = None if self._metric is None else self._metric.shift(self._matrices - outputs.mT @ inputs)
-        return Factors(*self.numbers(rank), (inputs, outputs.unflatten(2, (-1, second)).transpose(1, 2)), shift)
+        return Factors(
+            *self.numbers(rank), (inputs, outputs.reshape(*outputs.shape[:2], -1, second).transpose(1, 2)), shift
+        )
 
     @cached_property
     def _spectrum(self) -> tuple[Tensor, Tensor]:
