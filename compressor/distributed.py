@@ -1,4 +1,4 @@
-"""Crew: the processes, and the device, that train one network together, through Hugging Face Accelerate."""
+"""The group of processes, and the device, that train one network together, through Hugging Face Accelerate."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for the others: while the first plans or measures, they have nothing to do."""
 
 
-class CrewError(RuntimeError):
+class ProcessGroupError(RuntimeError):
     """Processes that cannot train together as asked; the text names the cure."""
 
 
-class Crew(Protocol):
+class ProcessGroup(Protocol):
     """What training asks of those who train together. Every method but `backward` is called by all of them at once.
 
-    `lead` is true in the process that decides, writes and reports.
+    `is_main` is true in the process that decides, writes and reports.
     """
 
     @property
-    def lead(self) -> bool: ...
+    def is_main(self) -> bool: ...
 
     @property
     def device(self) -> torch.device: ...
 
-    def together(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Network and optimizer such that a step of one is a step of all; all start from the lead's weights."""
+    def prepare(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Network and optimizer such that a step of one is a step of all; all start from the main process's weights."""
         ...
 
-    def apart(self, network: nn.Module) -> None:
-        """Ends what `together` began with this network."""
+    def release(self, network: nn.Module) -> None:
+        """Ends what `prepare` began with this network."""
         ...
 
-    def share(self, loader: DataLoader[Any]) -> Batches:
+    def shard(self, loader: DataLoader[Any]) -> Batches:
         """This process's part of every batch."""
         ...
 
     def backward(self, loss: Tensor) -> None: ...
 
-    def agree(self, value: Value) -> Value:
-        """The lead's value, in every process."""
+    def broadcast(self, value: Value) -> Value:
+        """The main process's value, in every process."""
         ...
 
-    def each(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
+    def map(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
         """What `work` gives for each item, in their order; the items are dealt out to the processes round by round."""
         ...
 
@@ -65,46 +65,46 @@ def _exact() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-class Alone:
+class SingleProcess:
     """One process on one device, by default the CPU: every method is what it would be without it."""
 
-    lead = True
+    is_main = True
 
     def __init__(self, device: torch.device | None = None) -> None:
         _exact()
         self.device = device or torch.device("cpu")
 
-    def together(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def prepare(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         network.to(self.device)
         optimizer.load_state_dict(optimizer.state_dict())  # a checkpoint's state lies where its parameters lay
         return network, optimizer
 
-    def apart(self, network: nn.Module) -> None:
+    def release(self, network: nn.Module) -> None:
         del network
 
-    def share(self, loader: DataLoader[Any]) -> Batches:
+    def shard(self, loader: DataLoader[Any]) -> Batches:
         return loader
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-    def agree(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         return value
 
-    def each(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
+    def map(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
         return (work(item) for item in items)
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 
 
-class Accelerated:
+class AccelerateGroup:
     """The processes that torchrun started, or one with a GPU. A batch is split evenly among them, and they step by the
     mean of their gradients.
 
     That is the step that one process takes with the whole batch, but for rounding, where the loss is a mean over images
     that are independent of each other. It is not where BatchNorm takes statistics (of each process's own part; the
-    lead's running ones count), images have no label (the mean is over the labelled ones of each part), a layer draws
+    main one's running ones count), images have no label (the mean is over each part's labelled ones), a layer draws
     (dropout), or the last batch is not full (it is filled up with images that the epoch began with).
     """
 
@@ -125,26 +125,26 @@ class Accelerated:
         )
 
     @property
-    def lead(self) -> bool:
+    def is_main(self) -> bool:
         return bool(self._accelerator.is_main_process)
 
     @property
     def device(self) -> torch.device:
         return cast(torch.device, self._accelerator.device)
 
-    def together(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def prepare(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         shared, stepping = self._accelerator.prepare(network, optimizer)
         return cast(nn.Module, shared), cast(torch.optim.Optimizer, stepping)
 
-    def apart(self, network: nn.Module) -> None:
+    def release(self, network: nn.Module) -> None:
         bare = self._accelerator.unwrap_model(network, keep_fp32_wrapper=False)
         vars(bare).pop("_is_accelerate_prepared", None)  # it would not be prepared again for the next step
         self._accelerator.free_memory()
 
-    def share(self, loader: DataLoader[Any]) -> Batches:
+    def shard(self, loader: DataLoader[Any]) -> Batches:
         batch, count = loader.batch_size or 1, self._accelerator.num_processes
         if batch % count:
-            raise CrewError(
+            raise ProcessGroupError(
                 f"batches of {batch} images cannot be split evenly among {count} processes; pass --batch with a "
                 f"multiple of {count}, or start another number of processes"
             )
@@ -153,12 +153,12 @@ class Accelerated:
     def backward(self, loss: Tensor) -> None:
         self._accelerator.backward(loss)
 
-    def agree(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         from accelerate.utils import broadcast_object_list
 
         return cast(Value, broadcast_object_list([value])[0])
 
-    def each(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
+    def map(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
         from accelerate.utils import gather_object
 
         count, place = self._accelerator.num_processes, self._accelerator.process_index

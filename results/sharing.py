@@ -26,7 +26,7 @@ from sharing_studies import CALIBRATION_BATCH, DATA, STUDIES, Parts, Study
 from torch import nn
 
 from compressor.calibration import collect
-from compressor.distributed import ALONE, Alone
+from compressor.distributed import SINGLE_PROCESS, SingleProcess
 from compressor.surgery import load_weights, save_weights
 from compressor.survey import survey
 from compressor.training.loop import Accuracy, TrainOptions, accuracy, fit
@@ -39,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 TABLE = HERE / "sharing.jsonl"
 NETWORKS = HERE.parent / "build" / "sharing"
 VERSION = 1
-CREW = Alone(torch.device("cuda")) if torch.cuda.is_available() else ALONE
+GROUP = SingleProcess(torch.device("cuda")) if torch.cuda.is_available() else SINGLE_PROCESS
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def trained(cell: Cell, study: Study, data: Parts) -> nn.Module:
         None if cell.regularizer is None else Regularization(cell.regularizer, cell.weight, cell.follows or study.probe)
     )
     options = TrainOptions(rate=study.rate, seed=cell.seed, regularizer=regularizer)
-    fit(network, data.train, data.held_out, (Step((), study.epochs),), options, crew=CREW)
+    fit(network, data.train, data.held_out, (Step((), study.epochs),), options, group=GROUP)
     place.parent.mkdir(parents=True, exist_ok=True)
     save_weights(network, place)
     return network.eval()
@@ -127,7 +127,7 @@ def _suffix(sharing: Sharing | None) -> str:
 def row(cell: Cell, study: Study, data: Parts) -> dict[str, Any]:
     """The line of a cell. Flips are counted against the network of the same seed without term and sharing."""
     start = time.monotonic()
-    device = CREW.device
+    device = GROUP.device
     plain = accuracy(trained(Cell(cell.data, None, 0.0, cell.seed, None), study, data), data.test, device)
     network = trained(cell, study, data)
     found: dict[str, Any] = {
@@ -149,7 +149,7 @@ def row(cell: Cell, study: Study, data: Parts) -> dict[str, Any]:
         found |= counted(model.rows)
         network = copy.deepcopy(model.module)
         options, steps = TrainOptions(rate=study.rate, seed=cell.seed), (Step((), study.tuning),)
-        fit(network, data.train, data.held_out, steps, options, crew=CREW)
+        fit(network, data.train, data.held_out, steps, options, group=GROUP)
     after = accuracy(network, data.test, device)
     return {
         **found,

@@ -15,7 +15,7 @@ from compress_export.cli.main import cli
 from compress_export.data.builtin import View
 from compress_export.data.datasets import device_of, find_data, load_data
 from compress_export.data.in_memory import CIFAR10_CLASSES
-from compressor.distributed import ALONE, Accelerated, Alone
+from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, SingleProcess
 from compressor.plan import LayerPlan, Plan
 from compressor.training.distillation import Distillation
 from compressor.training.fine_tune import fine_tune
@@ -81,12 +81,12 @@ def test_images_held_on_the_gpu_are_those_of_the_cpu(cifar10):
     assert gpu.images(8).device.type == "cpu"
 
 
-@pytest.mark.parametrize("crew", [lambda: Alone(GPU), Accelerated], ids=["alone", "accelerated"])
-def test_training_there_follows_the_cpus_course(cifar10, crew):
+@pytest.mark.parametrize("group", [lambda: SingleProcess(GPU), AccelerateGroup], ids=["alone", "accelerated"])
+def test_training_there_follows_the_cpus_course(cifar10, group):
     rows = []
-    for own, device in ((ALONE, torch.device("cpu")), (crew(), GPU)):
+    for own, device in ((SINGLE_PROCESS, torch.device("cpu")), (group(), GPU)):
         data = data_on(device, cifar10)
-        rows.append(fit(network(), data.train, data.held_out, (Step((), 2),), TrainOptions(rate=3e-3), crew=own))
+        rows.append(fit(network(), data.train, data.held_out, (Step((), 2),), TrainOptions(rate=3e-3), group=own))
     for here, there in zip(*rows, strict=True):
         assert here.loss is None or there.loss == pytest.approx(here.loss, rel=0.02)
         assert there.top1 == pytest.approx(here.top1, abs=3)
@@ -95,13 +95,15 @@ def test_training_there_follows_the_cpus_course(cifar10, crew):
 
 @pytest.mark.parametrize("half", ["no", "bf16"])
 def test_a_cut_network_is_tuned_there_by_a_teacher(cifar10, half):
-    crew, data = Accelerated(half), data_on(GPU, cifar10)
+    group, data = AccelerateGroup(half), data_on(GPU, cifar10)
     original = network()
-    fit(original, data.train, data.held_out, (Step((), 4),), TrainOptions(rate=3e-3), crew=Alone(GPU))
+    fit(original, data.train, data.held_out, (Step((), 4),), TrainOptions(rate=3e-3), group=SingleProcess(GPU))
     plan = Plan((LayerPlan("3", (32, 16, 3, 3), "cp", (12,), "by hand"),), "by hand", "by hand")
     options = TrainOptions(rate=1e-3, distillation=Distillation(), regularizer=Regularization("quartic", 0.01))
     before = accuracy(original, data.validation, GPU).top1
-    model, rows = fine_tune(copy.deepcopy(original), plan, data.train, data.held_out, "one-shot", 2, options, crew=crew)
+    model, rows = fine_tune(
+        copy.deepcopy(original), plan, data.train, data.held_out, "one-shot", 2, options, group=group
+    )
     assert rows[-1].top1 >= rows[0].top1
     assert accuracy(model.module, data.validation, GPU).top1 > before - 10
     assert all(value.device.type == "cpu" for value in model.module.state_dict().values())
@@ -117,13 +119,13 @@ def test_an_interrupted_fit_goes_on_there(cifar10, tmp_path):
 
     data, options = data_on(GPU, cifar10), TrainOptions(rate=3e-3)
     whole, parts = network(), network()
-    rows = fit(whole, data.train, data.held_out, (Step((), 3),), options, crew=Alone(GPU))
+    rows = fit(whole, data.train, data.held_out, (Step((), 3),), options, group=SingleProcess(GPU))
     with pytest.raises(Killed):
         fit(parts, data.train, data.held_out, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
-            watch=Watch(killed), crew=Alone(GPU))  # fmt: skip
+            watch=Watch(killed), group=SingleProcess(GPU))  # fmt: skip
     batches: list[int] = []
     again = fit(network(), data.train, data.held_out, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
-                watch=Watch(batch=lambda done, _total: batches.append(done)), crew=Alone(GPU))  # fmt: skip
+                watch=Watch(batch=lambda done, _total: batches.append(done)), group=SingleProcess(GPU))  # fmt: skip
     assert len(batches) == 2 * len(data.train)  # the first epoch is not made again
     assert len(again) == len(rows)
     assert again[-1].loss == pytest.approx(rows[-1].loss, rel=0.02)

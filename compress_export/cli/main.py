@@ -14,7 +14,16 @@ from compress_export.cli.check import check
 from compress_export.cli.list import compare, costs, list_kind
 from compress_export.cli.options import BENCH, EXPORT, LOUDNESS, PLACE, PLAN, RATE, RECIPE, SHARE, SOURCE, SPOKEN, TUNE
 from compress_export.cli.study import study
-from compress_export.cli.to_settings import bench_of, formats_of, place_of, plan_of, share_of, source_of, tune_of
+from compress_export.cli.to_settings import (
+    bench_of,
+    formats_of,
+    place_of,
+    plan_of,
+    share_of,
+    source_of,
+    tune_again_of,
+    tune_of,
+)
 from compress_export.console import ordinary, voice
 from compress_export.errors import InputError, nearest
 
@@ -67,13 +76,13 @@ def run(network: str, **asked: Any) -> None:
     tuning, bench_settings, sharing = tune_of(asked), bench_of(asked), share_of(asked)
     place = place_of(network, asked, asked["target"] or ("android" if not asked["formats"] else asked["formats"]))
     from compress_export.pipeline.run import (
-        Wishes,
-        led,
+        RunRequest,
+        on_main_process,
         run_all,  # now, for it takes seconds and a typing error none
     )
 
-    wishes = Wishes(source, plan_settings, tuning, formats, bench_settings, sharing)
-    led(lambda crew: run_all(place, wishes, asked["force"], crew), asked["mixed_precision"])
+    request = RunRequest(source, plan_settings, tuning, formats, bench_settings, sharing)
+    on_main_process(lambda group: run_all(place, request, asked["force"], group), asked["mixed_precision"])
 
 
 @cli.command(short_help="Choose methods and ranks: plan.json.")
@@ -86,9 +95,9 @@ def run(network: str, **asked: Any) -> None:
 def plan(network: str, **asked: Any) -> None:
     """Choose a method and a rank for each layer of NETWORK: plan.json in a new run directory."""
     place, source, settings = place_of(network, asked, None), source_of(network, asked), plan_of(asked)
-    from compress_export.pipeline.run import led, plan_only
+    from compress_export.pipeline.run import on_main_process, plan_only
 
-    led(lambda crew: plan_only(place, source, settings, asked["force"], crew))
+    on_main_process(lambda group: plan_only(place, source, settings, asked["force"], group))
 
 
 @cli.command(short_help="Cut by the plan: compressed.safetensors.")
@@ -111,10 +120,15 @@ def tune(context: click.Context, /, run_directory: Path, **asked: Any) -> None:
 
     What is not passed is as it was when the run was tuned before, or as the defaults say.
     """
-    from compress_export.pipeline.run import led, tune_only
+    from compress_export.pipeline.run import on_main_process, tune_only
 
     given = {name for name in asked if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
-    led(lambda crew: tune_only(run_directory, asked, given, crew), asked["mixed_precision"])
+    on_main_process(
+        lambda group: tune_only(
+            run_directory, lambda stored: tune_again_of(asked, given, stored), asked["force"], group
+        ),
+        asked["mixed_precision"],
+    )
 
 
 @cli.command(short_help="Share weights: shared.safetensors.")

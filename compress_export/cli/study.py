@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from compress_export.settings import SourceSettings
     from compress_export.study.cells import Bed
     from compress_export.study.grids import Cell
-    from compressor.distributed import Crew
+    from compressor.distributed import ProcessGroup
 
 KEPT = options(
     click.option("--results", default="results/study.jsonl", metavar="FILE", show_default=True,
@@ -49,7 +49,7 @@ def study(grid: str, **asked: Any) -> None:
 
     The same command goes on where it was interrupted, within a cell too.
     """
-    from compress_export.pipeline.run import led
+    from compress_export.pipeline.run import on_main_process
     from compress_export.study.grids import GRIDS
 
     if grid not in GRIDS:
@@ -57,15 +57,15 @@ def study(grid: str, **asked: Any) -> None:
     if asked["tables"]:
         _show(grid, Path(asked["results"]))
     else:
-        led(lambda crew: _studied(grid, asked, crew))
+        on_main_process(lambda group: _studied(grid, asked, group))
 
 
-def _studied(grid: str, asked: dict[str, Any], crew: Crew) -> None:
-    _make(grid, asked, crew)
+def _studied(grid: str, asked: dict[str, Any], group: ProcessGroup) -> None:
+    _make(grid, asked, group)
     _show(grid, Path(asked["results"]))
 
 
-def _make(grid: str, asked: dict[str, Any], crew: Crew) -> None:
+def _make(grid: str, asked: dict[str, Any], group: ProcessGroup) -> None:
     """Every cell that is asked for and not in the results file yet, each added as soon as it is made; then the times
     that are asked for."""
     from compress_export.progress import Reporter
@@ -82,7 +82,7 @@ def _make(grid: str, asked: dict[str, Any], crew: Crew) -> None:
         source_of(asked["network"] or "alexnet-caffe", asked),
         tune_of({**tuning, "mixed_precision": False}),
         Path(asked["runs"]),
-        crew,
+        group,
     )
     results, cells = Path(asked["results"]), _cells(grid, asked, bed)
     for place, cell in enumerate(cells, 1):

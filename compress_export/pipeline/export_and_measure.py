@@ -12,26 +12,26 @@ from bench.devices import DeviceEngine, choose, find
 from bench.host.facts import pick_cores
 from bench.measurement import BenchError, Device, NotMeasured, Row, Schedule, Simulated, append
 from compress_export.errors import InputError
-from compress_export.pipeline.compress import Workbench
+from compress_export.pipeline.load import RunContext
 from compress_export.progress import Advance, Reporter
 from compress_export.reporting.summary import COMPRESSED, ORIGINAL, read_measurements
 from compress_export.settings import BenchSettings
 from exporters.artifact import Artifact, read_artifacts, size_and_sha256, write_artifacts
 
 
-def export_stage(bench: Workbench, compressed: nn.Module, formats: Sequence[str]) -> tuple[Artifact, ...]:
+def export_stage(context: RunContext, compressed: nn.Module, formats: Sequence[str]) -> tuple[Artifact, ...]:
     """Every format of the original and the compressed network, those exported before included. Files that are no
     longer as they were recorded are exported again if asked for; else they are left out, and stay on record as such."""
     from exporters import capture as program
     from exporters.parity import logits_of
     from exporters.processes import export_all
 
-    run, subject = bench.run, bench.subject
+    run = context.run
     recorded = read_artifacts(run / "artifacts.json") if run.has("artifacts.json") else ()
     damaged = {each.format for each in recorded if not _whole(each)}
     for name in sorted(damaged):
         cure = "exporting them again" if name in formats else f"`compress-export export {run.path} --format {name}`"
-        bench.reporter.say(f"files of {name} are gone or have changed: {cure}")
+        context.reporter.say(f"files of {name} are gone or have changed: {cure}")
     stays = [artifact for artifact in recorded if artifact.format in damaged - set(formats)]
     done = tuple(artifact for artifact in recorded if artifact.format not in damaged)
     missing = [name for name in formats if name not in {artifact.format for artifact in done}]
@@ -46,19 +46,19 @@ def export_stage(bench: Workbench, compressed: nn.Module, formats: Sequence[str]
     work = run / "artifacts" / ".work"
     work.mkdir(parents=True, exist_ok=True)
     try:
-        with bench.reporter.stage(f"Exporting {' '.join(missing)}") as advance:
-            modules = {ORIGINAL: subject.network.module, COMPRESSED: compressed}
+        with context.reporter.stage(f"Exporting {' '.join(missing)}") as advance:
+            modules = {ORIGINAL: context.network.module, COMPRESSED: compressed}
             programs, reference = {}, {}
             for name, module in modules.items():
                 advance(0, 2 * len(missing) + 1, f"capturing the {name} network")
                 programs[name] = work / f"{name}.pt2"
-                program.save(program.capture(module, subject.images[:1]), programs[name])
-                reference[name] = logits_of(module, subject.images.numpy())
+                program.save(program.capture(module, context.images[:1]), programs[name])
+                reference[name] = logits_of(module, context.images.numpy())
             export_all(
                 programs,
                 missing,
                 run / "artifacts",
-                subject.images.numpy(),
+                context.images.numpy(),
                 reference,
                 progress=_export_progress(advance, len(missing)),
                 finished=record,
@@ -107,7 +107,7 @@ def choose_device(settings: BenchSettings, reporter: Reporter) -> DeviceEngine:
 
 
 def bench_stage(
-    bench: Workbench,
+    context: RunContext,
     artifacts: Sequence[Artifact],
     settings: BenchSettings,
     device: DeviceEngine,
@@ -117,7 +117,7 @@ def bench_stage(
 
     Unless asked to measure again, files that were measured there with the same settings are not measured twice.
     """
-    run, schedule, where = bench.run, schedule_for(settings), device.describe()
+    run, schedule, where = context.run, schedule_for(settings), device.describe()
     before = read_measurements(run)
     known = {_measured(row) for row in before}
     wanted = {(where, schedule), (where, None)}
@@ -126,12 +126,12 @@ def bench_stage(
     if not formats:
         return
     members = [artifact for artifact in artifacts if artifact.format in formats]
-    with bench.reporter.stage(f"Measuring {len(members)} files on {where.name} ({where.cpu})") as advance:
+    with context.reporter.stage(f"Measuring {len(members)} files on {where.name} ({where.cpu})") as advance:
         for place, form in enumerate(formats):
             files = [artifact for artifact in members if artifact.format == form]
             progress = _within(advance, place, len(formats))
             try:
-                rows = device.measure(files, bench.subject.images.numpy(), schedule, progress)
+                rows = device.measure(files, context.images.numpy(), schedule, progress)
             except BenchError as error:
                 if error.rows:
                     append(run / "measurements.jsonl", error.rows)

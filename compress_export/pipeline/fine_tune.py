@@ -13,8 +13,9 @@ from torch.utils.data import ConcatDataset, DataLoader
 from compress_export.data.builtin import View
 from compress_export.data.datasets import device_of
 from compress_export.data.image_files import unlabelled_images
-from compress_export.pipeline.compress import Workbench, load_module, settle_statistics
+from compress_export.pipeline.compress import load_module, settle_statistics
 from compress_export.pipeline.distributed import send
+from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.validate import regularization_of
 from compress_export.settings import TuneSettings, keeps_best
 from compressor.calibration import collect
@@ -29,32 +30,34 @@ from compressor.training.loop import EpochRow, Loader, TrainOptions, Watch
 from compressor.training.schedules import FEW, reordered
 
 
-def tune_stage(bench: Workbench, plan: Plan, cut: nn.Module, settings: TuneSettings, stale: bool = False) -> nn.Module:
+def tune_stage(
+    context: RunContext, plan: Plan, cut: nn.Module, settings: TuneSettings, stale: bool = False
+) -> nn.Module:
     """The cut network after fine-tuning; the cut network itself where there is nothing to tune with, or no epochs."""
-    subject, run = bench.subject, bench.run
+    run = context.run
     nothing = not plan.factored and settings.regularizer is None
-    if not subject.trainable or settings.epochs == 0 or nothing:
+    if not context.trainable or settings.epochs == 0 or nothing:
         run.begin("tune", settings, stale)
         return cut
     if run.has("tuned.safetensors") and not stale:
-        return load_module(bench, plan, "tuned.safetensors")
+        return load_module(context, plan, "tuned.safetensors")
     run.begin("tune", settings, stale)
     run.clear_from("share")  # files of the network as it was before
     if settings.cut_order == "sensitive":
-        plan = reordered(plan, _alone(bench, plan))
-    send(bench, "tune", plan, settings)
-    tuned = tune(bench, plan, settings)
+        plan = reordered(plan, _alone(context, plan))
+    send(context, "tune", plan, settings)
+    tuned = tune(context, plan, settings)
     save_weights(tuned, run / "tuned.safetensors")
     (run / "tuning.pt").unlink(missing_ok=True)
     return tuned
 
 
-def tune(bench: Workbench, plan: Plan, settings: TuneSettings) -> nn.Module:
-    """The fine-tuned network, and its rows in tuning.jsonl. All processes of the crew do this at once."""
-    subject, run = bench.subject, bench.run
-    assert subject.data is not None  # it is trainable
+def tune(context: RunContext, plan: Plan, settings: TuneSettings) -> nn.Module:
+    """The fine-tuned network, and its rows in tuning.jsonl. All processes of the group do this at once."""
+    run = context.run
+    assert context.data is not None  # it is trainable
     run.write_text("tuning.jsonl", "")
-    with bench.reporter.stage(f"Fine-tuning, {settings.schedule}, {len(plan.factored)} layers") as advance:
+    with context.reporter.stage(f"Fine-tuning, {settings.schedule}, {len(plan.factored)} layers") as advance:
         now = ""
 
         def note(row: EpochRow) -> None:
@@ -63,18 +66,18 @@ def tune(bench: Workbench, plan: Plan, settings: TuneSettings) -> nn.Module:
             run.append_line("tuning.jsonl", asdict(row))
 
         tuned, _rows = fine_tune(
-            subject.network.module,
+            context.network.module,
             plan,
-            _images_of(bench, settings),
-            subject.data.held_out,
+            _images_of(context, settings),
+            context.data.held_out,
             settings.schedule,
             settings.epochs,
-            options_of(settings, bench.seed, len(plan.factored), subject.network.origin),
-            cut=lambda module, layers: _cut(bench, plan, module, layers),
+            options_of(settings, context.seed, len(plan.factored), context.network.origin),
+            cut=lambda module, layers: _cut(context, plan, module, layers),
             checkpoint=run / "tuning.pt",
             watch=Watch(note, lambda done, total: advance(done, total, now)),
             paces=() if settings.rate is not None else RECIPES[settings.recipe].paces,
-            crew=bench.crew,
+            group=context.group,
             total_epochs=settings.total_epochs,
         )
     return tuned.module
@@ -99,10 +102,10 @@ def options_of(settings: TuneSettings, seed: int, layers: int, origin: str) -> T
     )
 
 
-def _images_of(bench: Workbench, settings: TuneSettings) -> Loader:
+def _images_of(context: RunContext, settings: TuneSettings) -> Loader:
     """The training images, and with them those of the folder without labels."""
-    assert bench.subject.data is not None  # it is trainable
-    train, network = bench.subject.data.train, bench.subject.network
+    assert context.data is not None  # it is trainable
+    train, network = context.data.train, context.network
     if settings.unlabelled is None:
         return train
     device = device_of(train.dataset)
@@ -117,39 +120,39 @@ def _images_of(bench: Workbench, settings: TuneSettings) -> Loader:
     )
 
 
-def _alone(bench: Workbench, plan: Plan) -> dict[str, float]:
+def _alone(context: RunContext, plan: Plan) -> dict[str, float]:
     """The divergence of the answers on held-out images when each factored layer alone is cut as planned."""
-    network = bench.subject.network.module
-    assert bench.subject.data is not None  # it is trainable
-    evaluator = Evaluator(network, bench.subject.data.held_out, device=bench.crew.device)
+    network = context.network.module
+    assert context.data is not None  # it is trainable
+    evaluator = Evaluator(network, context.data.held_out, device=context.group.device)
     losses: dict[str, float] = {}
-    with bench.reporter.stage("Measuring which layer is most sensitive") as advance:
+    with context.reporter.stage("Measuring which layer is most sensitive") as advance:
         for done, row in enumerate(plan.factored):
-            inputs = (bench.moments or {}).get(row.name)
-            found = decomposition(bench.decompositions, network, row.name, row.method, plan.seed, inputs)
+            inputs = (context.moments or {}).get(row.name)
+            found = decomposition(context.decompositions, network, row.name, row.method, plan.seed, inputs)
             losses[row.name] = evaluator.alone(row.name, found.factors(row.rank))[0]
             advance(done + 1, len(plan.factored), row.name)
     return losses
 
 
-def _cut(bench: Workbench, plan: Plan, module: nn.Module, layers: tuple[LayerPlan, ...]) -> None:
+def _cut(context: RunContext, plan: Plan, module: nn.Module, layers: tuple[LayerPlan, ...]) -> None:
     """Factors of the weights as they are now; those not yet trained since the plan use its decompositions.
 
-    A process that does not lead gets the weights from the one that does, so it only needs the places for them.
+    The other processes get the weights from the main one, so they only need the places for them.
     """
-    if not bench.crew.lead:
+    if not context.group.is_main:
         skeleton(module, layers)
         return
-    original, before = bench.subject.network.module, copy.deepcopy(module)
+    original, before = context.network.module, copy.deepcopy(module)
     names = [layer.name for layer in layers]
     if all(torch.equal(_weight(module, name).cpu(), _weight(original, name).cpu()) for name in names):
-        apply(module, layers, bench.decompositions, seed=plan.seed, moments=bench.moments)
+        apply(module, layers, context.decompositions, seed=plan.seed, moments=context.moments)
     else:
         moments = None
-        if bench.fits_outputs and bench.subject.data is not None:
-            moments = collect(module, bench.subject.data.calibration, names, seed=plan.seed)
+        if context.fits_outputs and context.data is not None:
+            moments = collect(module, context.data.calibration, names, seed=plan.seed)
         apply(module, layers, seed=plan.seed, moments=moments)
-    settle_statistics(bench, module, before)
+    settle_statistics(context, module, before)
 
 
 def _weight(module: nn.Module, name: str) -> Tensor:

@@ -1,8 +1,10 @@
-"""The first stage: a network with weights, its data in three parts, and the survey of its layers."""
+"""Loads a network with its weights, its data in three parts, and the survey of its layers."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from compress_export.pipeline.validate import regularization_of
 from compress_export.progress import Reporter
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import SourceSettings, training_epochs
-from compressor.distributed import ALONE, Alone, Crew
+from compressor.calibration import Moments, collect
+from compressor.decompositions.methods import Decompositions
+from compressor.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
 from compressor.surgery import load_weights, save_weights
 from compressor.survey import Survey, survey
 from compressor.training.loop import EpochRow, TrainOptions, Watch, fit
@@ -31,83 +35,105 @@ FROM_SCRATCH = TrainOptions(optimizer="adamw", rate=5e-4, shape="one-cycle", wei
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What a run works on. `images` are held-out images as it takes them; without data, crops of photographs."""
+class RunContext:
+    """What every stage works with: the run's files, the network and its data, and the processes that probe and train.
 
+    `images` are images of the validation split as the network takes them; without data, crops of photographs.
+    `decompositions` made for the plan serve the compressed network as well.
+    """
+
+    run: RunDirectory
+    reporter: Reporter
     network: Network
     data: Data | None
     survey: Survey
     images: Tensor
+    seed: int = 0
+    group: ProcessGroup = SINGLE_PROCESS
+    decompositions: Decompositions = field(default_factory=dict)
 
     @property
     def trainable(self) -> bool:
-        """Whether accuracy means anything here: there is data, and the weights are trained."""
+        """True where accuracy can be measured: there is data, and the weights are trained."""
         return self.data is not None and self.network.origin != "untrained"
 
+    @property
+    def fits_outputs(self) -> bool:
+        """True where factors are fitted to the outputs of layers on calibration images, not to weights alone."""
+        return self.trainable and self.run.settings()["plan"]["fit"] == "outputs"
 
-def prepare(
-    run: RunDirectory, settings: SourceSettings, reporter: Reporter, stale: bool = False, crew: Crew = ALONE
-) -> Subject:
-    """The subject that `settings` describe, rebuilt from the run's files where they exist and are not stale.
+    @cached_property
+    def moments(self) -> Mapping[str, Moments] | None:
+        """Moments of the inputs of every layer that may be factored, from one pass over the calibration images."""
+        if not self.fits_outputs:
+            return None
+        assert self.data is not None  # it is trainable
+        batches = self.data.calibration
+        layers = [layer.name for layer in self.survey.layers if layer.must_keep is None]
+        with self.reporter.stage("Reading what the layers read on calibration images") as advance:
+            return collect(
+                self.network.module,
+                batches,
+                layers,
+                seed=self.seed,
+                progress=lambda images: advance(images, len(batches.dataset), ""),  # type: ignore[arg-type]  # sized
+            )
+
+
+def load(
+    run: RunDirectory,
+    settings: SourceSettings,
+    reporter: Reporter,
+    stale: bool = False,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> RunContext:
+    """The context that `settings` describe, rebuilt from the run's files where they exist and are not stale.
 
     Stale results are removed once the network and its data are loaded, so that a slip in the command costs nothing.
     """
     source = None if settings.data is None else find_data(settings.data, Path(settings.data_root))
-    if run.has("network.json") and not stale:
-        return _rebuilt(run, settings, source, crew)
+    if run.has("network.json") and not stale:  # no network access, no training
+        record: dict[str, Any] = run.read_json("network.json")
+        order = Order(settings.network, "none", tuple(record["input"]), int(record["outputs"]), origin=record["origin"])
+        network = _normalized(load_network(order), settings)
+        load_weights(network.module, run / "original.safetensors")
+        data, images = _data(source, network, settings, group)
+        return RunContext(run, reporter, network, data, survey(network.module, images), images, settings.seed, group)
     epochs = training_epochs(settings)
-    fresh_head = source is not None and (epochs is not None or settings.weights == "none")
+    fresh_head = epochs is not None or settings.weights == "none"
+    size = None if epochs is None or source is None or source.size is None else (3, source.size, source.size)
     order = Order(
         name=settings.network,
         weights=settings.weights,
-        input=settings.input or (None if epochs is None or source is None else _size(source)),
+        input=settings.input or size,
         outputs=len(source.classes) if source is not None and fresh_head else None,
         train=epochs is not None,
     )
     torch.manual_seed(settings.seed)
+    notes: list[str] = []
     with reporter.stage(f"Loading {settings.network}"):
         network = _normalized(load_network(order), settings)
-        data = None if source is None else _data(source, network, settings, crew)
-        images = _real_images(network, data)
-        notes = [] if source is None or data is None else _look(source, data, network, trained=epochs is None)
+        data, images = _data(source, network, settings, group)
+        if source is not None and data is not None:
+            notes.append(few_images(len(data.held_out.dataset)))  # type: ignore[arg-type]  # each of ours has a length
+            if epochs is None and network.origin != "untrained" and len(source.classes) == network.outputs:
+                notes.append(check_order(network.module, data.held_out, source.classes, source.name))
+    notes = list(filter(None, notes))
     for note in notes:
         reporter.say(f"note: {note}")
     run.begin("source", settings, stale)
     if epochs is not None and data is not None:
         options = replace(FROM_SCRATCH, seed=settings.seed, regularizer=regularization_of(settings))
-        _train(run, network, data, Step((), epochs), options, Alone(crew.device))
+        _train(run, network, data, Step((), epochs), options, SingleProcess(group.device))
     if network.origin == "untrained":
         settle(network.module, images)
     found = survey(network.module, images)
     save_weights(network.module, run / "original.safetensors")
     run.write_json("survey.json", asdict(found))
-    run.write_json("network.json", {**_record(network), "notes": notes})
+    told = {name: getattr(network, name) for name in ("name", "input", "outputs", "origin", "mean", "std")}
+    run.write_json("network.json", {**told, "notes": notes})
     (run / "training.pt").unlink(missing_ok=True)
-    return Subject(network, data, found, images)
-
-
-def _look(source: Source, data: Data, network: Network, trained: bool) -> list[str]:
-    """What there is to say of the held-out images, and of a trained network's answers on them. InputError if its
-    outputs stand in another order than the classes; those of ImageNet are found by their names."""
-    notes = [few_images(len(data.held_out.dataset))]  # type: ignore[arg-type]  # every dataset of ours has a length
-    if trained and network.origin != "untrained" and len(source.classes) == network.outputs:
-        notes.append(check_order(network.module, data.held_out, source.classes, source.name))
-    return list(filter(None, notes))
-
-
-def _size(source: Source) -> tuple[int, int, int] | None:
-    return None if source.size is None else (3, source.size, source.size)
-
-
-def _rebuilt(run: RunDirectory, settings: SourceSettings, source: Source | None, crew: Crew) -> Subject:
-    """The subject from the run's own files: no network access, no training."""
-    record: dict[str, Any] = run.read_json("network.json")
-    order = Order(settings.network, "none", tuple(record["input"]), int(record["outputs"]), origin=record["origin"])
-    network = _normalized(load_network(order), settings)
-    load_weights(network.module, run / "original.safetensors")
-    data = None if source is None else _data(source, network, settings, crew)
-    images = _real_images(network, data)
-    return Subject(network, data, survey(network.module, images), images)
+    return RunContext(run, reporter, network, data, found, images, settings.seed, group)
 
 
 def _normalized(network: Network, settings: SourceSettings) -> Network:
@@ -123,29 +149,20 @@ def _normalized(network: Network, settings: SourceSettings) -> Network:
     return replace(network, mean=mean, std=std)
 
 
-def _record(network: Network) -> dict[str, Any]:
-    return {
-        "name": network.name,
-        "input": list(network.input),
-        "outputs": network.outputs,
-        "origin": network.origin,
-        "mean": list(network.mean),
-        "std": list(network.std),
-    }
+def _data(
+    source: Source | None, network: Network, settings: SourceSettings, group: ProcessGroup
+) -> tuple[Data | None, Tensor]:
+    """The data as the network takes it, and the real images on which layers are surveyed and files compared."""
+    if source is None:
+        return None, photograph_crops(View(network.input, network.mean, network.std), REAL_IMAGES)
+    view = View(network.input, network.mean, network.std, group.device)
+    data = load_data(source, view, settings.batch, network.outputs, settings.seed, settings.images)
+    return data, data.images(REAL_IMAGES)
 
 
-def _data(source: Source, network: Network, settings: SourceSettings, crew: Crew) -> Data:
-    view = View(network.input, network.mean, network.std, crew.device)
-    return load_data(source, view, settings.batch, network.outputs, settings.seed, settings.images)
-
-
-def _real_images(network: Network, data: Data | None) -> Tensor:
-    if data is not None:
-        return data.images(REAL_IMAGES)
-    return photograph_crops(View(network.input, network.mean, network.std), REAL_IMAGES)
-
-
-def _train(run: RunDirectory, network: Network, data: Data, step: Step, options: TrainOptions, crew: Crew) -> None:
+def _train(
+    run: RunDirectory, network: Network, data: Data, step: Step, options: TrainOptions, group: ProcessGroup
+) -> None:
     run.write_text("training.jsonl", "")
     with Reporter().stage(f"Training {network.name} on {data.name}") as advance:
         now = ""
@@ -157,4 +174,4 @@ def _train(run: RunDirectory, network: Network, data: Data, step: Step, options:
 
         watch = Watch(note, lambda done, total: advance(done, total, now))
         place = run / "training.pt"
-        fit(network.module, data.train, data.held_out, (step,), options, checkpoint=place, watch=watch, crew=crew)
+        fit(network.module, data.train, data.held_out, (step,), options, checkpoint=place, watch=watch, group=group)

@@ -11,8 +11,9 @@ from pathlib import Path
 from compress_export.errors import InputError, nearest
 from compress_export.latency import error_cache as layer_errors
 from compress_export.latency.measured_costs import MeasuredCosts
-from compress_export.pipeline.compress import Workbench, settle_statistics
+from compress_export.pipeline.compress import settle_statistics
 from compress_export.pipeline.distributed import send
+from compress_export.pipeline.load import RunContext
 from compress_export.settings import PlanSettings
 from compressor.decompositions.methods import METHODS, Decomposition, decomposition, default_method
 from compressor.plan import Plan
@@ -61,7 +62,7 @@ class Trial:
 
 
 def settled(
-    bench: Workbench,
+    context: RunContext,
     goal: Goal,
     trial: Trial,
     evaluator: Evaluator | None,
@@ -71,17 +72,16 @@ def settled(
 
     InputError where none of TRIALS does; the last keeps every layer if nothing else is asked for.
     """
-    subject = bench.subject
     for left in reversed(range(TRIALS)):
         evidence = Evidence(trial.costs, trial.losses, None, trial.errors, trial.haste, trial.correction)
         plan = make_plan(
-            subject.network.module, subject.survey, goal, evidence, bench.decompositions, bench.moments, progress
+            context.network.module, context.survey, goal, evidence, context.decompositions, context.moments, progress
         )
-        lesson = _lost(bench, goal, trial, plan, evaluator)
+        lesson = _lost(context, goal, trial, plan, evaluator)
         if lesson is None and isinstance(trial.costs, MeasuredCosts) and plan.factored:
             progress("Timing the planned network in turns with the original", 0, 1, "")
-            plan = _timed(bench, plan, trial.costs)
-            lesson = _slow(bench, goal, trial, plan)
+            plan = _timed(context, plan, trial.costs)
+            lesson = _slow(context, goal, trial, plan)
         if lesson is None:
             return plan
         # Where nothing but the loss is limited, keeping every layer is an answer; else it is not.
@@ -92,20 +92,20 @@ def settled(
     )
 
 
-def _lost(bench: Workbench, goal: Goal, trial: Trial, plan: Plan, evaluator: Evaluator | None) -> Trial | None:
+def _lost(context: RunContext, goal: Goal, trial: Trial, plan: Plan, evaluator: Evaluator | None) -> Trial | None:
     """None if the planned network keeps the limit on the drop, else the next trial, which expects more loss."""
     losses = trial.losses
     if evaluator is None or losses is None or "drop" not in goal.limits or not plan.factored:
         return None
-    cut = copy.deepcopy(bench.subject.network.module)
-    apply(cut, plan.layers, bench.decompositions, bench.seed, moments=bench.moments)
-    settle_statistics(bench, cut, bench.subject.network.module)
-    divergence, drop = evaluator.compare(cut.to(bench.crew.device))
+    cut = copy.deepcopy(context.network.module)
+    apply(cut, plan.layers, context.decompositions, context.seed, moments=context.moments)
+    settle_statistics(context, cut, context.network.module)
+    divergence, drop = evaluator.compare(cut.to(context.group.device))
     most = goal.limits["drop"].amount
     kept = drop <= most
     lost = round(drop * evaluator.images / 100)
     again = "" if kept else f" ({lost} of them), more than {most:g}: planning again, more carefully"
-    bench.reporter.say(
+    context.reporter.say(
         f"the network as planned loses {drop:.2f} points of top-1 on {evaluator.images} held-out images before tuning"
         f"{again}"
     )
@@ -115,27 +115,31 @@ def _lost(bench: Workbench, goal: Goal, trial: Trial, plan: Plan, evaluator: Eva
     return replace(trial, losses=MeasuredLosses(losses.probes, excess))
 
 
-def _timed(bench: Workbench, plan: Plan, costs: MeasuredCosts) -> Plan:
+def _timed(context: RunContext, plan: Plan, costs: MeasuredCosts) -> Plan:
     """The plan with the time of its network (its factors empty, for time does not depend on weights)."""
-    cut = copy.deepcopy(bench.subject.network.module)
+    cut = copy.deepcopy(context.network.module)
     skeleton(cut, plan.layers)
     return replace(plan, timed=costs.share(cut.eval()))
 
 
-def _slow(bench: Workbench, goal: Goal, trial: Trial, plan: Plan) -> Trial | None:
+def _slow(context: RunContext, goal: Goal, trial: Trial, plan: Plan) -> Trial | None:
     """None if the planned network takes the time predicted, and no more than it may; else the next trial."""
     before, after, share = plan.original, plan.chosen, plan.timed
     if share is None or before is None or after is None or before.ms is None or after.ms is None:
         return None
     if not goal.may_be_slower and share > FASTER:
-        bench.reporter.say(f"the network as planned takes {share:.2f} of the original's time: planning again, for less")
+        context.reporter.say(
+            f"the network as planned takes {share:.2f} of the original's time: planning again, for less"
+        )
         return replace(trial, haste=HASTE * trial.haste)
     if "latency" not in goal.limits:
         return None
     most, taken = goal.limits["latency"].most(before.ms), share * before.ms
     if taken <= NOISE * most and (taken >= WASTE * most or after.ms < WASTE * most):
         return None
-    bench.reporter.say(f"the network as planned takes {taken:.2f} ms, {after.ms:.2f} ms were predicted: planning again")
+    context.reporter.say(
+        f"the network as planned takes {taken:.2f} ms, {after.ms:.2f} ms were predicted: planning again"
+    )
     return replace(trial, correction=trial.correction + taken - after.ms)
 
 
@@ -147,22 +151,22 @@ LADDER = 48
 """Ranks among which those of the probes are found."""
 
 
-def plan_stage(bench: Workbench, settings: PlanSettings, stale: bool = False) -> Plan:
+def plan_stage(context: RunContext, settings: PlanSettings, stale: bool = False) -> Plan:
     """The run's plan: taken from its file unless that is stale, replayed from another, or made for the goal."""
-    run, subject = bench.run, bench.subject
+    run = context.run
     if run.has("plan.json") and not stale:
         return Plan.read(run / "plan.json")
     if settings.plan is not None:
         plan = Plan.read(Path(settings.plan))
-        check_plan(plan, subject.survey)
-        skeleton(copy.deepcopy(subject.network.module), plan.layers)
+        check_plan(plan, context.survey)
+        skeleton(copy.deepcopy(context.network.module), plan.layers)
         run.begin("plan", settings, stale)
     else:
-        check_needs(settings.recipe, subject.survey.layers)
-        goal = goal_of(settings, subject.survey.layers, bench.seed, subject.trainable)
-        check_goal(subject.survey, goal)
+        check_needs(settings.recipe, context.survey.layers)
+        goal = goal_of(settings, context.survey.layers, context.seed, context.trainable)
+        check_goal(context.survey, goal)
         run.begin("plan", settings, stale)
-        plan = _planned(bench, goal, settings)
+        plan = _planned(context, goal, settings)
     run.write_text("plan.json", plan.to_json())
     return plan
 
@@ -210,26 +214,29 @@ def goal_of(settings: PlanSettings, layers: Sequence[LayerCost], seed: int, meas
     )
 
 
-def _planned(bench: Workbench, goal: Goal, settings: PlanSettings) -> Plan:
-    subject = bench.subject
-    network, found = subject.network.module, subject.survey
+def _planned(context: RunContext, goal: Goal, settings: PlanSettings) -> Plan:
+    network, found = context.network.module, context.survey
     if goal.ranks or goal.rule != "budget":
-        drops = _drops(bench, goal, settings) if goal.rule == "sensitivity" and not goal.ranks else None
-        with bench.reporter.stage("Planning"):
-            return make_plan(network, found, goal, Evidence(drops=drops), bench.decompositions, bench.moments)
-    evaluator, losses = _measured_losses(bench, goal) if subject.trainable else (None, None)
+        drops = _drops(context, goal, settings) if goal.rule == "sensitivity" and not goal.ranks else None
+        with context.reporter.stage("Planning"):
+            return make_plan(network, found, goal, Evidence(drops=drops), context.decompositions, context.moments)
+    evaluator, losses = _measured_losses(context, goal) if context.trainable else (None, None)
     names = [layer.name for layer in free_layers(found, goal)]
-    with bench.reporter.stage("Planning") as advance, _costs(bench, settings) as costs, _errors(bench, names) as errors:
-        return settled(bench, goal, Trial(costs, losses, errors), evaluator, _shown(advance))
+    with (
+        context.reporter.stage("Planning") as advance,
+        _costs(context, settings) as costs,
+        _errors(context, names) as errors,
+    ):
+        return settled(context, goal, Trial(costs, losses, errors), evaluator, _shown(advance))
 
 
 @contextmanager
-def _errors(bench: Workbench, layers: Sequence[str]) -> Iterator[Errors]:
+def _errors(context: RunContext, layers: Sequence[str]) -> Iterator[Errors]:
     """Errors of variants known from an earlier plan; what is added is kept. With data nothing is: see `load`."""
-    if bench.fits_outputs:
+    if context.fits_outputs:
         yield {}
         return
-    errors, places = layer_errors.load(bench.subject.network.module, layers, bench.seed)
+    errors, places = layer_errors.load(context.network.module, layers, context.seed)
     try:
         yield errors
     finally:
@@ -240,22 +247,21 @@ def _shown(advance: Callable[[float, float, str], None]) -> Callable[[str, int, 
     return lambda what, done, total, now: advance(done, total, f"{what}: {now}")
 
 
-def _costs(bench: Workbench, settings: PlanSettings) -> AbstractContextManager[CostModel]:
-    subject = bench.subject
+def _costs(context: RunContext, settings: PlanSettings) -> AbstractContextManager[CostModel]:
     if settings.costs == "counted":
-        return nullcontext(CountedCosts(subject.survey))
+        return nullcontext(CountedCosts(context.survey))
     return MeasuredCosts(
-        subject.network.module, subject.survey, subject.images[:1], settings.latency_format, say=bench.reporter.say
+        context.network.module, context.survey, context.images[:1], settings.latency_format, say=context.reporter.say
     )
 
 
-def _measured_losses(bench: Workbench, goal: Goal) -> tuple[Evaluator, MeasuredLosses]:
+def _measured_losses(context: RunContext, goal: Goal) -> tuple[Evaluator, MeasuredLosses]:
     """Losses of every layer that may be factored, cut alone at some errors, measured or taken from losses.jsonl."""
-    subject, run = bench.subject, bench.run
-    layers = free_layers(subject.survey, goal)
+    run = context.run
+    layers = free_layers(context.survey, goal)
     known = [Probe(**{**row, "rank": tuple(row["rank"])}) for row in run.read_lines("losses.jsonl")]
-    with bench.reporter.stage(f"Measuring what {len(layers)} layers lose, each cut alone") as advance:
-        probe_points = {layer.name: _probe_points(bench, layer) for layer in layers}
+    with context.reporter.stage(f"Measuring what {len(layers)} layers lose, each cut alone") as advance:
+        probe_points = {layer.name: _probe_points(context, layer) for layer in layers}
         total = sum(map(len, probe_points.values()))
         done = 0
 
@@ -265,31 +271,31 @@ def _measured_losses(bench: Workbench, goal: Goal) -> tuple[Evaluator, MeasuredL
             run.append_line("losses.jsonl", asdict(probed))
             advance(done, total, f"{probed.layer}: -{probed.drop:.2f} points at error {probed.error:.2f}")
 
-        send(bench, "losses", probe_points, known)
-        return measure_probe_points(bench, probe_points, known, found)
+        send(context, "losses", probe_points, known)
+        return measure_probe_points(context, probe_points, known, found)
 
 
 def measure_probe_points(
-    bench: Workbench,
+    context: RunContext,
     probe_points: Mapping[str, Sequence[tuple[LayerVariant, float]]],
     known: Sequence[Probe],
     found: Callable[[Probe], None] = lambda _probe: None,
 ) -> tuple[Evaluator, MeasuredLosses]:
-    """The probes of all probe_points, dealt out to the processes of the crew, which all do this at once."""
-    assert bench.subject.data is not None  # it is trainable
-    evaluator = Evaluator(bench.subject.network.module, bench.subject.data.held_out, device=bench.crew.device)
+    """The probes of all probe_points, dealt out to the processes of the group, which all do this at once."""
+    assert context.data is not None  # it is trainable
+    evaluator = Evaluator(context.network.module, context.data.held_out, device=context.group.device)
     probes = probe_losses(
         evaluator,
         probe_points,
-        lambda variant: _decomposed(bench, variant).factors(variant.rank),
+        lambda variant: _decomposed(context, variant).factors(variant.rank),
         known,
         found,
-        bench.crew,
+        context.group,
     )
     return evaluator, MeasuredLosses(probes)
 
 
-def _probe_points(bench: Workbench, layer: LayerCost) -> list[tuple[LayerVariant, float]]:
+def _probe_points(context: RunContext, layer: LayerCost) -> list[tuple[LayerVariant, float]]:
     """Variants of one layer at the probes' errors, by a method whose every rank is the best fit of its variant.
 
     A depthwise layer is exact by channel at its one rank, and is cut by spatial.
@@ -300,25 +306,25 @@ def _probe_points(bench: Workbench, layer: LayerCost) -> list[tuple[LayerVariant
             ranks = sorted({max(1, round(full ** (place / (LADDER - 1)))) for place in range(LADDER)})
             variants = [LayerVariant(layer.name, method, (rank,)) for rank in ranks]
             probe_points = probe_points_of(
-                {variant: _decomposed(bench, variant).error(variant.rank) for variant in variants}
+                {variant: _decomposed(context, variant).error(variant.rank) for variant in variants}
             )
             if probe_points:
                 return probe_points
     return []
 
 
-def _decomposed(bench: Workbench, variant: LayerVariant) -> Decomposition:
-    network, moments = bench.subject.network.module, (bench.moments or {}).get(variant.layer)
-    return decomposition(bench.decompositions, network, variant.layer, variant.method, bench.seed, moments)
+def _decomposed(context: RunContext, variant: LayerVariant) -> Decomposition:
+    network, moments = context.network.module, (context.moments or {}).get(variant.layer)
+    return decomposition(context.decompositions, network, variant.layer, variant.method, context.seed, moments)
 
 
-def _drops(bench: Workbench, goal: Goal, settings: PlanSettings) -> dict[str, float]:
+def _drops(context: RunContext, goal: Goal, settings: PlanSettings) -> dict[str, float]:
     """Top-1 lost by each candidate when cut alone and trained for an epoch, measured or taken from probes.jsonl."""
-    subject, run = bench.subject, bench.run
+    run = context.run
     known = {row["layer"]: row["drop"] for row in run.read_lines("probes.jsonl")}
-    candidates = candidates_of(subject.survey, goal)
-    names = [layer.name for layer in subject.survey.layers if layer.name in candidates]
-    with bench.reporter.stage(f"Probing {len(names)} layers, each cut alone") as advance:
+    candidates = candidates_of(context.survey, goal)
+    names = [layer.name for layer in context.survey.layers if layer.name in candidates]
+    with context.reporter.stage(f"Probing {len(names)} layers, each cut alone") as advance:
         now, before = "", len(known)
 
         def found(name: str, drop: float) -> None:
@@ -327,30 +333,29 @@ def _drops(bench: Workbench, goal: Goal, settings: PlanSettings) -> dict[str, fl
             run.append_line("probes.jsonl", {"layer": name, "drop": drop})
 
         watch = Watch(batch=lambda done, total: advance(before + done / total, len(names), now))
-        send(bench, "drops", names, settings, known)
-        return probe_layers(bench, names, settings, known, found, watch)
+        send(context, "drops", names, settings, known)
+        return probe_layers(context, names, settings, known, found, watch)
 
 
 def probe_layers(
-    bench: Workbench,
+    context: RunContext,
     names: Sequence[str],
     settings: PlanSettings,
     known: Mapping[str, float],
     found: Callable[[str, float], None] = lambda _name, _drop: None,
     watch: Watch | None = None,
 ) -> dict[str, float]:
-    """The drops of all layers named, dealt out to the processes of the crew, which all do this at once."""
-    subject = bench.subject
-    assert subject.data is not None  # it is trainable
+    """The drops of all layers named, dealt out to the processes of the group, which all do this at once."""
+    assert context.data is not None  # it is trainable
     return probe(
-        subject.network.module,
-        [subject.survey.layer(name) for name in names],
-        subject.data.train,
-        subject.data.held_out,
-        TrainOptions(settings.optimizer, settings.rate, settings.rate_shape, seed=bench.seed),
+        context.network.module,
+        [context.survey.layer(name) for name in names],
+        context.data.train,
+        context.data.held_out,
+        TrainOptions(settings.optimizer, settings.rate, settings.rate_shape, seed=context.seed),
         known,
         found,
         watch,
-        bench.decompositions,
-        bench.crew,
+        context.decompositions,
+        context.group,
     )

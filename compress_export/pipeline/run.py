@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from compress_export.cli.to_settings import tune_again_of
 from compress_export.console import console, tell, voice
 from compress_export.errors import InputError
 from compress_export.pipeline import compress as stages
 from compress_export.pipeline import fine_tune as tuning
 from compress_export.pipeline import plan as planning
 from compress_export.pipeline import share as sharing
-from compress_export.pipeline.compress import Workbench
-from compress_export.pipeline.distributed import dismiss, join, muster, serve
+from compress_export.pipeline.distributed import initialize, join, serve, shut_down
 from compress_export.pipeline.export_and_measure import bench_stage, choose_device, export_stage
-from compress_export.pipeline.load import prepare
+from compress_export.pipeline.load import RunContext, load
 from compress_export.pipeline.validate import (
     check_goal,
     check_latency,
@@ -38,13 +35,13 @@ from compress_export.reporting.terminal import show, show_plan
 from compress_export.reporting.values import Summary
 from compress_export.run_directory import RunDirectory, open_run
 from compress_export.settings import BenchSettings, PlanSettings, ShareSettings, SourceSettings, TuneSettings
-from compressor.distributed import ALONE, Crew
+from compressor.distributed import SINGLE_PROCESS, ProcessGroup
 from compressor.plan import Plan
 from exporters.artifact import ExportError, read_artifacts
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RunRequest:
     """What a whole run was asked for."""
 
     source: SourceSettings
@@ -60,46 +57,48 @@ JOBS: dict[str, Callable[..., object]] = {
     "drops": planning.probe_layers,
     "tune": tuning.tune,
 }
-"""What all processes of a crew do at once."""
+"""What all processes of a group do at once."""
 
 
-def led(work: Callable[[Crew], object], mixed_precision: bool = False) -> None:
-    """Does the work in the process that leads; the others that torchrun started do what it sends them."""
-    crew = muster(mixed_precision)
-    if not crew.lead:
-        serve(crew, JOBS)
+def on_main_process(work: Callable[[ProcessGroup], object], mixed_precision: bool = False) -> None:
+    """Does the context in the process that leads; the others that torchrun started do what it sends them."""
+    group = initialize(mixed_precision)
+    if not group.is_main:
+        serve(group, JOBS)
         return
-    work(crew)
-    dismiss(crew)
+    work(group)
+    shut_down(group)
 
 
-def run_all(path: Path, wishes: Wishes, force: bool = False, crew: Crew = ALONE) -> Summary:
+def run_all(path: Path, request: RunRequest, force: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> Summary:
     """The summary of a whole run in the directory `path`, printed as well.
 
     ExportError after the report is written, if a file is not to be shipped: a layer that was not delegated, or answers
     that differ from the module's.
     """
-    planning.check_plan_settings(wishes.plan)
-    tune = with_centroids(wishes.tune, wishes.share)
-    source = while_training(wishes.source, tune)
+    planning.check_plan_settings(request.plan)
+    tune = with_centroids(request.tune, request.share)
+    source = while_training(request.source, tune)
     check_regularizer(source, tune)
-    check_goal(source, wishes.plan)
-    device = choose_device(wishes.bench, Reporter())
-    _foretell(check_latency(wishes.plan, wishes.bench, device.describe()), runtime_note(wishes.plan, wishes.formats))
+    check_goal(source, request.plan)
+    device = choose_device(request.bench, Reporter())
+    _foretell(
+        check_latency(request.plan, request.bench, device.describe()), runtime_note(request.plan, request.formats)
+    )
     with open_run(path) as run:
         stale_source = run.stale("source", source, force)
-        stale_plan = run.stale("plan", wishes.plan, force)
+        stale_plan = run.stale("plan", request.plan, force)
         stale_tune = run.stale("tune", tune, force)
-        stale_share = run.stale("share", wishes.share, force)
-        work = _workbench(run, source, stale_source, crew)
-        stages.baseline_stage(work)
-        plan = planning.plan_stage(work, wishes.plan, stale_plan)
-        cut = stages.cut_stage(work, plan)
-        tuned = tuning.tune_stage(work, plan, cut, tune, stale_tune)
-        shared = sharing.share_stage(work, tuned, wishes.share, stale_share)
-        stages.accuracy_stage(work, _modules(work, cut, tuned, shared))
-        artifacts = export_stage(work, shared, wishes.formats)
-        bench_stage(work, artifacts, wishes.bench, device)
+        stale_share = run.stale("share", request.share, force)
+        context = _context(run, source, stale_source, group)
+        stages.baseline_stage(context)
+        plan = planning.plan_stage(context, request.plan, stale_plan)
+        cut = stages.cut_stage(context, plan)
+        tuned = tuning.tune_stage(context, plan, cut, tune, stale_tune)
+        shared = sharing.share_stage(context, tuned, request.share, stale_share)
+        stages.accuracy_stage(context, _modules(context, cut, tuned, shared))
+        artifacts = export_stage(context, shared, request.formats)
+        bench_stage(context, artifacts, request.bench, device)
         summary = _report(run)
     _stop(summary.failures)
     return summary
@@ -111,23 +110,27 @@ def _foretell(*notes: str) -> None:
 
 
 def tuned_run(
-    path: Path, source: SourceSettings, settings: PlanSettings, tune: TuneSettings, crew: Crew = ALONE
-) -> Workbench:
+    path: Path, source: SourceSettings, settings: PlanSettings, tune: TuneSettings, group: ProcessGroup = SINGLE_PROCESS
+) -> RunContext:
     """A run in the directory `path` as far as its accuracy: planned, cut, tuned, nothing exported."""
     planning.check_plan_settings(settings)
     check_goal(source, settings)
     with open_run(path) as run:
         stale = run.stale("source", source, False), run.stale("plan", settings, False), run.stale("tune", tune, False)
-        work = _workbench(run, source, stale[0], crew)
-        plan = planning.plan_stage(work, settings, stale[1])
-        cut = stages.cut_stage(work, plan)
-        tuned = tuning.tune_stage(work, plan, cut, tune, stale[2])
-        stages.accuracy_stage(work, _modules(work, cut, tuned, tuned))
-    return work
+        context = _context(run, source, stale[0], group)
+        plan = planning.plan_stage(context, settings, stale[1])
+        cut = stages.cut_stage(context, plan)
+        tuned = tuning.tune_stage(context, plan, cut, tune, stale[2])
+        stages.accuracy_stage(context, _modules(context, cut, tuned, tuned))
+    return context
 
 
 def plan_only(
-    path: Path, source: SourceSettings, settings: PlanSettings, force: bool = False, crew: Crew = ALONE
+    path: Path,
+    source: SourceSettings,
+    settings: PlanSettings,
+    force: bool = False,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Plan:
     """The plan of a run, written and printed."""
     planning.check_plan_settings(settings)
@@ -135,49 +138,48 @@ def plan_only(
     with open_run(path) as run:
         stale_source = run.stale("source", source, force)
         stale_plan = run.stale("plan", settings, force)
-        work = _workbench(run, source, stale_source, crew)
-        plan = planning.plan_stage(work, settings, stale_plan)
-        tell(plan.to_json(), lambda: show_plan(plan, work.subject.survey, console()))
-        work.reporter.say(f"{run / 'plan.json'}: go on with `compress-export compress {path}`")
+        context = _context(run, source, stale_source, group)
+        plan = planning.plan_stage(context, settings, stale_plan)
+        tell(plan.to_json(), lambda: show_plan(plan, context.survey, console()))
+        context.reporter.say(f"{run / 'plan.json'}: go on with `compress-export compress {path}`")
     return plan
 
 
 def compress_only(path: Path) -> None:
     """Writes the cut network of the run at `path`, and its accuracy where there is data."""
-    with _existing(path, "plan.json", f"plan NETWORK --name {path.name}") as (run, work):
-        cut = stages.cut_stage(work, Plan.read(run / "plan.json"))
+    with _existing(path, "plan.json", f"plan NETWORK --name {path.name}") as (run, context):
+        cut = stages.cut_stage(context, Plan.read(run / "plan.json"))
         if not (run.has("tuned.safetensors") or run.has(sharing.PACKED)):
-            stages.accuracy_stage(work, _modules(work, cut, cut, cut))
-        Reporter().say(f"{run / 'compressed.safetensors'}: {_next(work, path)}")
+            stages.accuracy_stage(context, _modules(context, cut, cut, cut))
+        Reporter().say(f"{run / 'compressed.safetensors'}: {_next(context, path)}")
 
 
-def _next(work: Workbench, path: Path) -> str:
+def _next(context: RunContext, path: Path) -> str:
     """What to do with a cut network: tune it where there is data to tune with, else export it."""
     export = f"compress-export export {path} --target android"
-    return (
-        f"go on with `compress-export tune {path}`, or `{export}`"
-        if work.subject.trainable
-        else f"go on with `{export}`"
-    )
+    return f"go on with `compress-export tune {path}`, or `{export}`" if context.trainable else f"go on with `{export}`"
 
 
-def tune_only(path: Path, asked: dict[str, Any], given: AbstractSet[str], crew: Crew = ALONE) -> None:
-    """Fine-tunes the cut network of the run at `path` and measures its accuracy.
-
-    Of what is `asked`, what was not `given` by the user is as in the run's last tuning, else as its recipe says.
-    """
-    with _existing(path, "compressed.safetensors", f"compress {path}", crew) as (run, work):
-        if not work.subject.trainable:
-            lacks = "data" if work.subject.data is None else "trained weights"
+def tune_only(
+    path: Path,
+    settings_of: Callable[[Mapping[str, Any]], TuneSettings],
+    force: bool = False,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> None:
+    """Fine-tunes the compressed network of the run at `path`, as `settings_of` its stored settings says, and measures
+    its accuracy."""
+    with _existing(path, "compressed.safetensors", f"compress {path}", group) as (run, context):
+        if not context.trainable:
+            lacks = "data" if context.data is None else "trained weights"
             raise InputError(f"{path} has no {lacks} to tune with; plan a run with --data and trained weights")
-        settings = tune_again_of(asked, given, run.settings())
+        settings = settings_of(run.settings())
         check_regularizer(_source(run), settings)
-        stale = run.stale("tune", settings, asked["force"])
+        stale = run.stale("tune", settings, force)
         plan = Plan.read(run / "plan.json")
-        cut = stages.cut_stage(work, plan)
-        tuned = tuning.tune_stage(work, plan, cut, settings, stale)
+        cut = stages.cut_stage(context, plan)
+        tuned = tuning.tune_stage(context, plan, cut, settings, stale)
         if not run.has(sharing.PACKED):
-            stages.accuracy_stage(work, _modules(work, cut, tuned, tuned))
+            stages.accuracy_stage(context, _modules(context, cut, tuned, tuned))
         if tuned is cut:
             Reporter().say("nothing was tuned: no layer is factored, or --epochs is 0")
         Reporter().say(f"go on with `compress-export export {path} --target android`")
@@ -185,36 +187,36 @@ def tune_only(path: Path, asked: dict[str, Any], given: AbstractSet[str], crew: 
 
 def share_only(path: Path, settings: ShareSettings, force: bool = False) -> None:
     """Shares weights of the run at `path`, as it was tuned, or cut where it was not, and measures its accuracy."""
-    with _existing(path, "compressed.safetensors", f"compress {path}") as (run, work):
+    with _existing(path, "compressed.safetensors", f"compress {path}") as (run, context):
         stale = run.stale("share", settings, force)
-        cut, tuned = _newest(run, work, path)
-        shared = sharing.share_stage(work, tuned, settings, stale)
-        stages.accuracy_stage(work, _modules(work, cut, tuned, shared))
+        cut, tuned = _newest(run, context, path)
+        shared = sharing.share_stage(context, tuned, settings, stale)
+        stages.accuracy_stage(context, _modules(context, cut, tuned, shared))
         if run.has(sharing.PACKED):
             size = (run / sharing.PACKED).stat().st_size
             Reporter().say(f"{run / sharing.PACKED}: {size:,} bytes; exported files do not become smaller by it")
         Reporter().say(f"go on with `compress-export export {path} --target android`")
 
 
-def _newest(run: RunDirectory, work: Workbench, path: Path) -> tuple[nn.Module, nn.Module]:
+def _newest(run: RunDirectory, context: RunContext, path: Path) -> tuple[nn.Module, nn.Module]:
     """The cut network, and the tuned one (the same where it was not tuned). InputError amid a tuning."""
     if run.has("tuning.pt"):
         raise InputError(f"the tuning of {path} was interrupted; finish it with `compress-export tune {path}`")
     plan = Plan.read(run / "plan.json")
-    cut = stages.cut_stage(work, plan)
+    cut = stages.cut_stage(context, plan)
     tuned = run.has("tuned.safetensors")
-    return cut, stages.load_module(work, plan, "tuned.safetensors") if tuned else cut
+    return cut, stages.load_module(context, plan, "tuned.safetensors") if tuned else cut
 
 
 def export_only(path: Path, formats: tuple[str, ...]) -> None:
     """Exports the shared network of the run at `path`, else the tuned one, else the cut one."""
-    with _existing(path, "compressed.safetensors", f"compress {path}") as (run, work):
-        _, module = _newest(run, work, path)
+    with _existing(path, "compressed.safetensors", f"compress {path}") as (run, context):
+        _, module = _newest(run, context, path)
         if run.has("sharing.pt"):
             raise InputError(f"the sharing of {path} was interrupted; finish it with `compress-export share {path}`")
         if run.has(sharing.PACKED):
-            module = sharing.packed_module(work, module)
-        artifacts = export_stage(work, module, formats)
+            module = sharing.packed_module(context, module)
+        artifacts = export_stage(context, module, formats)
         renew_pages(run)
         for artifact in artifacts:
             Reporter().say(f"{artifact.path}: {artifact.bytes:,} bytes, answers {artifact.verdict}")
@@ -225,9 +227,9 @@ def export_only(path: Path, formats: tuple[str, ...]) -> None:
 def bench_only(path: Path, settings: BenchSettings) -> None:
     """Measures every file of the run at `path` once more."""
     device = choose_device(settings, Reporter())
-    with _existing(path, "artifacts.json", f"export {path} --target android") as (run, work):
+    with _existing(path, "artifacts.json", f"export {path} --target android") as (run, context):
         try:
-            bench_stage(work, read_artifacts(run / "artifacts.json"), settings, device, again=True)
+            bench_stage(context, read_artifacts(run / "artifacts.json"), settings, device, again=True)
         finally:
             renew_pages(run)  # a fault or Ctrl-C leaves the rows of the formats before it
         _tell(run, summarize_run(run))
@@ -235,7 +237,7 @@ def bench_only(path: Path, settings: BenchSettings) -> None:
 
 def images_of(run: RunDirectory) -> Any:
     """The real images on which the run's files are compared and measured, float32 (N, C, H, W)."""
-    return _workbench(run, _source(run)).subject.images.numpy()
+    return _context(run, _source(run)).images.numpy()
 
 
 def report_only(path: Path | str) -> Summary:
@@ -249,21 +251,25 @@ def report_only(path: Path | str) -> Summary:
     return summary
 
 
-def _workbench(run: RunDirectory, source: SourceSettings, stale: bool = False, crew: Crew = ALONE) -> Workbench:
+def _context(
+    run: RunDirectory, source: SourceSettings, stale: bool = False, group: ProcessGroup = SINGLE_PROCESS
+) -> RunContext:
     reporter = Reporter()
     if run.has("network.json") and not stale:
         reporter.say(f"going on in {run.path}: what is there already is not made again")
-    work = Workbench(run, reporter, prepare(run, source, reporter, stale, crew), source.seed, crew=crew)
-    join(work)
-    return work
+    context = load(run, source, reporter, stale, group)
+    join(context)
+    return context
 
 
 @contextmanager
-def _existing(path: Path, needed: str, verb: str, crew: Crew = ALONE) -> Iterator[tuple[RunDirectory, Workbench]]:
+def _existing(
+    path: Path, needed: str, verb: str, group: ProcessGroup = SINGLE_PROCESS
+) -> Iterator[tuple[RunDirectory, RunContext]]:
     """An existing run with its network and data as its settings name them. InputError if it lacks the file `needed`."""
     with open_run(path, create=False) as run:
         run.need(needed, verb)
-        yield run, _workbench(run, _source(run), crew=crew)
+        yield run, _context(run, _source(run), group=group)
 
 
 def _source(run: RunDirectory) -> SourceSettings:
@@ -272,8 +278,8 @@ def _source(run: RunDirectory) -> SourceSettings:
     return SourceSettings(**fields)
 
 
-def _modules(work: Workbench, cut: nn.Module, tuned: nn.Module, shared: nn.Module) -> dict[str, nn.Module]:
-    modules = {ORIGINAL: work.subject.network.module, COMPRESSED: shared}
+def _modules(context: RunContext, cut: nn.Module, tuned: nn.Module, shared: nn.Module) -> dict[str, nn.Module]:
+    modules = {ORIGINAL: context.network.module, COMPRESSED: shared}
     if tuned is not cut:
         modules["cut"] = cut
     return modules if shared is tuned else {**modules, "unshared": tuned}

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from compress_export.pipeline.compress import Workbench, settle_statistics
+from compress_export.pipeline.compress import settle_statistics
+from compress_export.pipeline.load import RunContext
 from compress_export.reporting.summary import COMPRESSED
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import ShareSettings
 from compressor.calibration import Moments, collect
-from compressor.distributed import Alone
+from compressor.distributed import SingleProcess
 from compressor.survey import survey
 from compressor.training.loop import EpochRow, TrainOptions, Watch, fit
 from compressor.training.schedules import Step
@@ -25,72 +26,72 @@ from compressor.weight_sharing.storage import load_shared, save_shared
 PACKED = "shared.safetensors"
 
 
-def share_stage(bench: Workbench, tuned: nn.Module, settings: ShareSettings, stale: bool = False) -> nn.Module:
+def share_stage(context: RunContext, tuned: nn.Module, settings: ShareSettings, stale: bool = False) -> nn.Module:
     """The tuned network with shared weights, as ordinary layers; the tuned one itself where none are to be shared."""
-    run = bench.run
+    run = context.run
     if settings.share is None:
         run.begin("share", settings, stale)
         return tuned
     if run.has(PACKED) and not stale:
-        return packed_module(bench, tuned)
+        return packed_module(context, tuned)
     sharing = Sharing.parse(settings.share)
-    rows = plan_sharing(survey(tuned, bench.subject.images), sharing, settings.share_layers)
+    rows = plan_sharing(survey(tuned, context.images), sharing, settings.share_layers)
     run.begin("share", settings, stale)
     run.clear_from("export")  # files of the network as it was before
     _forget_accuracy(run)
-    module = _shared(bench, tuned, rows, sharing)
-    _tune(bench, module, settings)
+    module = _shared(context, tuned, rows, sharing)
+    _tune(context, module, settings)
     save_shared(module, run / PACKED)
     (run / "sharing.pt").unlink(missing_ok=True)
     return plain(module)
 
 
-def packed_module(bench: Workbench, tuned: nn.Module) -> nn.Module:
+def packed_module(context: RunContext, tuned: nn.Module) -> nn.Module:
     """The network that the run's packed file holds, as ordinary layers."""
     module = copy.deepcopy(tuned)
-    load_shared(module, bench.run / PACKED)
+    load_shared(module, context.run / PACKED)
     return plain(module).eval()
 
 
-def _shared(bench: Workbench, tuned: nn.Module, rows: Sequence[SharedRow], sharing: Sharing) -> nn.Module:
+def _shared(context: RunContext, tuned: nn.Module, rows: Sequence[SharedRow], sharing: Sharing) -> nn.Module:
     """The network with centroids found; where their tuning was interrupted, with places for those of the checkpoint."""
-    run = bench.run
+    run = context.run
     names = [row.name for row in rows if row.kept is None]
     if run.has("sharing.pt"):
         module = copy.deepcopy(tuned)
         put_empty(module, dict.fromkeys(names, sharing))
         return module
-    with bench.reporter.stage(f"Sharing the weights of {len(names)} layers, {sharing.text()}") as advance:
+    with context.reporter.stage(f"Sharing the weights of {len(names)} layers, {sharing.text()}") as advance:
         model = share(
             tuned,
             rows,
             sharing,
-            bench.seed,
-            _moments(bench, tuned, names),
+            context.seed,
+            _moments(context, tuned, names),
             lambda done, total, name: advance(done, total, name),
         )
     if any(len(row.weight) > 2 for row in model.shared):
-        settle_statistics(bench, model.module, tuned)
+        settle_statistics(context, model.module, tuned)
     record: dict[str, Any] = {"sharing": sharing.text(), "layers": [asdict(row) for row in model.rows]}
     run.write_json("shared.json", record)
     return model.module
 
 
-def _moments(bench: Workbench, tuned: nn.Module, names: Sequence[str]) -> dict[str, Moments] | None:
+def _moments(context: RunContext, tuned: nn.Module, names: Sequence[str]) -> dict[str, Moments] | None:
     """What the layers read in the tuned network, where factors are fitted to outputs too."""
-    if not bench.fits_outputs or bench.subject.data is None:
+    if not context.fits_outputs or context.data is None:
         return None
-    return collect(tuned, bench.subject.data.calibration, names, seed=bench.seed)
+    return collect(tuned, context.data.calibration, names, seed=context.seed)
 
 
-def _tune(bench: Workbench, module: nn.Module, settings: ShareSettings) -> None:
+def _tune(context: RunContext, module: nn.Module, settings: ShareSettings) -> None:
     """Trains the centroids and all that is not shared, where there is data to train with."""
-    subject, run = bench.subject, bench.run
-    if not subject.trainable or subject.data is None or settings.share_epochs == 0:
+    run = context.run
+    if not context.trainable or context.data is None or settings.share_epochs == 0:
         return
     run.write_text("sharing.jsonl", "")
-    options = TrainOptions(rate=settings.share_rate, seed=bench.seed)
-    with bench.reporter.stage("Fine-tuning the centroids") as advance:
+    options = TrainOptions(rate=settings.share_rate, seed=context.seed)
+    with context.reporter.stage("Fine-tuning the centroids") as advance:
         now = ""
 
         def note(row: EpochRow) -> None:
@@ -100,13 +101,13 @@ def _tune(bench: Workbench, module: nn.Module, settings: ShareSettings) -> None:
 
         fit(
             module,
-            subject.data.train,
-            subject.data.held_out,
+            context.data.train,
+            context.data.held_out,
             (Step((), settings.share_epochs),),
             options,
             checkpoint=run / "sharing.pt",
             watch=Watch(note, lambda done, total: advance(done, total, now)),
-            crew=Alone(bench.crew.device),
+            group=SingleProcess(context.group.device),
         )
 
 

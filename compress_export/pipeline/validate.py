@@ -6,7 +6,14 @@ from dataclasses import replace
 
 from bench.measurement import Device
 from compress_export.errors import InputError, nearest
-from compress_export.settings import BenchSettings, PlanSettings, ShareSettings, SourceSettings, TuneSettings
+from compress_export.settings import (
+    BenchSettings,
+    PlanSettings,
+    ShareSettings,
+    SourceSettings,
+    TuneSettings,
+    training_epochs,
+)
 from compressor.planning.limits import parse_limit
 from compressor.weight_sharing.product_quantization import Sharing
 from compressor.weight_sharing.regularizers import REGULARIZERS, Regularization
@@ -53,8 +60,6 @@ def with_centroids(tune: TuneSettings, share: ShareSettings) -> TuneSettings:
 
 def while_training(source: SourceSettings, tune: TuneSettings) -> SourceSettings:
     """The source with the term of the tuning, where the network is trained from scratch."""
-    from compress_export.settings import training_epochs  # it imports this module
-
     if training_epochs(source) is None:
         return source
     return replace(source, regularizer=tune.regularizer, regularizer_weight=tune.regularizer_weight)

@@ -11,14 +11,14 @@ from typing import Any
 
 from compress_export.data.builtin import View, photograph_crops
 from compress_export.models.networks import Network
-from compress_export.pipeline.compress import Workbench
+from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.run import tuned_run
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
 from compress_export.study.grids import SYSTEMS, Cell
 from compress_export.study.lines import Line, packed
 from compressor.decompositions.methods import Decomposition, decomposition
-from compressor.distributed import ALONE, Crew
+from compressor.distributed import SINGLE_PROCESS, ProcessGroup
 from compressor.plan import LayerPlan, Plan
 from compressor.planning.goal import Goal
 from compressor.planning.planner import Evidence, make_plan, planned_parameters
@@ -76,7 +76,7 @@ class Bed:
     source: SourceSettings
     tune: TuneSettings
     runs: Path
-    crew: Crew = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
 
 def line_of(cell: Cell, bed: Bed) -> Line:
@@ -89,31 +89,31 @@ def _trained(cell: Cell, bed: Bed) -> Line:
     system, path = SYSTEMS[cell.system], bed.runs / cell.name
     source, plan_settings = replace(bed.source, seed=cell.seed, images=cell.images), system.plan(cell.budget)
     _borrow(bed.runs, path, source, plan_settings)
-    work = tuned_run(path, source, plan_settings, system.tuning(cell.epochs, bed.tune), bed.crew)
-    run = work.run
+    context = tuned_run(path, source, plan_settings, system.tuning(cell.epochs, bed.tune), bed.group)
+    run = context.run
     accuracy, after = run.read_json("accuracy.json"), run.read_json("compressed.json")
     rows = run.read_lines("tuning.jsonl")
     plan = Plan.read(run / "plan.json")
     return {
-        "parameters": [work.subject.survey.parameters, after["parameters"]],
-        "macs": [work.subject.survey.macs, after["macs"]],
+        "parameters": [context.survey.parameters, after["parameters"]],
+        "macs": [context.survey.macs, after["macs"]],
         "ranks": {row.name: [row.method, *row.rank] for row in plan.factored},
-        "errors": _errors(work, plan),
+        "errors": _errors(context, plan),
         "stability": after["stability"],
         "top1": {name: value["top1"] for name, value in accuracy.items()},
         "held_out": [[row["step"], row["epoch"], row["top1"]] for row in rows],
         "predictions": {name: packed(value["predictions"]) for name, value in accuracy.items()},
-        "labels": packed(_labels(work)),
+        "labels": packed(_labels(context)),
         "ms": None,
     }
 
 
-def _errors(work: Workbench, plan: Plan) -> dict[str, float]:
+def _errors(context: RunContext, plan: Plan) -> dict[str, float]:
     """The relative error of each factored layer: of its outputs where it is fitted to them, else of its weights."""
     found = {}
     for row in plan.factored:
-        inputs = (work.moments or {}).get(row.name)
-        fit = decomposition(work.decompositions, work.subject.network.module, row.name, row.method, plan.seed, inputs)
+        inputs = (context.moments or {}).get(row.name)
+        fit = decomposition(context.decompositions, context.network.module, row.name, row.method, plan.seed, inputs)
         found[row.name] = fit.error(row.rank)
     return found
 
@@ -142,9 +142,9 @@ def _copy(measured: Path, place: Path) -> None:
         shutil.copyfile(measured, place)
 
 
-def _labels(work: Workbench) -> list[int]:
-    assert work.subject.data is not None  # a trained cell has data
-    return [int(label) for _, labels in work.subject.data.validation for label in labels]
+def _labels(context: RunContext) -> list[int]:
+    assert context.data is not None  # a trained cell has data
+    return [int(label) for _, labels in context.data.validation for label in labels]
 
 
 def _counted() -> Line:

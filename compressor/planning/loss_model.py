@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor.distributed import ALONE, Crew
+from compressor.distributed import SINGLE_PROCESS, ProcessGroup
 from compressor.layers import find_layer
 from compressor.planning.cost_model import LayerVariant
 from compressor.surgery import replace
@@ -153,7 +153,7 @@ class Evaluator:
         network: nn.Module,
         batches: Iterable[tuple[Tensor, Tensor]],
         most: int = MOST_IMAGES,
-        device: torch.device = ALONE.device,
+        device: torch.device = SINGLE_PROCESS.device,
     ) -> None:
         self._network, self._device = copy.deepcopy(network).eval().to(device), device
         self._batches = _first(batches, most)
@@ -198,11 +198,11 @@ def probe_losses(
     factors: Callable[[LayerVariant], nn.Module],
     known: Sequence[Probe] = (),
     found: Callable[[Probe], None] = lambda _probe: None,
-    crew: Crew = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[Probe, ...]:
     """A probe for each probe point (variant and error) of each layer; those in `known` are not measured again.
 
-    `found` hears of each new one, so that an interrupted measurement can go on. They are dealt out to a `crew`.
+    `found` hears of each new one, so that an interrupted measurement can go on. They are dealt out to a `group`.
     """
     have = {(p.layer, p.method, p.rank): p for p in known}
     asked = [(variant, error) for variants in probe_points.values() for variant, error in variants]
@@ -216,7 +216,7 @@ def probe_losses(
         probe = have.get((variant.layer, variant.method, variant.rank))
         return None if probe is None or abs(probe.error - error) > SAME_ERROR else probe
 
-    for probe in crew.each(measured, [(variant, error) for variant, error in asked if at_hand(variant, error) is None]):
+    for probe in group.map(measured, [(variant, error) for variant, error in asked if at_hand(variant, error) is None]):
         have[probe.layer, probe.method, probe.rank] = probe
         found(probe)
     return tuple(have[variant.layer, variant.method, variant.rank] for variant, _ in asked)

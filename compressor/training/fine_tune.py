@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from compressor.decompositions.methods import METHODS, Decompositions, default_method
-from compressor.distributed import ALONE, Alone, Crew
+from compressor.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
 from compressor.layers import evaluating
 from compressor.plan import LayerPlan, Plan
 from compressor.planning.recipes import Pace
@@ -35,7 +35,7 @@ def fine_tune(
     checkpoint: Path | None = None,
     watch: Watch | None = None,
     paces: Sequence[Pace] = (),
-    crew: Crew = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     total_epochs: float | None = None,
 ) -> tuple[CompressedModel, tuple[EpochRow, ...]]:
     """The compressed network after cutting and training by `schedule`, and the accuracy after every step.
@@ -54,7 +54,7 @@ def fine_tune(
     if total_epochs is not None:
         steps = within(steps, total_epochs, len(train.dataset))  # type: ignore[arg-type]  # ours have a length
     teacher = copy.deepcopy(network) if options.distillation else None
-    rows = fit(tuned, train, held_out, steps, options, cut, checkpoint, watch, teacher, crew)
+    rows = fit(tuned, train, held_out, steps, options, cut, checkpoint, watch, teacher, group)
     return describe(tuned, plan, network), rows
 
 
@@ -68,17 +68,17 @@ def probe(
     found: Callable[[str, float], None] = lambda _name, _drop: None,
     watch: Watch | None = None,
     decompositions: Decompositions | None = None,
-    crew: Crew = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Top-1 points on the held-out share that each layer costs, cut alone at rank 5 and trained for one epoch.
 
     A drop is floored at half an image, so that every layer keeps a share of the ranks. `known` holds drops measured
-    before; `found` hears of each new one, so that an interrupted probe can go on. The layers are dealt out to a `crew`.
+    before; `found` hears of each new one, so that an interrupted probe can go on. The layers are dealt out to `group`.
     Labels alone teach, whatever the options say of distillation.
     """
     options = replace(options, distillation=None)
     with evaluating(network):
-        base = accuracy(network, held_out, crew.device)
+        base = accuracy(network, held_out, group.device)
     floor = 50 / max(1, len(base.correct))
     drops = dict(known or {})
 
@@ -87,12 +87,12 @@ def probe(
         rank = min(PROBE_RANK, *METHODS[method].full_rank(layer.shape))
         row = LayerPlan(layer.name, layer.weight, method, (rank,), "probe")
         probed = copy.deepcopy(network)
-        steps, cut, own = (Step((row,), 1),), _cutter(options.seed, decompositions), Alone(crew.device)
-        rows = fit(probed, train, held_out, steps, options, cut, watch=watch, crew=own)
+        steps, cut, own = (Step((row,), 1),), _cutter(options.seed, decompositions), SingleProcess(group.device)
+        rows = fit(probed, train, held_out, steps, options, cut, watch=watch, group=own)
         return max(floor, base.top1 - rows[-1].top1)
 
     left = [layer for layer in layers if layer.name not in drops]
-    for layer, drop in zip(left, crew.each(drop_of, left), strict=True):
+    for layer, drop in zip(left, group.map(drop_of, left), strict=True):
         drops[layer.name] = drop
         found(layer.name, drop)
     return drops

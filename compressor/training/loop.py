@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, RandomSampler
 
-from compressor.distributed import ALONE, Batches, Crew
+from compressor.distributed import SINGLE_PROCESS, Batches, ProcessGroup
 from compressor.plan import LayerPlan
 from compressor.surgery import skeleton
 from compressor.training.checkpoints import EpochRow, State, TrainingError, read_checkpoint, state_of, write_checkpoint
@@ -65,7 +65,7 @@ class _Course:
     network: nn.Module
     steps: Sequence[Step]
     options: TrainOptions
-    crew: Crew
+    group: ProcessGroup
     teacher: nn.Module | None
     loaders: list[Loader]
     fixed: frozenset[int] = frozenset()
@@ -101,15 +101,15 @@ def fit(
     checkpoint: Path | None = None,
     watch: Watch | None = None,
     teacher: nn.Module | None = None,
-    crew: Crew = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[EpochRow, ...]:
     """The rows of all epochs; `network` ends cut and trained, on the CPU, in evaluation mode.
 
     With `checkpoint`, the state is written there after every cut and epoch, and a fit that finds one goes on from it:
     at one thread count to the same bits as an uninterrupted run, since every epoch seeds itself. The caller deletes the
     file when it has stored the result. `teacher` is whose answers are learned, where the options ask for distillation.
-    All processes of a `crew` call this at once; the lead's weights, checkpoint and accuracy count. TrainingError if the
-    loss is no longer finite, a step has nothing to train, or distillation has no teacher.
+    All processes of `group` call this at once; weights, checkpoint and accuracy of the main one count. TrainingError
+    if the loss is no longer finite, a step has nothing to train, or distillation has no teacher.
     """
     if options.distillation is not None and teacher is None:
         raise TrainingError(
@@ -118,9 +118,9 @@ def fit(
     watch = watch or Watch()
     loaders = [_rebatched(train, step.batch, step.images) for step in steps]
     taught = teacher if options.distillation is not None else None
-    taught = taught and taught.to(crew.device).to(memory_format=layout_on(crew.device)).eval()
-    course = _Course(network, steps, options, crew, taught, loaders)
-    stored = crew.agree(read_checkpoint(checkpoint, options) if crew.lead else None)
+    taught = taught and taught.to(group.device).to(memory_format=layout_on(group.device)).eval()
+    course = _Course(network, steps, options, group, taught, loaders)
+    stored = group.broadcast(read_checkpoint(checkpoint, options) if group.is_main else None)
     if stored is not None:
         _go_on(course, stored)
         for row in course.state.rows:
@@ -156,7 +156,7 @@ def _go_on(course: _Course, stored: dict[str, object]) -> None:
 
 def _begin(course: _Course, stored: object = None) -> None:
     """What the step is trained with: which layers, the optimizer, this process's part of the batches."""
-    network, options = course.network.to(memory_format=layout_on(course.crew.device)), course.options
+    network, options = course.network.to(memory_format=layout_on(course.group.device)), course.options
     new = [layer.name for layer in course.step.cut]
     looks = (options.trained == "downstream" and new) or options.regularizer is not None
     images = next(iter(course.loader))[0] if looks else torch.empty(0)
@@ -175,27 +175,27 @@ def _begin(course: _Course, stored: object = None) -> None:
     optimizer = make_optimizer(parameters, options)
     if stored is not None:
         optimizer.load_state_dict(stored)  # type: ignore[arg-type]  # likewise
-    course.shared, course.optimizer = course.crew.together(network, optimizer)
-    course.batches = course.crew.share(course.loader)
+    course.shared, course.optimizer = course.group.prepare(network, optimizer)
+    course.batches = course.group.shard(course.loader)
 
 
 def _end(course: _Course) -> None:
     """After the last epoch of a step: nothing is frozen, nobody waits for another, the next step is next."""
     trainable(course.network, (), course.fixed)
     if course.shared is not None:
-        course.crew.apart(course.shared)
+        course.group.release(course.shared)
     course.shared = course.optimizer = None
     course.state.step += 1
 
 
 def _note(course: _Course, held_out: Loader, checkpoint: Path | None, watch: Watch, loss: float | None) -> None:
     """Adds the row of an epoch, keeps the best weights, writes the checkpoint."""
-    state, step, lead = course.state, course.step, course.crew.lead
-    top1 = course.crew.agree(accuracy(course.network, held_out).top1 if lead else 0.0)
+    state, step, is_main = course.state, course.step, course.group.is_main
+    top1 = course.group.broadcast(accuracy(course.network, held_out).top1 if is_main else 0.0)
     row = EpochRow(state.step, step.title, state.epoch, step.epochs, loss, top1)
     state.rows.append(row)
     _keep_best(state, row, course.network, course.options, last=state.step == len(course.steps) - 1)
-    if checkpoint is not None and lead:
+    if checkpoint is not None and is_main:
         assert course.optimizer is not None  # it is made before the first row of a step
         write_checkpoint(checkpoint, course.network, course.optimizer, state, course.options)
     watch.epoch(row)
@@ -260,11 +260,11 @@ def _epoch(course: _Course, watch: Watch) -> float:
     for number, (images, labels) in enumerate(course.batches):
         for group in optimizer.param_groups:
             group["lr"] = rate_at(options, state.epoch + number / count, step.epochs)
-        loss = _loss(course, images.to(course.crew.device), labels.to(course.crew.device))
+        loss = _loss(course, images.to(course.group.device), labels.to(course.group.device))
         if penalty is not None:
             loss = loss + penalty((state.epoch + number / count) / step.epochs)
         optimizer.zero_grad()
-        course.crew.backward(loss)
+        course.group.backward(loss)
         optimizer.step()
         losses += loss.item()
         if not math.isfinite(losses):

@@ -6,7 +6,7 @@ from compress_export.cli.main import run
 from compress_export.cli.to_settings import plan_of, source_of, tune_again_of, tune_of
 from compress_export.data.image_files import unlabelled_images
 from compress_export.errors import InputError
-from compress_export.pipeline.distributed import muster
+from compress_export.pipeline.distributed import initialize
 from compress_export.pipeline.run import tuned_run
 from compress_export.settings import TuneSettings, plain
 from compressor.plan import Plan
@@ -86,7 +86,7 @@ def test_mixed_precision_needs_a_gpu(monkeypatch):
     with pytest.raises(
         InputError, match="--mixed-precision trains in half precision on a CUDA GPU, and this machine has"
     ):
-        muster(mixed_precision=True)
+        initialize(mixed_precision=True)
 
 
 def test_images_without_labels_must_be_there(tmp_path):

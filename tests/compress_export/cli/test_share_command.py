@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from compress_export.cli.to_settings import share_of
 from compress_export.errors import InputError
-from compress_export.pipeline.compress import Workbench
+from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.share import share_stage
 from compress_export.pipeline.validate import check_regularizer, regularization_of, while_training, with_centroids
 from compress_export.run_directory import RunDirectory
@@ -216,6 +216,6 @@ def test_an_interrupted_sharing_goes_on_to_the_same_bits(steps, folder, call, mo
 def test_the_stage_does_nothing_unless_asked(tmp_path):
     run = RunDirectory(tmp_path)
     module = torch.nn.Linear(2, 2)
-    assert share_stage(Workbench(run, None, None), module, ShareSettings()) is module
+    assert share_stage(RunContext(run, *[None] * 5), module, ShareSettings()) is module
     assert run.settings()["share"]["share"] is None
     assert TrainOptions().regularizer is None

@@ -7,7 +7,7 @@ import sys
 import torch
 from training_problem import loaders, network
 
-from compressor.distributed import Accelerated, Alone
+from compressor.distributed import AccelerateGroup, SingleProcess
 from compressor.plan import LayerPlan, Plan
 from compressor.surgery import apply, skeleton
 from compressor.training.loop import TrainOptions, fit
@@ -22,24 +22,24 @@ PLAN = Plan(
 
 def main():
     torch.set_num_threads(1)
-    crew = Alone() if sys.argv[1] == "alone" else Accelerated()
-    module = network() if crew.lead else network(seed=9)
+    group = SingleProcess() if sys.argv[1] == "alone" else AccelerateGroup()
+    module = network() if group.is_main else network(seed=9)
 
     def cut(module, layers):
-        if crew.lead:
+        if group.is_main:
             apply(module, layers)
         else:
             skeleton(module, layers)
 
     train, held_out = loaders(480, 1000)
     options = TrainOptions(rate=3e-3)
-    fit(module, train, held_out, (Step((), 6),), options, crew=crew)
-    rows = fit(module, train, held_out, SCHEDULES["iterative"](PLAN, 3), options, cut, crew=crew)
-    sums = list(crew.each(lambda item: item * 10, range(5)))
-    processes = list(crew.each(lambda _place: os.getpid(), range(2)))
+    fit(module, train, held_out, (Step((), 6),), options, group=group)
+    rows = fit(module, train, held_out, SCHEDULES["iterative"](PLAN, 3), options, cut, group=group)
+    sums = list(group.map(lambda item: item * 10, range(5)))
+    processes = list(group.map(lambda _place: os.getpid(), range(2)))
     total = float(sum(value.detach().double().abs().sum() for value in module.parameters()))
-    totals = list(crew.each(lambda _place: total, range(2)))
-    if crew.lead:
+    totals = list(group.map(lambda _place: total, range(2)))
+    if group.is_main:
         print(json.dumps({"top1": rows[-1].top1, "each": sums, "processes": len(set(processes)), "totals": totals}))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_problem import loaders
 
-from compressor.distributed import Accelerated, Alone, CrewError
+from compressor.distributed import AccelerateGroup, ProcessGroupError, SingleProcess
 
 HERE = Path(__file__).parent
 
@@ -25,7 +25,7 @@ def script(*words):
 @pytest.mark.slow
 def test_two_processes_train_as_one_does():
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    alone, two = script("crew_script.py", "alone"), script(*torchrun, "crew_script.py", "two")
+    alone, two = script("process_group_script.py", "alone"), script(*torchrun, "process_group_script.py", "two")
     assert (alone["processes"], two["processes"]) == (1, 2)
     assert alone["top1"] > 90
     assert two["top1"] == pytest.approx(alone["top1"], abs=0.3)
@@ -34,19 +34,21 @@ def test_two_processes_train_as_one_does():
 
 
 def test_one_process_alone_changes_nothing():
-    crew, loader = Alone(), loaders()[0]
-    assert crew.share(loader) is loader
-    assert list(crew.each(len, ["a", "bb"])) == [1, 2]
+    group, loader = SingleProcess(), loaders()[0]
+    assert group.shard(loader) is loader
+    assert list(group.map(len, ["a", "bb"])) == [1, 2]
     value = torch.ones(1, requires_grad=True)
-    crew.backward((3 * value).sum())
+    group.backward((3 * value).sum())
     assert value.grad == 3
 
 
 def test_a_batch_that_cannot_be_split_evenly_is_refused(monkeypatch):
-    crew = Accelerated()
-    monkeypatch.setattr(type(crew._accelerator), "num_processes", 3)
-    with pytest.raises(CrewError, match="batches of 16 images cannot be split evenly among 3 processes; pass --batch"):
-        crew.share(loaders()[0])
+    group = AccelerateGroup()
+    monkeypatch.setattr(type(group._accelerator), "num_processes", 3)
+    with pytest.raises(
+        ProcessGroupError, match="batches of 16 images cannot be split evenly among 3 processes; pass --batch"
+    ):
+        group.shard(loaders()[0])
 
 
 def test_a_network_is_made_ready_anew_for_every_step():
@@ -55,12 +57,12 @@ def test_a_network_is_made_ready_anew_for_every_step():
 
     AcceleratorState._reset_state(True)
     try:
-        crew, network, images = Accelerated("bf16"), torch.nn.Linear(64, 8), torch.randn(16, 64)
+        group, network, images = AccelerateGroup("bf16"), torch.nn.Linear(64, 8), torch.randn(16, 64)
         whole, halves = network(images).detach(), []
         for _ in range(2):
-            shared, _optimizer = crew.together(network, torch.optim.SGD(network.parameters(), 0.1))
+            shared, _optimizer = group.prepare(network, torch.optim.SGD(network.parameters(), 0.1))
             halves.append((shared(images) - whole).abs().max().item())
-            crew.apart(shared)
+            group.release(shared)
             assert torch.equal(network(images), whole)
         assert halves[0] == halves[1] > 1e-4
     finally:
@@ -75,7 +77,7 @@ def test_an_optimizers_state_follows_its_parameters():
     optimizer.step()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        moved, stepping = Alone(torch.device("meta")).together(network, optimizer)
+        moved, stepping = SingleProcess(torch.device("meta")).prepare(network, optimizer)
     finally:
         torch.__future__.set_swap_module_params_on_conversion(False)
     for parameter in moved.parameters():

@@ -38,7 +38,7 @@ def test_two_processes_plan_and_tune_the_run_of_one(tmp_path, words):
     assert json.loads((one / "plan.json").read_text()) == json.loads((two / "plan.json").read_text())
     assert len(rows(one / "tuning.jsonl")) == len(rows(two / "tuning.jsonl"))
     first, second = (json.loads((run / "accuracy.json").read_text())["compressed"]["top1"] for run in (one, two))
-    assert abs(first - second) < 2.5  # of 360 images; a thousand are compared in tests/compressor/test_crew.py
+    assert abs(first - second) < 2.5  # of 360 images; a thousand are compared in tests/compressor/test_process_group.py
 
 
 def test_two_processes_share_the_probes_of_the_sensitivity_rule(tmp_path, words):
