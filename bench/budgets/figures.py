@@ -19,18 +19,11 @@ class Unmeasured:
 
 
 Figure = float | Unmeasured
+NO_ACCURACY = "the run has no accuracy: it was made without --data"
 
 
 def _no_run(what: str) -> Unmeasured:
     return Unmeasured(f"no run recorded this file, and only a run tells {what}")
-
-
-def _size(subject: ModelFile, _where: Where) -> Figure:
-    return subject.measured[0]
-
-
-def _shipped(subject: ModelFile, _where: Where) -> Figure:
-    return subject.shipped
 
 
 def _parameters(subject: ModelFile, _where: Where) -> Figure:
@@ -49,11 +42,6 @@ def _macs(subject: ModelFile, _where: Where) -> Figure:
     return Unmeasured("the run has no survey of this network") if survey is None else int(survey["macs"])
 
 
-def _instructions(subject: ModelFile, where: Where) -> Figure:
-    row = counted(subject, where)
-    return row if isinstance(row, Unmeasured) else row.run.instructions
-
-
 def counted(subject: ModelFile, where: Where, core: str = "") -> Simulated | Unmeasured:
     """The newest count of the file: on `core`, or on the budget's device where that is a simulated one by name."""
     if subject.run is None:
@@ -64,6 +52,11 @@ def counted(subject: ModelFile, where: Where, core: str = "") -> Simulated | Unm
     return Unmeasured(f"the run has no simulated count of this file{said}") if found is None else found
 
 
+def _instructions(subject: ModelFile, where: Where) -> Figure:
+    row = counted(subject, where)
+    return row if isinstance(row, Unmeasured) else row.run.instructions
+
+
 def _latency(subject: ModelFile, where: Where) -> Figure:
     row = row_of(subject, where)
     if isinstance(row, Unmeasured):
@@ -72,7 +65,7 @@ def _latency(subject: ModelFile, where: Where) -> Figure:
 
 
 def unsteady_times(quantity: str, subject: ModelFile | None, where: Where) -> tuple[str, ...]:
-    """Why the times behind that figure are not to be trusted; empty where they are steady, and for all but latency."""
+    """Reasons not to trust the times behind that figure; empty where they are steady, and for all but latency."""
     row = None if quantity != "latency" or subject is None else row_of(subject, where)
     return unsteady(row) if isinstance(row, Measurement) else ()
 
@@ -89,7 +82,7 @@ def _accuracy(subject: ModelFile, _where: Where) -> Figure:
     if subject.run is None:
         return _no_run("accuracy")
     rows = subject.run.accuracy(subject.network)
-    return Unmeasured("the run has no accuracy: it was made without --data") if rows is None else float(rows["top1"])
+    return Unmeasured(NO_ACCURACY) if rows is None else float(rows["top1"])
 
 
 def _agreement(subject: ModelFile, _where: Where) -> Figure:
@@ -102,8 +95,8 @@ def _agreement(subject: ModelFile, _where: Where) -> Figure:
 
 
 FIGURES: dict[str, Callable[[ModelFile, Where], Figure]] = {
-    "size": _size,
-    "shipped": _shipped,
+    "size": lambda subject, _: subject.measured[0],
+    "shipped": lambda subject, _: subject.shipped,
     "parameters": _parameters,
     "macs": _macs,
     "instructions": _instructions,
@@ -119,11 +112,11 @@ def row_of(subject: ModelFile, where: Where) -> Measurement | Unmeasured:
     """The newest measurement of the file there."""
     if subject.run is None:
         return _no_run("measurements")
-    asked = subject.network, subject.sha256, where.device or "", where.process or ""
-    found = subject.run.measured(*asked)
+    wanted = subject.network, subject.sha256, where.device or "", where.process or ""
+    found = subject.run.measured(*wanted)
     if found is not None:
         return found
-    refusal = subject.run.refusal(*asked)
+    refusal = subject.run.refusal(*wanted)
     if refusal is not None:
         return Unmeasured(refusal)
     known = ", ".join(subject.run.devices) or "no device"
@@ -134,7 +127,11 @@ def row_of(subject: ModelFile, where: Where) -> Measurement | Unmeasured:
 def original(quantity: str, subject: ModelFile, where: Where) -> Figure:
     """The original's figure beside the subject's."""
     if subject.is_run and subject.run is not None:
-        return _of_original_network(quantity, subject)
+        if quantity == "accuracy":
+            accuracy = subject.run.accuracy("original")
+            return Unmeasured(NO_ACCURACY) if accuracy is None else float(accuracy["top1"])
+        survey = subject.run.survey("original")
+        return Unmeasured("the run has no survey.json") if survey is None else int(survey[quantity])
     other = subject.original
     if other is None or not other.path.exists():
         return Unmeasured("the original's file is not beside it, so there is no ratio")
@@ -142,9 +139,13 @@ def original(quantity: str, subject: ModelFile, where: Where) -> Figure:
         return other.artifact.bytes  # as recorded: reading a great original only to weigh it again takes seconds
     if quantity == "instructions":
         return _of_same_core(subject, other, where)
-    apart = _apart(subject, other, where) if quantity in ("latency", "memory") else None
-    found = apart or FIGURES[quantity](other, where)
-    return Unmeasured(f"the original: {found.reason}") if isinstance(found, Unmeasured) and not apart else found
+    if quantity in ("latency", "memory"):
+        rows = row_of(subject, where), row_of(other, where)
+        sessions = {row.session for row in rows if isinstance(row, Measurement)}
+        if all(isinstance(row, Measurement) for row in rows) and len(sessions) > 1:
+            return Unmeasured("it did not take turns with the original; measure both with `compress-export bench`")
+    found = FIGURES[quantity](other, where)
+    return Unmeasured(f"the original: {found.reason}") if isinstance(found, Unmeasured) else found
 
 
 def _of_same_core(subject: ModelFile, other: ModelFile, where: Where) -> Figure:
@@ -161,24 +162,6 @@ def _of_same_core(subject: ModelFile, other: ModelFile, where: Where) -> Figure:
             f"{own.runtime_version}: measure both again"
         )
     return row.run.instructions
-
-
-def _of_original_network(quantity: str, subject: ModelFile) -> Figure:
-    assert subject.run is not None
-    if quantity == "accuracy":
-        rows = subject.run.accuracy("original")
-        return Unmeasured("the run has no accuracy: it was made without --data") if rows is None else rows["top1"]
-    survey = subject.run.survey("original")
-    return Unmeasured("the run has no survey.json") if survey is None else int(survey[quantity])
-
-
-def _apart(subject: ModelFile, other: ModelFile, where: Where) -> Unmeasured | None:
-    """Why the times of two files of one run cannot be set against each other; None if they took turns."""
-    rows = row_of(subject, where), row_of(other, where)
-    sessions = {row.session for row in rows if isinstance(row, Measurement)}
-    if all(isinstance(row, Measurement) for row in rows) and len(sessions) > 1:
-        return Unmeasured("it did not take turns with the original; measure both with `compress-export bench`")
-    return None
 
 
 def of_base(quantity: str, subject: ModelFile, base: ModelFile, where: Where) -> Figure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 from bench.budgets.figures import FIGURES, Unmeasured
@@ -22,11 +21,11 @@ GROWTH = {"size": "+2 % or 4 kB", "shipped": "+2 % or 4 kB", "parameters": "+0 %
 """What a pull request may add, beside the absolute limit."""
 
 ROOM = 0.01
-"""Share by which the absolute limit of what is counted lies above today's figure, before it is rounded up."""
+"""Fraction by which the absolute limit of what is counted lies above today's figure, before it is rounded up."""
 POINTS = 0.5
 """Points by which the least accuracy lies below today's: a handful of images of a thousand."""
 HEADROOM = 0.10
-"""Share by which a limit on latency lies above the median at least: two sessions on one machine differ by so much."""
+"""Fraction by which a limit on latency lies above the median at least: sessions on one machine differ by so much."""
 
 HEAD = """\
 # What the files may weigh and cost at most: `compress-export check` gives a verdict on every line.
@@ -42,39 +41,29 @@ def draft(place: Path, root: Path) -> str:
     if not place.is_relative_to(root):
         raise BudgetError(f"{place} lies outside {root}, where budgets.toml is written; run it further up")
     own = place.relative_to(root).as_posix()
-    subjects = list(_subjects(place, root))
+    if (place / "settings.json").is_file() or (place / "artifacts.json").is_file():
+        subjects = list(of_run(place, root))
+    else:
+        paths = sorted(place.iterdir() if place.is_dir() and place.suffix != ".mlpackage" else [place])
+        known_paths = (path for path in paths if path.suffix.removeprefix(".") in READERS)
+        subjects = [of_file(path, path.relative_to(root).as_posix()) for path in known_paths]
     if not subjects:
         known = ", ".join(f".{name}" for name in READERS)
         raise BudgetError(f"{place} holds no run and no file to guard ({known})")
-    _check_whole(place, own)
+    if (place / "settings.json").is_file():
+        # A budget of a run that has not come to its files would guard nothing.
+        needed = ("compressed.json", "artifacts.json") if (place / "plan.json").is_file() else ("artifacts.json",)
+        missing = [name for name in needed if not (place / name).is_file()]
+        if missing or not RunFiles(place).artifacts:
+            raise BudgetError(
+                f"{own} is an unfinished run: it has no {' and no '.join(missing or ['exported file'])}; finish it "
+                f"with the command that began it, or with `compress-export export {own} --target android`"
+            )
     broken = [f"{subject.name}: {subject.problem}" for subject in subjects if subject.problem]
     if broken:
         raise BudgetError(f"a budget is drawn from whole files; {'; '.join(broken)}")
     made = f"# Drawn by `compress-export check --init {own}`.\n"
     return HEAD + made + "".join(f"\n{_table(subject)}" for subject in subjects)
-
-
-def _check_whole(place: Path, own: str) -> None:
-    """BudgetError for a run that has not come to its files: a budget without limits would guard nothing."""
-    run = RunFiles(place)
-    if not (place / "settings.json").is_file():
-        return
-    needed = ("compressed.json", "artifacts.json") if (place / "plan.json").is_file() else ("artifacts.json",)
-    missing = [name for name in needed if not (place / name).is_file()]
-    if missing or not run.artifacts:
-        raise BudgetError(
-            f"{own} is an unfinished run: it has no {' and no '.join(missing or ['exported file'])}; finish it with "
-            f"the command that began it, or with `compress-export export {own} --target android`"
-        )
-
-
-def _subjects(place: Path, root: Path) -> Iterator[ModelFile]:
-    if (place / "settings.json").is_file() or (place / "artifacts.json").is_file():
-        yield from of_run(place, root)
-        return
-    for path in sorted(place.iterdir() if place.is_dir() and place.suffix != ".mlpackage" else [place]):
-        if path.suffix.removeprefix(".") in READERS:
-            yield of_file(path, path.relative_to(root).as_posix())
 
 
 def _table(subject: ModelFile) -> str:
@@ -85,17 +74,16 @@ def _table(subject: ModelFile) -> str:
         if isinstance(value, Unmeasured):
             lines.append(f"# no limit on {name}: {value.reason}")
         elif value > 0:
-            lines.append(_line(name, value))
+            unit = QUANTITIES[name].unit
+            if QUANTITIES[name].more:
+                limit = f'"{value if name == "agreement" else max(value - POINTS, 0.1):.4g} %"'
+            else:
+                limit = f'"{_rounded_up(unit, value)}"'
+            both = f'[{limit}, "{GROWTH[name]}"]' if name in GROWTH else limit
+            lines.append(f"{name} = {both}  # {exact(unit, value)}")
     if not subject.is_run:
         lines += _latency(subject)
     return "\n".join(lines) + "\n"
-
-
-def _line(name: str, value: float) -> str:
-    unit = QUANTITIES[name].unit
-    limit = f'"{_least(value, name)}"' if QUANTITIES[name].more else f'"{_rounded_up(unit, value)}"'
-    both = f'[{limit}, "{GROWTH[name]}"]' if name in GROWTH else limit
-    return f"{name} = {both}  # {exact(unit, value)}"
 
 
 def _latency(subject: ModelFile) -> list[str]:
@@ -120,10 +108,6 @@ def most_ms(found: Statistics) -> float:
     wanted = max(found.p90, found.p50 * (1 + HEADROOM))
     step = 10.0 ** (math.floor(math.log10(wanted)) - 1)
     return step * math.ceil(round(wanted / step, 6))  # 10 ms and a tenth are 11.000000000000002, and 11 is meant
-
-
-def _least(value: float, name: str) -> str:
-    return f"{value if name == 'agreement' else max(value - POINTS, 0.1):.4g} %"
 
 
 def _rounded_up(unit: Unit, value: float) -> str:

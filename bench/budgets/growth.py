@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
 
 from bench.budgets.model_files import ModelFile
-from bench.file_contents.contents import ContentError, Contents, Weight
+from bench.file_contents.contents import ContentError
 
 OTHER = "graph and names"
 
@@ -50,51 +49,36 @@ def accounts(quantity: str, subject: ModelFile, base: ModelFile | None) -> tuple
         return ()
     if before is None:
         return tuple(sorted((Part(name, *each[:1], None, each[1]) for name, each in now.items()), key=lambda p: -p.now))
-    names = _aligned(now, before)
-    parts = [_grown(name, now.get(name), before.get(other)) for name, other in names]
+    parts = []
+    for name, other in _aligned(now, before):
+        (amount, shapes), (was, shapes_before) = now.get(name, NOTHING), before.get(other, NOTHING)
+        parts.append(Part(name, amount, was, shapes, shapes_before))
     return tuple(sorted((part for part in parts if part.growth > 0), key=lambda part: -part.growth))
 
 
 Amounts = Mapping[str, tuple[float, str]]
 """For each layer, its amount and its weights' shapes."""
-
-
-def _grown(name: str, now: tuple[float, str] | None, before: tuple[float, str] | None) -> Part:
-    (amount, shapes), (was, shapes_before) = now or (0, ""), before or (0, "")
-    return Part(name, amount, was, shapes, shapes_before)
+NOTHING = (0.0, "")
 
 
 def _parts(quantity: str, subject: ModelFile) -> Amounts:
     field = {"parameters": "parameters", "macs": "macs", "latency": "macs", "instructions": "macs"}.get(quantity)
     survey = None if subject.run is None else subject.run.survey(subject.network)
+    rows: dict[str, list[tuple[float, str]]] = defaultdict(list)
     if field is not None and survey is not None:
-        return _of_survey(field, survey, () if subject.run is None else subject.run.layers)
-    if quantity in ("size", "shipped", "memory", "parameters") and subject.contents is not None:
-        amounts = _of_contents(subject.contents, layers_of(subject), quantity == "parameters")
-        return {**amounts, OTHER: (subject.contents.other_bytes, "")} if quantity in ("size", "shipped") else amounts
-    return {}
-
-
-def _of_survey(field: str, survey: Mapping[str, Any], layers: Sequence[str]) -> Amounts:
-    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for row in survey["layers"]:
-        shape = "x".join(map(str, row["weight"]))
-        found[_owner(row["name"], layers)].append((row["cost"][field], shape))
-    return {name: (sum(amount for amount, _ in rows), ", ".join(s for _, s in rows)) for name, rows in found.items()}
-
-
-def _of_contents(contents: Contents, layers: Sequence[str], numbers: bool) -> Amounts:
-    found: dict[str, list[Weight]] = defaultdict(list)
-    for weight, layer in zip(contents.weights, layers, strict=True):
-        found[layer].append(weight)
+        planned = () if subject.run is None else subject.run.layers
+        for row in survey["layers"]:
+            rows[_owner(row["name"], planned)].append((row["cost"][field], "x".join(map(str, row["weight"]))))
+    elif quantity in ("size", "shipped", "memory", "parameters") and subject.contents is not None:
+        for weight, layer in zip(subject.contents.weights, layers_of(subject), strict=True):
+            shape = "x".join(map(str, weight.shape)) if len(weight.shape) > 1 else ""
+            rows[layer].append((float(weight.numbers if quantity == "parameters" else weight.bytes), shape))
+        if quantity in ("size", "shipped"):
+            rows[OTHER] = [(float(subject.contents.other_bytes), "")]
     return {
-        name: (float(sum(each.numbers if numbers else each.bytes for each in own)), _shapes(own))
-        for name, own in found.items()
+        name: (sum(amount for amount, _ in own), ", ".join(shape for _, shape in own if shape))
+        for name, own in rows.items()
     }
-
-
-def _shapes(weights: Iterable[Weight]) -> str:
-    return ", ".join("x".join(map(str, each.shape)) for each in weights if len(each.shape) > 1)
 
 
 def layers_of(subject: ModelFile) -> list[str]:
@@ -110,20 +94,16 @@ def layers_of(subject: ModelFile) -> list[str]:
     known = [row["name"] for row in survey["layers"]]
     if any(_owner(weight.name, known) in known for weight in contents.weights):
         return [_owner(weight.name, planned) for weight in contents.weights]
-    return [_owner(name, planned) for name in _by_shape(contents.weights, survey["layers"])]
-
-
-def _by_shape(weights: Iterable[Weight], rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A file keeps its weights in the order in which layers run; a bias follows the weight of its layer."""
-    left = [(row["name"], plain_sides(row["weight"])) for row in rows]
+    # A file keeps its weights in the order in which layers run; a bias follows the weight of its layer.
+    left = [(row["name"], plain_sides(row["weight"])) for row in survey["layers"]]
     found, last = [], ""
-    for weight in weights:
+    for weight in contents.weights:
         sides = plain_sides(weight.shape)
         name = next((name for name, own in left if own == sides), None) if len(weight.shape) > 1 else None
         if name is not None:
             left.remove((name, sides))
             last = name
-        found.append(last or weight.name)
+        found.append(_owner(last or weight.name, planned))
     return found
 
 

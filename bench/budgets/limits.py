@@ -13,7 +13,7 @@ from typing import Any, Literal
 from bench.measurement import PROCESSES, BenchError
 
 Unit = Literal["bytes", "count", "ms", "percent"]
-Kind = Literal["absolute", "growth", "ratio"]
+LimitKind = Literal["absolute", "growth", "ratio"]
 
 UNITS: dict[Unit, dict[str, float]] = {
     "bytes": {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
@@ -33,8 +33,9 @@ class BudgetError(BenchError):
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a budget may limit. `more`: more is better, so the limit is a least. `network`: it belongs to the network
-    (once for a run), not to each file. `timed`: it needs a device. `ratio`: the original's may be the measure."""
+    """A figure that a budget may limit. `more`: more is better, so the limit is a least. `network`: it belongs to the
+    network (once for a run), not to each file. `timed`: it needs a device. `ratio`: the original's may be the
+    measure."""
 
     title: str
     unit: Unit
@@ -63,14 +64,14 @@ KEYS = ("files", "run", "device", "process", *QUANTITIES)
 class Limit:
     """One limit of one quantity, as `text` says it in line `line`.
 
-    "absolute": at most (`more` is better: at least) `amount`. "growth": `amount` more than the base, which is a share
-    of it (0.02) if `share`, and never less than `floor`. "ratio": `amount` times the original's figure.
+    "absolute": at most (`more` is better: at least) `amount`. "growth": `amount` more than the base, which is a
+    fraction of it (0.02) if `share`, and never less than `floor`. "ratio": `amount` times the original's figure.
     """
 
     quantity: str
     text: str
     line: int
-    kind: Kind
+    kind: LimitKind
     amount: float
     share: bool = False
     floor: float = 0.0
@@ -78,8 +79,8 @@ class Limit:
 
 @dataclass(frozen=True)
 class Where:
-    """Where times hold: on a device (a name, or a kind), and on a phone inside a process, the shell where none is
-    named. None where the budget names none."""
+    """Device (a name, or a kind) on which times hold, and on a phone the process, the shell where none is named. None
+    where the budget names none."""
 
     device: str | None = None
     process: str | None = None
@@ -149,59 +150,50 @@ class _Lines:
         for key in row:
             if key not in KEYS:
                 raise self.error(self.line(place, key), _unknown("key", key, KEYS))
-        line = self.line(place, None)
+        head = self.line(place, None)
         named = [key for key in ("files", "run") if key in row]
         if len(named) != 1:
-            raise self.error(line, 'a budget has either run = "runs/NAME" or files = "GLOB", and one of them')
+            raise self.error(head, 'a budget has either run = "runs/NAME" or files = "GLOB", and one of them')
         device, process = row.get("device"), row.get("process")
         for key in (*named, *(key for key in ("device", "process") if key in row)):
             if not isinstance(row[key], str) or not row[key].strip():
                 raise self.error(self.line(place, key), f"{key} is a text, not {row[key]!r}")
         if process is not None:
-            self.check_process(place, device, process)
-        limits = tuple(limit for key in QUANTITIES if key in row for limit in self.limits(place, key, row[key]))
+            line = self.line(place, "process")
+            if process not in PROCESSES:
+                law = f"a phone runs files inside {', '.join(PROCESSES)}"
+                raise self.error(line, f"{law}, not inside {process!r}; name one of these")
+            if device is None or device == "host" or device.startswith("simulated"):
+                law = f"process = {process!r} tells rows of a phone apart, and the device is {device or 'not named'}"
+                raise self.error(line, f'{law}; add device = "phone" or a phone\'s name, or take process out')
+        limits: list[Limit] = []
+        for key in (key for key in QUANTITIES if key in row):
+            line, texts = self.line(place, key), row[key]
+            try:
+                limits += (parse_limit(key, text, line) for text in (texts if isinstance(texts, list) else [texts]))
+            except BudgetError as error:
+                raise self.error(line, str(error)) from error
         if not limits:
-            raise self.error(line, f"it limits nothing; add one or more of {', '.join(QUANTITIES)}")
+            raise self.error(head, f"it limits nothing; add one or more of {', '.join(QUANTITIES)}")
         for limit in limits:
             if QUANTITIES[limit.quantity].timed and device is None:
                 law = f"{limit.quantity} is measured on a device, and none is named"
                 raise self.error(limit.line, f'{law}; add device = "host", or the name of a phone')
-        return Budget(row[named[0]], named[0] == "run", Where(device, process), limits, line)
-
-    def check_process(self, place: int, device: str | None, process: str) -> None:
-        """BudgetError for a process that no phone has, or that belongs to no phone."""
-        line = self.line(place, "process")
-        if process not in PROCESSES:
-            law = f"a phone runs files inside {', '.join(PROCESSES)}"
-            raise self.error(line, f"{law}, not inside {process!r}; name one of these")
-        if device is None or device == "host" or device.startswith("simulated"):
-            law = f"process = {process!r} tells rows of a phone apart, and the device is {device or 'not named'}"
-            raise self.error(line, f'{law}; add device = "phone" or a phone\'s name, or take process out')
-
-    def limits(self, place: int, key: str, value: Any) -> list[Limit]:
-        line = self.line(place, key)
-        texts = value if isinstance(value, list) else [value]
-        try:
-            return [parse_limit(key, text, line) for text in texts]
-        except BudgetError as error:
-            raise self.error(line, str(error)) from error
+        return Budget(row[named[0]], named[0] == "run", Where(device, process), tuple(limits), head)
 
     def error(self, line: int, text: str) -> BudgetError:
         return BudgetError(f"{self.path}, line {line}: {text}")
 
     def line(self, place: int | None, key: str | None) -> int:
         """The line of `key` in the [[budget]] number `place`; that of the table's head where neither is found."""
-        heads = [number for number, line in enumerate(self.lines, 1) if re.match(r"\s*\[\[?\s*[\"']?budget", line)]
+        lines = self.text.splitlines()
+        heads = [number for number, line in enumerate(lines, 1) if re.match(r"\s*\[\[?\s*[\"']?budget", line)]
         first = heads[place] if place is not None and place < len(heads) else 1
-        last = heads[place + 1] if place is not None and place + 1 < len(heads) else len(self.lines) + 1
+        last = heads[place + 1] if place is not None and place + 1 < len(heads) else len(lines) + 1
         if key is not None:
             own = re.compile(rf"\s*\[*\s*([\"']?){re.escape(key)}\1\s*[=.\]]")
-            first = next((n for n in range(first, last) if own.match(self.lines[n - 1])), first)
+            first = next((n for n in range(first, last) if own.match(lines[n - 1])), first)
         return first
-
-    @property
-    def lines(self) -> list[str]:
-        return self.text.splitlines()
 
 
 def parse_limit(key: str, value: Any, line: int = 0) -> Limit:

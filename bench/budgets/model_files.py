@@ -1,4 +1,4 @@
-"""What a budget speaks of: model files and runs, and the base that they are compared with."""
+"""Model files and runs under a budget, and the base that they are compared with."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -23,10 +23,8 @@ from bench.run_files import COMPRESSED, GONE, ORIGINAL, RunError, RunFiles, alte
 from exporters.artifact import Artifact, size_and_sha256
 
 BLOCK = 1 << 20
-
 REMEMBERED = "shipped.json"
-
-"""Where a run keeps what its files deflate to, by sha256: zlib's level 9 takes a second for 30 MB."""
+"""File of a run with the deflated size of each of its files, by sha256: zlib's level 9 takes a second for 30 MB."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class ModelFile:
 
     @cached_property
     def problem(self) -> str | None:
-        """Why no figure of this file can be trusted; None if it is whole and the one that its run recorded."""
+        """Reason not to trust any figure of this file; None if it is whole and the one that its run recorded."""
         if self.is_run:
             return None
         if not self.path.exists():
@@ -105,18 +103,12 @@ class ModelFile:
         known = self.run.json(REMEMBERED) or {}
         if self.measured[1] not in known:
             known[self.measured[1]] = _deflated(self.path)
-            self._remember(known)
+            unfinished = self.run.path / f".{REMEMBERED}.partial"
+            # A run that may only be read is deflated anew each time, which costs seconds and changes no figure.
+            with suppress(OSError):
+                unfinished.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+                unfinished.replace(self.run.path / REMEMBERED)
         return int(known[self.measured[1]])
-
-    def _remember(self, known: dict[str, int]) -> None:
-        """A run that may only be read is deflated anew each time, which costs seconds and changes no figure."""
-        assert self.run is not None
-        unfinished = self.run.path / f".{REMEMBERED}.partial"
-        try:
-            unfinished.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(self.run.path / REMEMBERED)
-        except OSError:
-            return
 
 
 def find(budget: Budget, budgets: Budgets) -> list[ModelFile]:
@@ -134,7 +126,10 @@ def find(budget: Budget, budgets: Budgets) -> list[ModelFile]:
         raise BudgetError(f"{budgets.path}, line {budget.line}: {pattern!r} is no pattern: {error}") from error
     if budget.is_run:
         return [subject for path in paths if path.is_dir() for subject in of_run(path, root)]
-    return [of_file(path, path.relative_to(root).as_posix()) for path in _files(paths)]
+    # Files, and packages as one; nothing that lies inside a package.
+    outside = [path for path in paths if not any(parent.suffix == ".mlpackage" for parent in path.parents)]
+    files = [path for path in outside if path.is_file() or path.suffix == ".mlpackage"]
+    return [of_file(path, path.relative_to(root).as_posix()) for path in files]
 
 
 def of_file(path: Path, name: str) -> ModelFile:
@@ -174,26 +169,16 @@ def beside(subject: ModelFile, base: Path) -> ModelFile | None:
     return ModelFile(subject.name, path, run)
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Files, and packages as one; nothing that lies inside a package."""
-    for path in paths:
-        inside = any(parent.suffix == ".mlpackage" for parent in path.parents)
-        if not inside and (path.is_file() or path.suffix == ".mlpackage"):
-            yield path
-
-
 def _deflated(path: Path) -> int:
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    def one(path: Path) -> int:
+        packer, total = zlib.compressobj(9), 0
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                total += len(packer.compress(block))
+        return total + len(packer.flush())
+
     with ThreadPoolExecutor() as pool:
-        return sum(pool.map(_deflated_file, files))
-
-
-def _deflated_file(path: Path) -> int:
-    packer, total = zlib.compressobj(9), 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            total += len(packer.compress(block))
-    return total + len(packer.flush())
+        return sum(pool.map(one, [path] if path.is_file() else (file for file in path.rglob("*") if file.is_file())))
 
 
 @contextmanager
@@ -203,23 +188,19 @@ def base_folder(text: str | None, budgets: Budgets) -> Iterator[Path | None]:
     if text is None or Path(text).is_dir():
         yield None if text is None else Path(text)
         return
-    commit = _git(budgets.root, text, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
-    with tempfile.TemporaryDirectory(prefix="compress-export-base-") as folder:
-        _check_out(budgets, text, commit.decode().strip(), Path(folder))
-        yield Path(folder)
-
-
-def _check_out(budgets: Budgets, text: str, commit: str, folder: Path) -> None:
-    """Writes what the commit holds of the top folders that the patterns name."""
+    found = _git(budgets.root, text, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
+    commit = found.decode().strip()
+    # Only the top folders that the patterns name are checked out.
     tops = sorted({PurePosixPath(budget.pattern).parts[0] for budget in budgets.budgets})
     wild = any(character in top for top in tops for character in "*?[")
     listed = _git(budgets.root, text, "ls-tree", "-z", "--name-only", commit, *([] if wild else tops))
     names = [name for name in listed.decode().split("\0") if name]
-    if not names:
-        return  # a base without these files: every file is new, and each verdict says so
-    archive = _git(budgets.root, text, "archive", "--format=tar", commit, "--", *names)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(folder, filter="data")
+    with tempfile.TemporaryDirectory(prefix="compress-export-base-") as folder:
+        if names:  # in a base without these files every file is new, and each verdict says so
+            archive = _git(budgets.root, text, "archive", "--format=tar", commit, "--", *names)
+            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                tar.extractall(folder, filter="data")
+        yield Path(folder)
 
 
 def _git(root: Path, text: str, *words: str) -> bytes:

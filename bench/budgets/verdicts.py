@@ -15,17 +15,14 @@ from bench.run_files import RunError
 from bench.statistics import unsteady_clause
 
 Outcome = Literal["passed", "failed", "not measured", "new file"]
-
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-
 NAMED = 3
-
-"""How many layers a failure names; `--why` gives all."""
+"""Layers that a failure names; `--why` gives all."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one limit for one file or run. `allowed` is the limit as a number, from the base's or the original's
+    """Result of one limit for one file or run. `allowed` is the limit as a number, from the base's or the original's
     figure (`reference`) where it is relative. `limit` is None where the file itself is the fault. `parts` account for a
     failure; without a base to compare with they are the largest. `unsteady` says why the times that were judged are
     not to be trusted."""
@@ -43,7 +40,7 @@ class Verdict:
 
     @property
     def excess(self) -> float:
-        """By how much the figure is beyond what is allowed, in its own unit; 0 where it is not."""
+        """Amount by which the figure is beyond what is allowed, in its own unit; 0 where it is not."""
         if self.value is None or self.allowed is None or self.limit is None:
             return 0.0
         beyond = self.value - self.allowed
@@ -92,21 +89,16 @@ def check(budgets: Budgets, base: Path | None = None) -> Checked:
 
 
 def _of_subject(budget: Budget, subject: ModelFile, base: ModelFile | None, has_base: bool) -> list[Verdict]:
-    own = [
-        limit for limit in budget.limits if not budget.is_run or QUANTITIES[limit.quantity].network == subject.is_run
-    ]
     if subject.problem is not None:
         return [Verdict("failed", subject.name, budget.line, reason=subject.problem)]
-    return [_judge(limit, budget, subject, base, has_base) for limit in own] + _without_files(budget, subject)
-
-
-def _without_files(budget: Budget, subject: ModelFile) -> list[Verdict]:
-    """Of a run that has no file to judge, "not measured" for each limit on files; else nothing."""
-    if subject.run is None or not subject.is_run or exported(subject.run):
-        return []
-    reason = f"the run has no exported files of its compressed network; `compress-export export {subject.name}`"
-    missing = [limit for limit in budget.limits if not QUANTITIES[limit.quantity].network]
-    return [Verdict("not measured", subject.name, limit.line, limit, reason=reason) for limit in missing]
+    network = {limit: QUANTITIES[limit.quantity].network for limit in budget.limits}
+    own = [limit for limit in budget.limits if not budget.is_run or network[limit] == subject.is_run]
+    verdicts = [_judge(limit, budget, subject, base, has_base) for limit in own]
+    if subject.run is not None and subject.is_run and not exported(subject.run):
+        reason = f"the run has no exported files of its compressed network; `compress-export export {subject.name}`"
+        missing = [limit for limit in budget.limits if not network[limit]]
+        verdicts += [Verdict("not measured", subject.name, limit.line, limit, reason=reason) for limit in missing]
+    return verdicts
 
 
 def _judge(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None, has_base: bool) -> Verdict:
@@ -122,48 +114,39 @@ def _judge(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | N
     if limit.kind == "growth" and has_base and base is None:
         reason = "the base does not have this file, so nothing grew"
         return Verdict("new file", subject.name, limit.line, limit, value, reason=reason)
-    reference = _reference(limit, budget, subject, base)
+    reference = None if limit.kind == "absolute" else _reference(limit, budget, subject, base)
     if isinstance(reference, Unmeasured):
         return Verdict("not measured", subject.name, limit.line, limit, value, reason=reference.reason)
-    allowed = _allowed(limit, reference)
+    more_is_better = QUANTITIES[limit.quantity].more
+    if reference is None:
+        allowed = limit.amount
+    elif limit.kind == "ratio":
+        allowed = limit.amount * reference
+    elif more_is_better:
+        allowed = reference - limit.amount
+    else:
+        allowed = reference + max(limit.amount * reference if limit.share else limit.amount, limit.floor)
     # a sum of floats must not fail a file that is exactly at its limit
     slack = 1e-9 * abs(allowed)
-    beyond = allowed - value > slack if QUANTITIES[limit.quantity].more else value - allowed > slack
+    beyond = allowed - value > slack if more_is_better else value - allowed > slack
     shaky = unsteady_times(limit.quantity, subject, budget.where)
     judged = Verdict("passed", subject.name, limit.line, limit, value, allowed, reference, unsteady=shaky)
     if beyond:
         return replace(judged, outcome="failed", parts=accounts(limit.quantity, subject, base))
-    lax = _lax(limit, budget, subject, base)
-    return replace(judged, outcome="not measured", allowed=None, reference=None, reason=lax) if lax else judged
-
-
-def _lax(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None) -> str:
-    """Why a relative limit on a time lets too much pass; "" where nothing says that it does."""
     if limit.kind == "absolute":
-        return ""
+        return judged
     whose, other = ("the original", subject.original) if limit.kind == "ratio" else ("the base", base)
-    shaky = unsteady_clause(unsteady_times(limit.quantity, other, budget.where))
-    return f"the limit comes from {whose}, and {shaky}" if shaky else ""
+    lax = unsteady_clause(unsteady_times(limit.quantity, other, budget.where))
+    reason = f"the limit comes from {whose}, and {lax}"
+    return replace(judged, outcome="not measured", allowed=None, reference=None, reason=reason) if lax else judged
 
 
-def _reference(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None) -> Figure | None:
+def _reference(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None) -> Figure:
     if limit.kind == "ratio":
         return original(limit.quantity, subject, budget.where)
-    if limit.kind == "growth":
-        if base is None:
-            return Unmeasured("a change needs a base to compare with; pass --base")
-        return of_base(limit.quantity, subject, base, budget.where)
-    return None
-
-
-def _allowed(limit: Limit, reference: float | None) -> float:
-    if reference is None:
-        return limit.amount
-    if limit.kind == "ratio":
-        return limit.amount * reference
-    if QUANTITIES[limit.quantity].more:
-        return reference - limit.amount
-    return reference + max(limit.amount * reference if limit.share else limit.amount, limit.floor)
+    if base is None:
+        return Unmeasured("a change needs a base to compare with; pass --base")
+    return of_base(limit.quantity, subject, base, budget.where)
 
 
 def amount(unit: Unit, value: float) -> str:
@@ -214,29 +197,25 @@ def cells(verdict: Verdict) -> tuple[str, str]:
 
 
 def remark(verdict: Verdict, file: str, grew: str | None = None) -> str:
-    """What is to be said of a verdict that did not pass: by how much it failed, where the limit stands, that its times
+    """Remark on a verdict that did not pass: by how much it failed, where the limit stands, that its times
     are not steady, what grew (`culprits`, unless that is given)."""
     place = f"{file}:{verdict.line}"
     if verdict.outcome != "failed" or verdict.limit is None:
         return f"{verdict.reason} ({place})"
-    grown = culprits(verdict) if grew is None else grew
-    return "; ".join(filter(None, (f"{_excess(verdict)} ({place})", unsteady_clause(verdict.unsteady), grown)))
-
-
-def _excess(verdict: Verdict) -> str:
-    assert verdict.limit is not None
     quantity = QUANTITIES[verdict.limit.quantity]
     way = "too little" if quantity.more else "too much"
     if quantity.unit == "percent":
-        return f"{verdict.excess:.4g} points {way}"
-    share = f" ({_percent(verdict.excess / verdict.allowed)})" if verdict.allowed else ""
-    said = amount(quantity.unit, verdict.excess) if quantity.unit == "ms" else exact(quantity.unit, verdict.excess)
-    return f"{said} {way}{share}"
-
-
-def _percent(share: float) -> str:
-    """Two digits, and all that stand before the point: "0.012 %", "4.5 %", "110 %"."""
-    return f"{100 * share:,.0f} %" if 100 * share >= 10 else f"{100 * share:.2g} %"
+        said = f"{verdict.excess:.4g} points {way}"
+    else:
+        beyond = (
+            amount(quantity.unit, verdict.excess) if quantity.unit == "ms" else exact(quantity.unit, verdict.excess)
+        )
+        percent = 100 * verdict.excess / verdict.allowed if verdict.allowed else 0.0
+        # two digits, and all that stand before the point: "0.012 %", "4.5 %", "110 %"
+        rounded = f"{percent:,.0f}" if percent >= 10 else f"{percent:.2g}"
+        said = f"{beyond} {way}{f' ({rounded} %)' if verdict.allowed else ''}"
+    grown = culprits(verdict) if grew is None else grew
+    return "; ".join(filter(None, (f"{said} ({place})", unsteady_clause(verdict.unsteady), grown)))
 
 
 def culprits(verdict: Verdict) -> str:
@@ -247,16 +226,11 @@ def culprits(verdict: Verdict) -> str:
     unit = parts_unit(verdict.limit.quantity)
     compared = verdict.parts[0].before is not None
     measure = MEASURES[verdict.limit.quantity]
-    said = ", ".join(f"{_kind(part)}{part_text(part, unit)}" for part in verdict.parts[:NAMED])
+    # layers may be called "4"; a weight without a name is counted ("#3")
+    kinds = ("" if part.name == OTHER else "weight " if part.name[:1] == "#" else "layer " for part in verdict.parts)
+    said = ", ".join(f"{kind}{part_text(part, unit)}" for kind, part in zip(kinds, verdict.parts[:NAMED], strict=False))
     more = f" and {len(verdict.parts) - NAMED} more" if len(verdict.parts) > NAMED else ""
     return f"{f'{measure} that grew' if compared else f'largest {measure}'}: {said}{more}"
-
-
-def _kind(part: Part) -> str:
-    """What a part is, before its name: layers may be called "4"; a weight without a name is counted ("#3")."""
-    if part.name == OTHER:
-        return ""
-    return "weight " if part.name.startswith("#") else "layer "
 
 
 def part_text(part: Part, unit: Unit) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +42,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds: `bytes` in all, its weights, how often each operator occurs. `named`: the names are the
+    """The content of a file: `bytes` in all, its weights, how often each operator occurs. `named`: the names are the
     network's own, not counted."""
 
     bytes: int
@@ -76,18 +78,26 @@ def duplicates(contents: Contents) -> tuple[tuple[Weight, ...], ...]:
     groups: dict[tuple[int, str], list[Weight]] = defaultdict(list)
     for weight in contents.weights:
         if sizes[weight.bytes] > 1 and weight.bytes >= DUPLICATES_FROM and weight.offset is not None:
-            groups[weight.bytes, _digest(weight, weight.offset)].append(weight)
+            with weight.place.open("rb") as file:
+                file.seek(weight.offset)
+                digest = hashlib.sha256(file.read(weight.bytes)).hexdigest()
+            groups[weight.bytes, digest].append(weight)
     # two names for one place are one copy
     found = [group for group in groups.values() if len({(weight.place, weight.offset) for weight in group}) > 1]
     return tuple(map(tuple, sorted(found, key=lambda group: -group[0].bytes * (len(group) - 1))))
 
 
-def _digest(weight: Weight, offset: int) -> str:
-    with weight.place.open("rb") as file:
-        file.seek(offset)
-        return hashlib.sha256(file.read(weight.bytes)).hexdigest()
-
-
 def counted(names: Iterable[str]) -> dict[str, int]:
-    """How often each name occurs, most frequent first."""
+    """Number of times that each name occurs, most frequent first."""
     return dict(Counter(names).most_common())
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    """The file's bytes, read when they are looked at."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+            yield buffer

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.file_contents.contents import ContentError
 
@@ -35,24 +33,35 @@ class Message:
         """(number, value) of every field in order. ContentError where the bytes are no message or end too early."""
         at = self.start
         while at < self.stop:
+            begin = at
             key, at = self._varint(at)
             number, kind = key >> 3, key & 7
             if kind == 0:
                 value, at = self._varint(at)
                 yield number, value
                 continue
-            size, at = (FIXED[kind], at) if kind in FIXED else self._length(kind, at)
+            if kind in FIXED:
+                size = FIXED[kind]
+            elif kind == 2:
+                size, at = self._varint(at)
+            else:
+                raise ContentError(f"byte {begin:,} begins no field of a protocol buffer")
             if number == 0 or at + size > self.stop:
                 raise ContentError(f"it ends in the middle of a field of {size:,} bytes at byte {at:,}")
             yield number, Message(self.buffer, at, at + size)
             at += size
 
-    def each(self, number: int) -> Iterator[Message]:
-        """Every field of that number which has a length."""
-        return (value for found, value in self.fields() if found == number and isinstance(value, Message))
+    def all(self, *numbers: int) -> Iterator[Message]:
+        """Every field with a length that is reached by these field numbers, one for each level of nesting."""
+        for found, value in self.fields():
+            if found == numbers[0] and isinstance(value, Message):
+                if len(numbers) == 1:
+                    yield value
+                else:
+                    yield from value.all(*numbers[1:])
 
-    def first(self, number: int) -> Message | None:
-        return next(self.each(number), None)
+    def first(self, *numbers: int) -> Message | None:
+        return next(self.all(*numbers), None)
 
     def string(self, number: int) -> str:
         """The text of a field; "" where it is not set."""
@@ -64,24 +73,17 @@ class Message:
         return next((value for found, value in self.fields() if found == number and isinstance(value, int)), 0)
 
     def integers(self, number: int) -> tuple[int, ...]:
-        """A repeated number field, whether packed or not."""
+        """A repeated number field, packed or not."""
         found: list[int] = []
         for field, value in self.fields():
-            if field == number:
-                found += [value] if isinstance(value, int) else value._packed()
+            if field == number and isinstance(value, int):
+                found.append(value)
+            elif field == number and isinstance(value, Message):
+                at = value.start
+                while at < value.stop:
+                    one, at = value._varint(at)
+                    found.append(one)
         return tuple(found)
-
-    def _packed(self) -> list[int]:
-        at, found = self.start, []
-        while at < self.stop:
-            value, at = self._varint(at)
-            found.append(value)
-        return found
-
-    def _length(self, kind: int, at: int) -> tuple[int, int]:
-        if kind != 2:
-            raise ContentError(f"byte {at - 1:,} begins no field of a protocol buffer")
-        return self._varint(at)
 
     def _varint(self, at: int) -> tuple[int, int]:
         value = 0
@@ -94,14 +96,3 @@ class Message:
             if byte < 0x80:
                 return value, at
         raise ContentError(f"byte {at - 10:,} begins no number of a protocol buffer")
-
-
-@contextmanager
-def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
-    """The file's bytes, read when they are looked at."""
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            yield b""
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
-            yield buffer

@@ -1,19 +1,20 @@
-"""The weights of a .onnx: its initializers and constants, and its operators. Field numbers are those of onnx.proto."""
+"""Weights of a .onnx: its initializers and constants, and its operators. Field numbers are those of onnx.proto."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.file_contents.contents import ContentError, Contents, Weight, counted
-from bench.file_contents.protobuf import Message, mapped
+from bench.file_contents.contents import ContentError, Contents, Weight, counted, mapped
+from bench.file_contents.protobuf import Message
 
 GRAPH = 7
 NODE, INITIALIZER, INPUT = 1, 5, 11
 INPUTS, OUTPUT, NODE_NAME, OPERATOR, ATTRIBUTE, TENSOR = 1, 2, 3, 4, 5, 5
 DIMS, DATA_TYPE, NAME, EXTERNAL, LOCATION = 1, 2, 8, 13, 14
 VALUE_NAME, SIDE = 1, 1
+SIDES = 2, 1, 2, 1
+"""ValueInfoProto.type.tensor_type.shape.dim."""
 VALUES = (4, 5, 6, 7, 9, 10, 11)
 """Where a tensor may keep its numbers: by type, or as raw bytes (9)."""
 TYPES = {
@@ -34,25 +35,29 @@ class Node:
 def nodes(path: Path) -> tuple[Node, ...]:
     """The file's nodes in their order."""
     with mapped(path) as buffer:
-        graph = Message(buffer, 0, len(buffer)).first(GRAPH)
-        return () if graph is None else tuple(_node(node) for node in graph.each(NODE))
-
-
-def _node(node: Message) -> Node:
-    inputs, outputs = (tuple(each.text for each in node.each(number)) for number in (INPUTS, OUTPUT))
-    return Node(node.string(NODE_NAME), inputs, outputs)
+        return tuple(
+            Node(
+                node.string(NODE_NAME),
+                tuple(name.text for name in node.all(INPUTS)),
+                tuple(name.text for name in node.all(OUTPUT)),
+            )
+            for node in Message(buffer, 0, len(buffer)).all(GRAPH, NODE)
+        )
 
 
 def read(path: Path) -> Contents:
-    """What the file holds. ContentError if it is no whole ONNX model."""
+    """The content of the file. ContentError if it is no whole ONNX model."""
     with mapped(path) as buffer:
         graph = Message(buffer, 0, len(buffer)).first(GRAPH)
         # the fields after the graph are read too, so that a file that was cut there is found out
         if graph is None or not sum(1 for _ in Message(buffer, 0, len(buffer)).fields()):
             raise ContentError("it has no graph")
-        nodes = list(graph.each(NODE))
-        weights = [_weight(tensor, tensor.string(NAME), path) for tensor in graph.each(INITIALIZER)]
-        weights += [_weight(tensor, name, path) for node in nodes for name, tensor in _constants(node)]
+        nodes = list(graph.all(NODE))
+        constants = [node for node in nodes if node.string(OPERATOR) == "Constant"]
+        weights = [_weight(tensor, tensor.string(NAME), path) for tensor in graph.all(INITIALIZER)]
+        weights += [
+            _weight(tensor, node.string(OUTPUT), path) for node in constants for tensor in node.all(ATTRIBUTE, TENSOR)
+        ]
         operators = counted(node.string(OPERATOR) for node in nodes)
     return Contents(path.stat().st_size, tuple(weights), operators)
 
@@ -63,25 +68,10 @@ def input_shape(path: Path) -> tuple[int, ...] | None:
         graph = Message(buffer, 0, len(buffer)).first(GRAPH)
         if graph is None:
             raise ContentError("it has no graph")
-        known = {tensor.string(NAME) for tensor in graph.each(INITIALIZER)}
-        image = next((value for value in graph.each(INPUT) if value.string(VALUE_NAME) not in known), None)
-        sides = () if image is None else tuple(side.integer(SIDE) for side in _sides(image))
+        known = {tensor.string(NAME) for tensor in graph.all(INITIALIZER)}
+        image = next((value for value in graph.all(INPUT) if value.string(VALUE_NAME) not in known), None)
+        sides = () if image is None else tuple(side.integer(SIDE) for side in image.all(*SIDES))
         return sides if sides and all(sides) else None
-
-
-def _sides(value: Message) -> Iterator[Message]:
-    """ValueInfoProto.type.tensor_type.shape.dim."""
-    for kind in value.each(2):
-        for tensor in kind.each(1):
-            for shape in tensor.each(2):
-                yield from shape.each(1)
-
-
-def _constants(node: Message) -> Iterator[tuple[str, Message]]:
-    if node.string(OPERATOR) == "Constant":
-        for attribute in node.each(ATTRIBUTE):
-            for tensor in attribute.each(TENSOR):
-                yield node.string(OUTPUT), tensor
 
 
 def _weight(tensor: Message, name: str, path: Path) -> Weight:

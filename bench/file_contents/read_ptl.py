@@ -1,4 +1,4 @@
-"""The weights and operators of a TorchScript Lite .ptl: a zip archive of storages and pickles. Nothing is imported or
+"""Weights and operators of a TorchScript Lite .ptl: a zip archive of storages and pickles. Nothing is imported or
 called that a pickle names: every name becomes a record of what it would have been called with."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Storage:
 
 
 class Named:
-    """What a pickle's global becomes: its name, what it was called with, and what was set on it. Never the object."""
+    """Record in place of a pickle's global: its name, its arguments, and what was set on it. Never the object."""
 
     name = ""
 
@@ -64,27 +64,24 @@ class Reader(pickle.Unpickler):
 
 
 def read(path: Path) -> Contents:
-    """What the file holds. ContentError if it is no whole archive of the lite interpreter."""
+    """The content of the file. ContentError if it is no whole archive of the lite interpreter."""
     try:
         with zipfile.ZipFile(path) as archive:
             root = archive.namelist()[0].partition("/")[0]
             entries = {info.filename.removeprefix(f"{root}/"): info for info in archive.infolist()}
-            pickles = {name: _unpickled(archive.read(entries[name])) for name in entries if name.endswith(".pkl")}
+            names = (name for name in entries if name.endswith(".pkl"))
+            pickles = {name: Reader(io.BytesIO(archive.read(entries[name]))).load() for name in names}
             operators = counted(_operators(pickles["bytecode.pkl"]))
     except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ContentError(f"it is no archive of the lite interpreter ({type(error).__name__}: {error})") from error
-    found = [(folder, *each) for folder in ("data", "constants") for each in _tensors(pickles.get(f"{folder}.pkl"), "")]
     weights = [
         _weight(name, shape, storage, entries[f"{folder}/{storage.entry}"], path)
-        for folder, name, shape, storage in found
+        for folder in ("data", "constants")
+        for name, shape, storage in _tensors(pickles.get(f"{folder}.pkl"), "")
         if f"{folder}/{storage.entry}" in entries
     ]
     named = any(weight.name[:1] != "#" for weight in weights)
     return Contents(path.stat().st_size, tuple(weights), operators, named)
-
-
-def _unpickled(data: bytes) -> Any:
-    return Reader(io.BytesIO(data)).load()
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, tuple[int, ...], Storage]]:
@@ -98,8 +95,8 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, tuple[int, ...], Stor
         for key, part in value.items():
             yield from _tensors(part, f"{name}.{key}".strip("."))
     elif isinstance(value, list | tuple):
-        for place, part in enumerate(value):
-            yield from _tensors(part, f"{name}#{place}")
+        for index, part in enumerate(value):
+            yield from _tensors(part, f"{name}#{index}")
 
 
 def _operators(value: Any) -> Iterator[str]:
@@ -111,15 +108,11 @@ def _operators(value: Any) -> Iterator[str]:
 
 
 def _weight(name: str, shape: tuple[int, ...], storage: Storage, entry: zipfile.ZipInfo, path: Path) -> Weight:
-    stored = entry.compress_type == zipfile.ZIP_STORED
-    offset = _data_offset(path, entry) if stored else None
-    dtype = TYPES.get(storage.dtype, storage.dtype)
-    return Weight(name, dtype, shape, entry.compress_size, path, offset)
-
-
-def _data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
-    with path.open("rb") as file:
-        file.seek(entry.header_offset)
-        header = file.read(LOCAL_HEADER)
-    lengths = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
-    return entry.header_offset + LOCAL_HEADER + sum(lengths)
+    offset = None
+    if entry.compress_type == zipfile.ZIP_STORED:
+        with path.open("rb") as file:
+            file.seek(entry.header_offset)
+            header = file.read(LOCAL_HEADER)
+        lengths = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
+        offset = entry.header_offset + LOCAL_HEADER + sum(lengths)
+    return Weight(name, TYPES.get(storage.dtype, storage.dtype), shape, entry.compress_size, path, offset)

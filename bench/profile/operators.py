@@ -28,11 +28,8 @@ class Call:
 
 
 Run = tuple[Call, ...]
-
 ONNX_WEIGHTED = ("Conv", "Gemm", "MatMul")
-
 TORCH_WEIGHTED = ("conv", "linear", "addmm", "matmul", "mm")
-
 WHOLE = ("Method::execute", "DELEGATE_CALL", "Method::init", "Program::load_method")
 
 
@@ -100,7 +97,6 @@ def _called(call: Mapping[str, Any]) -> Call:
 
 
 READERS: dict[str, Callable[[Path], Iterable[Run]]] = {"pte": _executorch, "onnx": _onnx, "ptl": _torch}
-
 Layers = list[str]
 
 

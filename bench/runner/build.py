@@ -22,7 +22,6 @@ from bench.runner.bundle import LOADER, MANIFEST, ROOT, Bundle, BundledFile, Pro
 from exporters.artifact import size_and_sha256
 
 HERE = Path(__file__).parent
-
 ENGINES = ("pte", "onnx", "ptl")
 
 
@@ -77,13 +76,9 @@ class Log:
 
 
 BIN = Path(sys.executable).parent
-
 SITE = Path(sysconfig.get_path("purelib"))
-
 CROSS = Path("/usr/aarch64-linux-gnu/lib")
-
 LOG = "build.log"
-
 PACKAGES = {"g++": "g++", "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu", "readelf": "binutils"}
 
 

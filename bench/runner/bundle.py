@@ -44,13 +44,9 @@ def _find(name: str, folders: Sequence[Path]) -> Path | None:
 
 
 SCHEMA = 1
-
 MANIFEST = "manifest.json"
-
 LOADER = "lib/ld-linux-aarch64.so.1"
-
 ROOT = Path(__file__).resolve().parents[2] / "build" / "runner"
-
 BUILD = "build it with `make runner`"
 
 

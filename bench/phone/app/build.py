@@ -18,9 +18,7 @@ from bench.runner.build import HERE, Log
 from exporters.artifact import size_and_sha256
 
 ABI = "arm64-v8a"
-
 Do = Callable[[list[str], str], None]
-
 """Runs a command and says what for; raises BenchError where it fails."""
 
 
@@ -99,7 +97,6 @@ def _from_npm(library: Library, fetched: Path, do: Do) -> None:
 
 
 LEAST_SDK = 24
-
 KEY = ["-alias", "bench", "-storepass", "android", "-keypass", "android"]
 
 
@@ -157,7 +154,6 @@ def make_key(path: Path, do: Do) -> Path:
 
 
 SOURCES = Path(__file__).resolve().parents[3] / "android_app"
-
 PACKAGES = {
     "javac": "default-jdk-headless",
     "mvn": "maven",
@@ -166,19 +162,12 @@ PACKAGES = {
     "zipalign": "zipalign",
     "apksigner": "apksigner",
 }
-
 """The programs that a build runs, and the Debian package of each."""
-
 APKS = {"bench": ("pte", "onnx"), "legacy": ("ptl",)}
-
 """The apps and their engines: the legacy one cannot ship on phones whose pages have 16 KB."""
-
 JNI = ("fbjni-java-only.jar", "nativeloader.jar")
-
 """What the Java side of PyTorch's libraries calls."""
-
 EXTRA = {"pte": JNI[1:], "onnx": (), "ptl": JNI}
-
 MODULES = {"onnx": "engine-onnx", "ptl": "engine-torchscript", "pte": "engine-executorch"}
 
 

@@ -109,15 +109,10 @@ def _answer(row: Measurement) -> RunnerAnswer:
 
 
 ACTIVITY = "compressexport.app.RunActivity"
-
 MAIN = "compressexport.core.Main"
-
 INSTALL_SECONDS = 300.0
-
 COPY_BYTES_PER_SECOND = 1e7
-
 OWN, OWN_ANSWERS = "files/bench", "answers.raw"
-
 """The folder in the app's own storage: a copy of the store's `files` and `images`, the plan and the row."""
 
 

@@ -355,7 +355,7 @@ def test_a_check_imports_no_toolkit(ten):
     assert not {"torch", "numpy", "onnx", "executorch", "coremltools", "safetensors", "matplotlib"} & set(modules)
 
 
-def test_a_check_needs_no_more_than_click_and_rich(ten):
+def test_a_check_needs_no_more_than_click_rich_and_msgspec(ten):
     code = (
         "import sys; from compress_export.cli.main import cli\n"
         "try: cli.main(['check'], standalone_mode=False)\n"
@@ -366,6 +366,8 @@ def test_a_check_needs_no_more_than_click_and_rich(ten):
     assert set(done.stdout.splitlines()[-1].split()) <= {
         "click",
         "rich",
+        "msgspec",
+        "typing_extensions",  # which msgspec takes where it is there
         "pygments",
         "markdown_it",
         "mdurl",
