@@ -64,6 +64,28 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def check_layer_names(names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises PlanError for the first of `names` that is not among the `known`, with the nearest that are."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise no_such_layer(name, known)
+
+
+def replace_module(network: nn.Module, name: str, new: nn.Module) -> None:
+    """Puts `new` wherever the module called `name` stands: under each of its names, in each of its parents."""
+    modules = dict(network.named_modules(remove_duplicate=False))
+    if name not in modules:
+        raise no_such_layer(name, modules)
+    old = modules[name]
+    if old is network:
+        raise PlanError("the network itself cannot be replaced; wrap it in nn.Sequential and name its layer '0'")
+    for parent in list(network.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[key] = new
+
+
 def split_kernels(layer: Layer) -> Tensor:
     """The weight as (groups, T, S, D), a copy on the CPU in float32, or in float64 if the layer is.
 

@@ -14,6 +14,15 @@ KEEP = "keep"
 
 
 @dataclass(frozen=True)
+class LayerVariant:
+    """One way to compute a layer of the network: a method at a rank (for each group), or KEEP with the rank ()."""
+
+    layer: str
+    method: str = KEEP
+    rank: Rank = ()
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """One layer's method and rank (for each group), with the reason a person reads.
 

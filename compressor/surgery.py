@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compressor.calibration import Moments
 from compressor.decompositions.methods import METHODS, Decompositions, check_rank, decomposition
 from compressor.layer_shape import PlanError
-from compressor.layers import Layer, find_layer, layer_shape, no_such_layer
+from compressor.layers import Layer, find_layer, layer_shape, replace_module
 from compressor.plan import LayerPlan, Plan
 
 
@@ -90,35 +90,13 @@ def apply(
         progress(done, len(rows), row.name)
         inputs = (moments or {}).get(row.name)
         found = decomposition(ready, network, row.name, row.method, seed, inputs)
-        replace(network, row.name, found.factors(row.rank))
+        replace_module(network, row.name, found.factors(row.rank))
 
 
 def skeleton(network: nn.Module, layers: Iterable[LayerPlan]) -> None:
     """Like `apply`, but computes nothing: the factors are zeros, for weights that are loaded next."""
     for row, layer in _checked(network, layers):
-        replace(network, row.name, METHODS[row.method].layers(layer, row.rank))
-
-
-def replace(network: nn.Module, name: str, new: nn.Module) -> None:
-    """Puts `new` wherever the module called `name` stands: under each of its names, in each of its parents."""
-    modules = dict(network.named_modules(remove_duplicate=False))
-    if name not in modules:
-        raise no_such_layer(name, modules)
-    old = modules[name]
-    if old is network:
-        raise PlanError("the network itself cannot be replaced; wrap it in nn.Sequential and name its layer '0'")
-    for parent in list(network.modules()):
-        for key, child in list(parent._modules.items()):
-            if child is old:
-                parent._modules[key] = new
-
-
-def check_layer_names(names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises PlanError for the first of `names` that is not among the `known`, with the nearest that are."""
-    known = list(known)
-    for name in names:
-        if name not in known:
-            raise no_such_layer(name, known)
+        replace_module(network, row.name, METHODS[row.method].layers(layer, row.rank))
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -26,10 +26,10 @@ from bench.measurement import Schedule
 from bench.statistics import time_ratio
 from compress_export.latency.measured_costs import MeasuredCosts
 from compressor.decompositions.methods import METHODS
-from compressor.layers import find_layer
-from compressor.planning.cost_model import LayerVariant, price, variant_cost
+from compressor.layers import find_layer, replace_module
+from compressor.plan import LayerVariant
+from compressor.planning.cost_model import price, variant_cost
 from compressor.planning.rank_rules import break_even
-from compressor.surgery import replace
 from compressor.survey import Survey, survey
 from exporters.export import export
 
@@ -68,7 +68,7 @@ def compressed(network: torch.nn.Module, variants: list[LayerVariant]) -> torch.
         with torch.no_grad():
             for weight in factors.parameters():
                 weight.normal_(0, 0.05)
-        replace(copied, variant.layer, factors)
+        replace_module(copied, variant.layer, factors)
     return copied
 
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from compress_export.latency.cache import cache_folder
 from compressor.layers import find_layer
-from compressor.planning.cost_model import LayerVariant
-from compressor.planning.planner import Errors
+from compressor.plan import LayerVariant
+from compressor.planning.goal import Errors
 
 SCHEMA = 1
 

@@ -25,8 +25,8 @@ from compress_export.latency.layer_modules import Geometry, geometry_of
 from compress_export.latency.layer_writer import LayerFiles, writing
 from compressor.layer_shape import Rank
 from compressor.layers import find_layer
-from compressor.plan import KEEP
-from compressor.planning.cost_model import LayerVariant, Progress, calls_of, price, variant_cost
+from compressor.plan import KEEP, LayerVariant
+from compressor.planning.cost_model import Progress, calls_of, price, variant_cost
 from compressor.survey import Survey
 from exporters.capture import capture, save
 from exporters.formats import find_format

@@ -20,27 +20,32 @@ from compressor.survey import survey
 from compressor.training.loop import accuracy
 
 
-def cut_stage(context: RunContext, plan: Plan) -> nn.Module:
-    """The network with the plan's factors in place, not yet tuned. A plan that was edited since is cut anew."""
+def cut_stage(context: RunContext, plan: Plan, verified: nn.Module | None = None) -> nn.Module:
+    """The network with the plan's factors in place, not yet tuned: the one that was `verified` with the plan, if any.
+
+    A plan that was edited since is compressed anew.
+    """
     run, text = context.run, plan.to_json()
     if run.has("compressed.safetensors"):
         if run.read_json("compressed.json")["plan"] == json.loads(text):
             return load_module(context, plan, "compressed.safetensors")
         context.reporter.say(f"{run / 'plan.json'} has been edited: cutting again")
         run.clear_from("cut")
-    with context.reporter.stage(f"Factoring {len(plan.factored)} layers") as advance:
-        compressed = compress(
-            context.network.module,
-            plan,
-            context.decompositions,
-            progress=lambda done, total, name: advance(done, total, name),
-            moments=context.moments,
-        )
-        if plan.factored:
-            settle_statistics(context, compressed.module, context.network.module)
-    run.write_json("compressed.json", {**_after(context, plan, compressed.module), "plan": json.loads(text)})
-    save_weights(compressed.module, run / "compressed.safetensors")
-    return compressed.module
+    module = verified
+    if module is None:
+        with context.reporter.stage(f"Factoring {len(plan.factored)} layers") as advance:
+            module = compress(
+                context.network.module,
+                plan,
+                context.decompositions,
+                progress=lambda done, total, name: advance(done, total, name),
+                moments=context.moments,
+            ).module
+            if plan.factored:
+                settle_statistics(context, module, context.network.module)
+    run.write_json("compressed.json", {**_after(context, plan, module), "plan": json.loads(text)})
+    save_weights(module, run / "compressed.safetensors")
+    return module
 
 
 def _after(context: RunContext, plan: Plan, module: nn.Module) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def run_all(path: Path, request: RunRequest, force: bool = False, group: Process
         stale_share = run.stale("share", request.share, force)
         context = _context(run, source, stale_source, group)
         stages.baseline_stage(context)
-        plan = planning.plan_stage(context, request.plan, stale_plan)
-        cut = stages.cut_stage(context, plan)
+        plan, verified = planning.plan_stage(context, request.plan, stale_plan)
+        cut = stages.cut_stage(context, plan, verified)
         tuned = tuning.tune_stage(context, plan, cut, tune, stale_tune)
         shared = sharing.share_stage(context, tuned, request.share, stale_share)
         stages.accuracy_stage(context, _modules(context, cut, tuned, shared))
@@ -118,8 +118,8 @@ def tuned_run(
     with open_run(path) as run:
         stale = run.stale("source", source, False), run.stale("plan", settings, False), run.stale("tune", tune, False)
         context = _context(run, source, stale[0], group)
-        plan = planning.plan_stage(context, settings, stale[1])
-        cut = stages.cut_stage(context, plan)
+        plan, verified = planning.plan_stage(context, settings, stale[1])
+        cut = stages.cut_stage(context, plan, verified)
         tuned = tuning.tune_stage(context, plan, cut, tune, stale[2])
         stages.accuracy_stage(context, _modules(context, cut, tuned, tuned))
     return context
@@ -139,7 +139,7 @@ def plan_only(
         stale_source = run.stale("source", source, force)
         stale_plan = run.stale("plan", settings, force)
         context = _context(run, source, stale_source, group)
-        plan = planning.plan_stage(context, settings, stale_plan)
+        plan, _ = planning.plan_stage(context, settings, stale_plan)
         tell(plan.to_json(), lambda: show_plan(plan, context.survey, console()))
         context.reporter.say(f"{run / 'plan.json'}: go on with `compress-export compress {path}`")
     return plan

@@ -17,11 +17,12 @@ from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
 from compress_export.study.grids import SYSTEMS, Cell
 from compress_export.study.lines import Line, packed
-from compressor.decompositions.methods import Decomposition, decomposition
+from compressor.decompositions.methods import decomposition
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup
 from compressor.plan import LayerPlan, Plan
+from compressor.planning.cost_model import CountedCosts
 from compressor.planning.goal import Goal
-from compressor.planning.planner import Evidence, make_plan, planned_parameters
+from compressor.planning.planner import PlanningProblem, make_plan, planned_parameters, solve
 from compressor.planning.recipes import PAPER_RANKS, parameters_with_every_bias, ranks_for
 from compressor.surgery import skeleton
 from compressor.survey import survey
@@ -159,7 +160,6 @@ def _counted() -> Line:
     paper = PAPER_RANKS[PAPER]
     theirs = make_plan(network, found, Goal(ranks=ranks_for(paper, found.layers), ranks_from=PAPER))
     most = planned_parameters(theirs, found)
-    evidence, ready = Evidence(), dict[tuple[str, str], Decomposition]()
 
     def counted(plan: Plan) -> dict[str, float]:
         skeleton(cut := alexnet_caffe(1000).eval(), plan.layers)
@@ -167,12 +167,13 @@ def _counted() -> Line:
         return {"parameters": after.parameters, "macs": after.macs}
 
     rows = {PAPERS: counted(theirs)}
+    problem = PlanningProblem(network, found, Goal(), CountedCosts(found))  # both goals share its decompositions
     weights, macs = f"{most / 1e6:.6f}M", f"{rows[PAPERS]['macs'] / 1e6:.6f}M"
     for name, goal in (
         ("weights", Goal(max_params=weights)),
         ("weights and MACs", Goal(max_params=weights, max_macs=macs)),
     ):
-        rows[f"ours, as many {name}"] = counted(make_plan(network, found, goal, evidence, ready))
+        rows[f"ours, as many {name}"] = counted(solve(replace(problem, goal=goal)))
     paired = [(layer, theirs.layer(layer.name).rank[0]) for layer in found.layers]
     rows[PAPERS]["papers_count"] = parameters_with_every_bias(paired)
     return {"original": {"parameters": found.parameters, "macs": found.macs}, "printed": PRINTED, "counted": rows}

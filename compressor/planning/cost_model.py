@@ -1,4 +1,4 @@
-"""Costs of layer variants: the protocol of a cost model, and counted costs where no device can be asked."""
+"""CostModel: the protocol of costs that the planner asks for, and counted costs where no device can be asked."""
 
 from __future__ import annotations
 
@@ -7,31 +7,16 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from compressor.decompositions.methods import METHODS
-from compressor.layer_shape import Cost, Rank, dense_cost
-from compressor.plan import KEEP
+from compressor.layer_shape import Cost, dense_cost
+from compressor.plan import KEEP, LayerVariant
+from compressor.planning.options import OPTIONS
 from compressor.survey import LayerCost, Survey
-
-MACS_PER_ELEMENT = 16
-"""What moving one element costs, in multiply-accumulates, where work is predicted and not measured.
-
-A core with 8-wide fused multiply-adds does about 16 of them in the time in which it streams 4 bytes from memory.
-"""
-
-
-@dataclass(frozen=True)
-class LayerVariant:
-    """One way to compute a layer of the network: a method at a rank (for each group), or KEEP with the rank ()."""
-
-    layer: str
-    method: str = KEEP
-    rank: Rank = ()
-
 
 Progress = Callable[[int, int, str], None]
 
 
 class CostModel(Protocol):
-    """Costs of variants as one device and runtime has them; all calls of a layer together.
+    """Costs of layer variants as one device and runtime has them; all calls of a layer together.
 
     `source` says in a plan where the figures come from; `unit` is "ms" for measured time, "work" for counts, which
     only compare. `multiple` is what ranks are rounded to, because the runtime's kernels work in steps of it.
@@ -51,7 +36,7 @@ class CostModel(Protocol):
         ...
 
     def cost(self, variant: LayerVariant) -> float:
-        """The variant's cost, measured or, between variants measured of the same layer and method, interpolated.
+        """The variant's cost, measured or, between measured variants of the same layer and method, interpolated.
 
         An error where no variant of the layer and method was measured.
         """
@@ -64,21 +49,22 @@ class CostModel(Protocol):
 
 def price(cost: Cost) -> int:
     """The work predicted for a cost: MACs, plus activation and weight traffic in MACs."""
-    return cost.macs + MACS_PER_ELEMENT * cost.traffic
+    return cost.macs + OPTIONS.macs_per_element * cost.traffic
 
 
 def variant_cost(survey: Survey, variant: LayerVariant) -> Cost:
     """Parameters, MACs and elements moved of a variant, all calls of its layer together (parameters counted once)."""
     layer = survey.layer(variant.layer)
-    once = (
-        dense_cost(layer.shape) if variant.method == KEEP else METHODS[variant.method].cost(layer.shape, variant.rank)
-    )
+    if variant.method == KEEP:
+        once = dense_cost(layer.shape)
+    else:
+        once = METHODS[variant.method].cost(layer.shape, variant.rank)
     calls = calls_of(layer)
     return Cost(once.parameters, round(once.macs * calls), round(once.traffic * calls))
 
 
 def calls_of(layer: LayerCost) -> float:
-    """How often a layer runs for one image, a call at another size counted by its share of the first one's MACs."""
+    """Calls of a layer for one image, a call at another size counted by its fraction of the first one's MACs."""
     dense = dense_cost(layer.shape).macs
     return layer.cost.macs / dense if dense else float(layer.calls)
 
@@ -90,7 +76,7 @@ class CountedCosts:
     survey: Survey
     source: str = "counted MACs and traffic, not measured"
     unit: Literal["work"] = "work"
-    multiple: int = 8
+    multiple: int = OPTIONS.rank_multiple
 
     def measure(self, variants: Collection[LayerVariant], progress: Progress) -> None:
         """Nothing to do: counts are always at hand."""

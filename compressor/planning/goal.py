@@ -1,28 +1,35 @@
-"""What a plan is asked for: limits with their units, methods allowed, layers to keep, or ranks by name."""
+"""Goal: limits, methods, layers to keep, ranks by name. PlanningProblem: a goal with all that its plan is made from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from compressor.decompositions.methods import METHODS
+from torch import nn
+
+from compressor.calibration import Moments
+from compressor.decompositions.methods import METHODS, Decompositions, decomposition
 from compressor.layer_shape import PlanError
+from compressor.plan import LayerVariant
+from compressor.planning.cost_model import CostModel
 from compressor.planning.limits import UNITS, Limit, parse_limit
+from compressor.planning.loss_model import ErrorLosses, LossModel
+from compressor.survey import Survey
 
 ANSWERED = {"vbmf": ("macs",), "sensitivity": ("params", "macs")}
 """Limits that a rule other than "budget" answers to; the others know parameters alone."""
 
 
 DEFAULT_METHODS = ("cp-polished", "tucker", "spatial", "channel", "svd")
-"""What a planner chooses among when nobody says: each variant once, CP at its best fit."""
+"""Methods without --methods: each kind of factors once, CP at its best fit."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a plan is made for. Limits are texts with their unit (see `parse_limit`), singly or together.
+    """Limits on the network that a plan makes: texts with their unit (see `parse_limit`), singly or together.
 
     The rule "budget" chooses method and rank of each layer so that the predicted loss is least within the limits. With
-    `max_drop` (points of top-1 before fine-tuning, measured on held-out images) it is the size and time that become
+    `max_drop` (points of top-1 before fine-tuning, measured on the validation split) it is size and time that become
     least. The other rules give every layer the method of Astrid & Lee 2018, or the first of `methods` that fits it, and
     answer to `max_params`, or to what `ANSWERED` has for them, one limit at a time. `ranks` gives ranks (for each
     group) by layer name and keeps every other layer; `ranks_from` says whose they are. `assumed` marks limits that
@@ -71,7 +78,7 @@ class Goal:
 
     @property
     def may_be_slower(self) -> bool:
-        """Whether a slower variant is allowed: only where size alone is limited."""
+        """True where size alone is limited: then a variant slower than its layer is allowed."""
         return bool(self.limits) and set(self.limits) <= {"params", "size"}
 
     def text(self) -> str:
@@ -79,3 +86,55 @@ class Goal:
             return self.ranks_from
         texts = ", ".join(f"max-{name} {limit.text}" for name, limit in self.limits.items())
         return (f"{texts} (default)" if self.assumed else texts) or "default: size and time against errors"
+
+
+Errors = dict[tuple[str, LayerVariant], float]
+"""Relative errors of variants, by kind: "estimate" (cheap, of many ranks) or "error" (exact)."""
+
+
+@dataclass(frozen=True)
+class PlanningProblem:
+    """A network and a goal with all that its plan rests on: costs, losses, and what earlier plans taught.
+
+    `drops` (points of top-1 lost by each layer alone, see `training.fine_tune.probe`) are for the rule "sensitivity".
+    With `moments` of the layers' inputs factors are fitted to their outputs. `decompositions` and `errors` known before
+    are not worked out again, and new ones are added to them.
+
+    A network that was planned, measured and missed its goal changes the next problem: variants must be faster than
+    their layer by `required_speedup` (beyond the noise), a network of variants takes `latency_offset` (in the costs'
+    unit) more than the sum of its parts, or, when nothing else kept the goal, `keep_every_layer`.
+    """
+
+    network: nn.Module
+    survey: Survey
+    goal: Goal
+    costs: CostModel
+    losses: LossModel = field(default_factory=ErrorLosses)
+    drops: Mapping[str, float] | None = None
+    errors: Errors = field(default_factory=dict)
+    decompositions: Decompositions = field(default_factory=dict)
+    moments: Mapping[str, Moments] | None = None
+    required_speedup: float = 1.0
+    latency_offset: float = 0.0
+    keep_every_layer: bool = False
+    progress: Callable[[str, int, int, str], None] = lambda _what, _done, _total, _layer: None
+
+    def exactly_known(self, variant: LayerVariant) -> bool:
+        return ("error", variant) in self.errors
+
+    def error(self, variant: LayerVariant) -> float:
+        """The variant's relative error."""
+        return self._worked_out("error", variant)
+
+    def estimate(self, variant: LayerVariant) -> float:
+        """An estimate of the variant's relative error, which costs less; the error itself where it is known."""
+        return self._worked_out("error" if self.exactly_known(variant) else "estimate", variant)
+
+    def _worked_out(self, kind: str, variant: LayerVariant) -> float:
+        if (kind, variant) not in self.errors:
+            inputs = (self.moments or {}).get(variant.layer)
+            found = decomposition(
+                self.decompositions, self.network, variant.layer, variant.method, self.goal.seed, inputs
+            )
+            self.errors[kind, variant] = (found.error if kind == "error" else found.estimate)(variant.rank)
+        return self.errors[kind, variant]

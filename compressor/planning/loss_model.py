@@ -1,4 +1,4 @@
-"""What cutting a layer is predicted to lose: from the error of its fit, or from measurements on held-out images."""
+"""LossModel: predicted loss of a compressed layer, from the error of its fit or measured on images."""
 
 from __future__ import annotations
 
@@ -14,18 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup
-from compressor.layers import find_layer
-from compressor.planning.cost_model import LayerVariant
-from compressor.surgery import replace
-
-PROBE_ERRORS = (0.15, 0.3, 0.5, 0.7)
-"""Relative errors at which each layer is cut alone: from hardly felt to nearly gone."""
-LEAST_ENERGY = 1e-6
-"""What at least survives a layer: a variant that loses everything has a loss, not an infinite one."""
-SAME_ERROR = 1e-3
-"""A probe of another error was measured on factors fitted otherwise, and is measured again."""
-MOST_IMAGES = 512
-"""Held-out images that losses are measured on: one of them is then a fifth of a point."""
+from compressor.layers import find_layer, replace_module
+from compressor.plan import LayerVariant
+from compressor.planning.options import OPTIONS
 
 
 class LossModel(Protocol):
@@ -48,9 +39,9 @@ class LossModel(Protocol):
         ...
 
 
-def _gone(error: float) -> float:
+def _lost_energy(error: float) -> float:
     """-log of the energy that survives a relative error: its square where it is small, far more near 1."""
-    return -math.log1p(-min(error**2, 1 - LEAST_ENERGY))
+    return -math.log1p(-min(error**2, 1 - OPTIONS.least_energy))
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class ErrorLosses:
 
     def loss(self, layer: str, error: float) -> float:
         del layer  # all count the same
-        return _gone(error)
+        return _lost_energy(error)
 
     def drop(self, loss: float) -> None:
         """None: errors tell nothing of accuracy."""
@@ -75,7 +66,7 @@ class ErrorLosses:
 
 @dataclass(frozen=True)
 class Probe:
-    """One layer cut alone: its error, the mean KL divergence of the network's answers, points of top-1 lost."""
+    """One layer compressed alone: its error, mean KL divergence of the network's outputs, points of top-1 lost."""
 
     layer: str
     method: str
@@ -87,47 +78,49 @@ class Probe:
 
 
 class MeasuredLosses:
-    """A `LossModel` from probes: KL divergence by layer and error, between probe_points as a power of the error.
+    """A `LossModel` from probes: KL divergence by layer and error, between probes as a power of the error.
 
-    Divergence from the original's answers needs no labels, is hardly noisy, and adds up over layers far better than
-    accuracy does; what it means in points of top-1 is read from the same probes, as a rising curve. `excess` is how
-    many times the sum of its layers' losses a whole network has lost when it was measured.
+    Divergence from the original's outputs needs no labels, is hardly noisy, and adds up over layers far better than
+    accuracy does; what it means in points of top-1 is read from the same probes, as a rising curve. `loss_scale` is the
+    measured loss of a whole network over the sum of its layers' losses.
     """
 
-    def __init__(self, probes: Sequence[Probe], excess: float = 1.0) -> None:
-        self.probes, self.excess = tuple(probes), excess
+    def __init__(self, probes: Sequence[Probe], loss_scale: float = 1.0) -> None:
+        self.probes, self.loss_scale = tuple(probes), loss_scale
         self._curves = {name: _curve([p for p in probes if p.layer == name]) for name in {p.layer for p in probes}}
-        self._steepest = max((p.divergence / _gone(p.error) for p in probes if _gone(p.error)), default=0.0)
+        slopes = (p.divergence / _lost_energy(p.error) for p in probes if _lost_energy(p.error))
+        self._steepest = max(slopes, default=0.0)
         self._drops = _rising([(p.divergence, p.drop) for p in probes])
         images = max((p.images for p in probes), default=0)
         self.source = (
-            f"KL divergence of the answers, each layer cut alone at {len(PROBE_ERRORS)} errors, {images} images"
+            f"KL divergence of the outputs, each layer compressed alone at {len(OPTIONS.probe_errors)} errors, "
+            f"{images} images"
         )
 
     def loss(self, layer: str, error: float) -> float:
-        """Power law through the two nearest probe_points; below the first the square of the error, above the last what
+        """Power law through the two nearest probes; below the first the square of the error, above the last what
         `ErrorLosses` says, in proportion: there hardly anything survives, and no layer is to be given up for others.
 
-        A layer that no probe could cut without losing nothing counts as the most sensitive of the others.
+        A layer that no probe could compress without losing nothing counts as the most sensitive of the others.
         """
         if error <= 0:
             return 0.0
         if layer not in self._curves:
-            return self._steepest * _gone(error)
+            return self._steepest * _lost_energy(error)
         errors, losses = self._curves[layer]
-        place = int(np.searchsorted(errors, error))
-        if place == 0:
+        index = int(np.searchsorted(errors, error))
+        if index == 0:
             return float(losses[0] * (error / errors[0]) ** 2)
-        if place == len(errors):
-            return float(losses[-1] * _gone(error) / max(_gone(errors[-1]), LEAST_LOSS**2))
-        (e0, e1), (l0, l1) = errors[place - 1 : place + 1], losses[place - 1 : place + 1]
+        if index == len(errors):
+            return float(losses[-1] * _lost_energy(error) / max(_lost_energy(errors[-1]), OPTIONS.least_loss**2))
+        (e0, e1), (l0, l1) = errors[index - 1 : index + 1], losses[index - 1 : index + 1]
         part = math.log(error / e0) / math.log(e1 / e0)
         return float(l0 * (l1 / l0) ** part)
 
     def drop(self, loss: float) -> float:
         """Beyond the worst probe, in proportion to it; no more than all."""
         losses, drops = self._drops
-        loss *= self.excess
+        loss *= self.loss_scale
         if loss > losses[-1]:
             return min(100.0, float(drops[-1] * loss / losses[-1])) if losses[-1] else 0.0
         return float(np.interp(loss, losses, drops))
@@ -135,61 +128,68 @@ class MeasuredLosses:
     def loss_at(self, drop: float) -> float:
         losses, drops = self._drops
         if not drops[-1]:
-            return math.inf if self.excess == 1 else float(losses[-1]) / self.excess
+            return math.inf if self.loss_scale == 1 else float(losses[-1]) / self.loss_scale
         if drop >= drops[-1]:
-            return float(losses[-1] * drop / drops[-1]) / self.excess
+            return float(losses[-1] * drop / drops[-1]) / self.loss_scale
         # Where the curve is flat at `drop`, its right end: the largest loss that costs no more.
-        place = int(np.searchsorted(drops, drop, side="right"))
-        part = (drop - drops[place - 1]) / (drops[place] - drops[place - 1])
-        return float(losses[place - 1] + part * (losses[place] - losses[place - 1])) / self.excess
+        index = int(np.searchsorted(drops, drop, side="right"))
+        part = (drop - drops[index - 1]) / (drops[index] - drops[index - 1])
+        return float(losses[index - 1] + part * (losses[index] - losses[index - 1])) / self.loss_scale
 
 
 class Evaluator:
-    """Answers of the original network on held-out images, and how far a changed network's lie from them. Its own copy
-    of the original runs on `device`; another network where it is."""
+    """Compares changed networks with the original on the first images of the validation split.
+
+    Its own copy of the original runs on `device`; another network where it is.
+    """
 
     def __init__(
         self,
         network: nn.Module,
         batches: Iterable[tuple[Tensor, Tensor]],
-        most: int = MOST_IMAGES,
+        most: int = OPTIONS.probe_images,
         device: torch.device = SINGLE_PROCESS.device,
     ) -> None:
         self._network, self._device = copy.deepcopy(network).eval().to(device), device
-        self._batches = _first(batches, most)
-        self._answers = [self._run(self._network, images) for images, _ in self._batches]
+        self._batches: list[tuple[Tensor, Tensor]] = []
+        for images, labels in batches:
+            if most <= 0:
+                break
+            self._batches.append((images[:most], labels[:most]))
+            most -= len(labels)
+        self._outputs = [self._run(self._network, images) for images, _ in self._batches]
         self.images = sum(len(labels) for _, labels in self._batches)
-        self._hits = self._count(self._answers)
+        self._hits = self._count(self._outputs)
 
     def compare(self, network: nn.Module) -> tuple[float, float]:
-        """Mean KL divergence of the answers in nats, and points of top-1 lost (below 0: gained)."""
+        """Mean KL divergence of the outputs in nats, and points of top-1 lost (below 0: gained)."""
         network.eval()
-        answers = [self._run(network, images) for images, _ in self._batches]
+        outputs = [self._run(network, images) for images, _ in self._batches]
         divergence = sum(
             float(functional.kl_div(new.log_softmax(1), old.log_softmax(1), reduction="sum", log_target=True))
-            for old, new in zip(self._answers, answers, strict=True)
+            for old, new in zip(self._outputs, outputs, strict=True)
         )
-        return max(0.0, divergence / self.images), 100 * (self._hits - self._count(answers)) / self.images
+        return max(0.0, divergence / self.images), 100 * (self._hits - self._count(outputs)) / self.images
 
     def alone(self, layer: str, factors: nn.Module) -> tuple[float, float]:
         """`compare` of the original with one layer replaced; the original is as before afterwards."""
         before = find_layer(self._network, layer)
-        replace(self._network, layer, factors.to(self._device))
+        replace_module(self._network, layer, factors.to(self._device))
         try:
             return self.compare(self._network)
         finally:
-            replace(self._network, layer, before)
+            replace_module(self._network, layer, before)
 
     @staticmethod
     def _run(network: nn.Module, images: Tensor) -> Tensor:
         device = next(network.parameters()).device
         with torch.no_grad():
-            answers: Tensor = network(images.to(device)).double().cpu()
-        return answers
+            outputs: Tensor = network(images.to(device)).double().cpu()
+        return outputs
 
-    def _count(self, answers: Sequence[Tensor]) -> int:
-        pairs = zip(answers, self._batches, strict=True)
-        return sum(int((answer.argmax(1) == labels).sum()) for answer, (_, labels) in pairs)
+    def _count(self, outputs: Sequence[Tensor]) -> int:
+        pairs = zip(outputs, self._batches, strict=True)
+        return sum(int((logits.argmax(1) == labels).sum()) for logits, (_, labels) in pairs)
 
 
 def probe_losses(
@@ -202,52 +202,39 @@ def probe_losses(
 ) -> tuple[Probe, ...]:
     """A probe for each probe point (variant and error) of each layer; those in `known` are not measured again.
 
-    `found` hears of each new one, so that an interrupted measurement can go on. They are dealt out to a `group`.
+    `found` hears of each new one, so that an interrupted measurement can go on. They are sharded over the `group`.
     """
-    have = {(p.layer, p.method, p.rank): p for p in known}
-    asked = [(variant, error) for variants in probe_points.values() for variant, error in variants]
+    probes = {LayerVariant(p.layer, p.method, p.rank): p for p in known}
+    points = [point for own in probe_points.values() for point in own]
 
-    def measured(probe_point: tuple[LayerVariant, float]) -> Probe:
-        variant, error = probe_point
+    def measured(point: tuple[LayerVariant, float]) -> Probe:
+        variant, error = point
         divergence, drop = evaluator.alone(variant.layer, factors(variant))
         return Probe(variant.layer, variant.method, variant.rank, error, divergence, drop, evaluator.images)
 
-    def at_hand(variant: LayerVariant, error: float) -> Probe | None:
-        probe = have.get((variant.layer, variant.method, variant.rank))
-        return None if probe is None or abs(probe.error - error) > SAME_ERROR else probe
-
-    for probe in group.map(measured, [(variant, error) for variant, error in asked if at_hand(variant, error) is None]):
-        have[probe.layer, probe.method, probe.rank] = probe
+    missing = [
+        (variant, error)
+        for variant, error in points
+        if variant not in probes or abs(probes[variant].error - error) > OPTIONS.same_error
+    ]
+    for probe in group.map(measured, missing):
+        probes[LayerVariant(probe.layer, probe.method, probe.rank)] = probe
         found(probe)
-    return tuple(have[variant.layer, variant.method, variant.rank] for variant, _ in asked)
+    return tuple(probes[variant] for variant, _ in points)
 
 
 def probe_points_of(errors: Mapping[LayerVariant, float]) -> list[tuple[LayerVariant, float]]:
-    """The variants of one layer whose errors lie nearest to PROBE_ERRORS, each once, by rising error."""
+    """The variants of one layer whose errors lie nearest to the options' probe errors, each once, by rising error."""
     useful = {variant: error for variant, error in errors.items() if error > 0}
-    nearest = {min(useful, key=lambda variant: abs(useful[variant] - aim)): None for aim in PROBE_ERRORS if useful}
+    aims = OPTIONS.probe_errors if useful else ()
+    nearest = dict.fromkeys(min(useful, key=lambda variant: abs(useful[variant] - aim)) for aim in aims)
     return sorted(((variant, useful[variant]) for variant in nearest), key=lambda pair: pair[1])
-
-
-def _first(batches: Iterable[tuple[Tensor, Tensor]], most: int) -> list[tuple[Tensor, Tensor]]:
-    taken: list[tuple[Tensor, Tensor]] = []
-    left = most
-    for images, labels in batches:
-        if left <= 0:
-            break
-        taken.append((images[:left], labels[:left]))
-        left -= len(labels)
-    return taken
-
-
-LEAST_LOSS = 1e-9
-"""Stands for a loss of nothing where logarithms are taken."""
 
 
 def _curve(probes: Sequence[Probe]) -> tuple[list[float], list[float]]:
     """Errors and losses of one layer by rising error; a loss below that of a smaller error is noise and is raised."""
     points = sorted({p.error: p.divergence for p in probes}.items())
-    losses = np.maximum.accumulate([max(loss, LEAST_LOSS) for _, loss in points])
+    losses = np.maximum.accumulate([max(loss, OPTIONS.least_loss) for _, loss in points])
     return [error for error, _ in points], losses.tolist()
 
 

@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
 from compressor.calibration import Moments
-from compressor.decompositions.methods import METHODS, Decompositions, check_rank, decomposition, default_method
+from compressor.decompositions.methods import METHODS, Decompositions, check_rank, default_method
 from compressor.layer_shape import PlanError, dense_cost
-from compressor.plan import LayerPlan, Plan
-from compressor.planning.budget_rule import Solution, solve
-from compressor.planning.candidates import Problem, why_kept
-from compressor.planning.cost_model import CostModel, CountedCosts, LayerVariant
-from compressor.planning.goal import Goal
-from compressor.planning.knapsack import Option
-from compressor.planning.loss_model import ErrorLosses, LossModel
+from compressor.layers import check_layer_names
+from compressor.plan import KEEP, LayerPlan, LayerVariant, Plan
+from compressor.planning import budget_rule
+from compressor.planning.cost_model import CountedCosts
+from compressor.planning.goal import Goal, PlanningProblem
+from compressor.planning.options import OPTIONS
 from compressor.planning.rank_rules import LIMIT_RULES, check_limit, kept, rows_by_limit, rows_by_macs, rows_by_vbmf
-from compressor.surgery import check_layer_names
 from compressor.survey import LayerCost, Survey
 
-__all__ = ["RANK_RULES", "Evidence", "Goal", "check_goal", "check_plan", "make_plan", "planned_parameters"]
+__all__ = [
+    "RANK_RULES",
+    "Goal",
+    "PlanningProblem",
+    "check_goal",
+    "check_plan",
+    "make_plan",
+    "planned_parameters",
+    "solve",
+]
 
 RANK_RULES = ("budget", *LIMIT_RULES, "vbmf", "none")
-
-
-DEFAULT_TEXT = "max-params 0.125x (default)"
-
-Errors = dict[tuple[str, LayerVariant], float]
-"""Relative errors of variants, by kind: "estimate" (cheap, of many ranks) or "error" (exact)."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a plan may rest on besides the weights. What is missing is counted or taken from errors; the plan says so.
-
-    `drops` (top-1 lost by each layer when probed, see `tuning.probe`) is what the rule "sensitivity" needs. `errors` of
-    variants that are known already are not worked out again, and those that are worked out are added. `haste` is how
-    much faster than usual a variant must be to be taken; `correction` is what a network made of variants takes above
-    the sum of its parts, in the costs' unit.
-    """
-
-    costs: CostModel | None = None
-    losses: LossModel | None = None
-    drops: Mapping[str, float] | None = None
-    errors: Errors = field(default_factory=dict)
-    haste: float = 1.0
-    correction: float = 0.0
 
 
 def check_goal(survey: Survey, goal: Goal) -> None:
@@ -59,7 +40,7 @@ def check_goal(survey: Survey, goal: Goal) -> None:
     if goal.rule in LIMIT_RULES and not goal.ranks and "macs" not in goal.limits:
         check_limit(survey, goal)
     if goal.rule == "none" and goal.limits:
-        raise PlanError(f"the rank rule none cuts nothing, so it cannot keep {goal.text()}; pass one of them")
+        raise PlanError(f"the rank rule none factors nothing, so it cannot keep {goal.text()}; pass one of them")
 
 
 def planned_parameters(plan: Plan, survey: Survey) -> int:
@@ -83,113 +64,80 @@ def make_plan(
     network: nn.Module,
     survey: Survey,
     goal: Goal,
-    evidence: Evidence | None = None,
     decompositions: Decompositions | None = None,
     moments: Mapping[str, Moments] | None = None,
-    progress: Callable[[str, int, int, str], None] = lambda _what, _done, _total, _now: None,
 ) -> Plan:
     """The plan that reaches `goal` for `network`, a LayerPlan for each layer of `survey`.
 
-    Without `evidence` costs are counted and losses taken from errors. With `moments` (see `moments.collect`) factors
-    are fitted to the layers' outputs. Decompositions computed on the way are put into `decompositions`, ready for
-    `compress`. `progress` hears what is worked at, steps done, all steps, and the layer.
+    Costs are counted and losses taken from errors; `solve` takes measured ones. Decompositions computed on the way are
+    put into `decompositions`: hand the same dict to `compress`, and it computes none of them again. With `moments` (see
+    `calibration.collect`) factors are fitted to the layers' outputs.
     PlanError for limits that cannot be met (with what can be reached), an unknown layer, a rank above full.
     """
+    ready = {} if decompositions is None else decompositions
+    return solve(PlanningProblem(network, survey, goal, CountedCosts(survey), decompositions=ready, moments=moments))
+
+
+def solve(problem: PlanningProblem) -> Plan:
+    """The plan that reaches the problem's goal. PlanError as from `make_plan`."""
+    survey, goal = problem.survey, problem.goal
     check_goal(survey, goal)
-    evidence = evidence or Evidence()
     if goal.ranks:
-        return _ruled(survey, goal, (_given(layer, goal) for layer in survey.layers), rule="given")
+        return _by_rule(problem, (_given(layer, goal) for layer in survey.layers), goal.text(), "given")
+    if goal.rule == "budget":
+        return _by_budget(problem)
+    text = goal.text() if goal.limits else f"max-params {OPTIONS.default_params}x (default)"
     if goal.rule == "none":
-        return _ruled(survey, goal, (kept(layer, "the rule cuts nothing") for layer in survey.layers))
-    if goal.rule != "budget" and "macs" in goal.limits:
-        return _ruled(survey, goal, rows_by_macs(network, survey, goal, evidence.drops))
+        rows = [kept(layer, "the rule factors nothing") for layer in survey.layers]
+        return _by_rule(problem, rows, "nothing is factored")
+    if "macs" in goal.limits:
+        return _by_rule(problem, rows_by_macs(problem), text)
     if goal.rule == "vbmf":
-        return _ruled(survey, goal, rows_by_vbmf(network, survey, goal))
-    ready: Decompositions = {} if decompositions is None else decompositions
-
-    def worked_out(kind: str, variant: LayerVariant) -> float:
-        if (kind, variant) not in evidence.errors:
-            inputs = (moments or {}).get(variant.layer)
-            found = decomposition(ready, network, variant.layer, variant.method, goal.seed, inputs)
-            evidence.errors[kind, variant] = (found.error if kind == "error" else found.estimate)(variant.rank)
-        return evidence.errors[kind, variant]
-
-    def known(variant: LayerVariant) -> bool:
-        return ("error", variant) in evidence.errors
-
-    def estimate(variant: LayerVariant) -> float:
-        return worked_out("error" if known(variant) else "estimate", variant)
-
-    error = partial(worked_out, "error")
-    if goal.rule in LIMIT_RULES:
-        return _ruled(survey, goal, rows_by_limit(survey, goal, error, evidence.drops))
-    return _solved(
-        Problem(
-            survey,
-            goal,
-            evidence.costs or CountedCosts(survey),
-            evidence.losses or ErrorLosses(),
-            estimate,
-            error,
-            known,
-            evidence.haste,
-            evidence.correction,
-            progress,
-        )
-    )
+        return _by_rule(problem, rows_by_vbmf(problem), "what stands out of the noise")
+    return _by_rule(problem, rows_by_limit(problem), text)
 
 
-def _ruled(survey: Survey, goal: Goal, rows: Iterable[LayerPlan], rule: str | None = None) -> Plan:
+def _by_rule(problem: PlanningProblem, rows: Iterable[LayerPlan], text: str, rule: str | None = None) -> Plan:
     """The plan of a rule that predicts nothing of the whole network."""
-    text = goal.text()
-    if rule is None and not goal.limits:
-        text = {"vbmf": "what stands out of the noise", "none": "nothing is cut"}.get(goal.rule, DEFAULT_TEXT)
-    return Plan(tuple(rows), rule or goal.rule, text, goal.seed, _notes(survey))
+    return Plan(tuple(rows), rule or problem.goal.rule, text, problem.goal.seed, _notes(problem.survey))
 
 
-def _solved(problem: Problem) -> Plan:
+def _by_budget(problem: PlanningProblem) -> Plan:
     """The plan of the best choice for a problem, with what it predicts."""
-    solution, goal = solve(problem), problem.goal
+    goal, costs = problem.goal, problem.costs
+    solution, measured = budget_rule.choose_variants(problem), costs.unit == "ms"
+    rows = []
+    for layer in problem.survey.layers:
+        name = layer.name
+        if name not in solution.chosen:
+            ms = costs.cost(LayerVariant(name)) if measured and layer.calls else None
+            reason = f"kept: {budget_rule.why_kept(layer, goal)}"
+            rows.append(LayerPlan(name, layer.weight, KEEP, (), reason, None, ms, ms))
+            continue
+        chosen, dense = solution.chosen[name], solution.dense[name]
+        times = (chosen.latency, dense.latency) if measured else (None, None)
+        if name in solution.kept:
+            rows.append(LayerPlan(name, layer.weight, KEEP, (), f"kept: {solution.kept[name]}", None, *times))
+            continue
+        speedup, kind = dense.latency / max(chosen.latency, 1e-12), "" if measured else " by count"
+        faster = f"{speedup:.1f}x faster{kind}"
+        if speedup < 1:
+            faster = f"but {1 / speedup:.2f}x slower{kind}: only size is limited"
+        reason = f"{dense.params / chosen.params:.1f}x smaller, {faster}"
+        variant = chosen.variant
+        rows.append(LayerPlan(name, layer.weight, variant.method, variant.rank, reason, chosen.error, *times))
     return Plan(
-        tuple(_budgeted(layer, problem, solution) for layer in problem.survey.layers),
+        tuple(rows),
         goal.rule,
         goal.text(),
         goal.seed,
         _notes(problem.survey),
-        problem.costs.source,
+        costs.source,
         problem.losses.source,
         solution.original,
         solution.point,
         solution.pareto_front,
     )
-
-
-def _budgeted(layer: LayerCost, problem: Problem, solution: Solution) -> LayerPlan:
-    """The row of a layer in a solution: its variant, its times where they were measured, and why."""
-    measured = problem.costs.unit == "ms"
-    option = solution.chosen.get(layer.name)
-    if option is None:
-        ms = problem.costs.cost(LayerVariant(layer.name)) if measured and layer.calls else None
-        reason = f"kept: {why_kept(layer, problem.goal)}"
-        return LayerPlan(layer.name, layer.weight, "keep", (), reason, None, ms, ms)
-    dense = solution.dense[layer.name]
-    times = (option.latency, dense.latency) if measured else (None, None)
-    if layer.name in solution.kept:
-        return LayerPlan(layer.name, layer.weight, "keep", (), f"kept: {solution.kept[layer.name]}", None, *times)
-    variant = option.variant
-    return LayerPlan(
-        layer.name, layer.weight, variant.method, variant.rank, _saved(option, dense, measured), option.error, *times
-    )
-
-
-def _saved(option: Option, dense: Option, measured: bool) -> str:
-    """What a factored layer gains, and a flag where that is paid for in time."""
-    smaller = f"{dense.params / option.params:.1f}x smaller"
-    times = dense.latency / max(option.latency, 1e-12)
-    kind = "" if measured else " by count"
-    if times >= 1:
-        return f"{smaller}, {times:.1f}x faster{kind}"
-    return f"{smaller}, but {1 / times:.2f}x slower{kind}: only size is limited"
 
 
 def _given(layer: LayerCost, goal: Goal) -> LayerPlan:
@@ -207,7 +155,7 @@ def _given(layer: LayerCost, goal: Goal) -> LayerPlan:
 
 
 def _notes(survey: Survey) -> tuple[str, ...]:
-    """What a reader must know to evaluator the plan: layers whose compression is exact because their input repeats."""
+    """Notes on layers whose compression is exact because their input repeats: a reader must know to judge the plan."""
     return tuple(
         f"{layer.name}: only {layer.distinct_inputs} of its {layer.shape.inputs} inputs differ, the others are copies; "
         "what is saved there is an exact collapse, not compression"

@@ -89,9 +89,9 @@ class Pace:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How ranks are chosen, which variant each kind of layer takes, and how the cut network is tuned.
+    """A rank rule, the methods of each kind of layer, and the tuning of the compressed network.
 
-    `methods` are the variants to choose among, none means the rule's own; `fit` says what factors are fitted to where
+    `methods` are those to choose among, none means the rule's own; `fit` says what factors are fitted to where
     there is data. `epochs` is for each step of the schedule, `total_epochs`, where given, for all of them together;
     `rate_step` counts epochs. `paces` take the place of the batch and the rate, step by step. `needs` is what a network
     must have: a convolution with a window larger than 1x1, or a fully connected layer. `regularizer` acts while
@@ -166,7 +166,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "on-the-fly-2015": Recipe(
         "after Soulie, Gripon and Robert, Compression of Deep Neural Networks on the Fly, arXiv 2015: fully connected "
-        "weights trained towards few values, then product quantization, then its centroids tuned; nothing is cut",
+        "weights trained towards few values, then product quantization, then its centroids tuned; nothing is factored",
         needs="linear",
         rank_rule="none",
         schedule="one-shot",

@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
+from compressor.planning.options import OPTIONS
+
 Array = NDArray[np.float64]
 
 
 def evbmf_rank(matrix: Tensor) -> int:
-    """How many components of a matrix stand out of its noise, whose variance is estimated too; 0 if none does."""
-    sides = sorted(matrix.shape)
+    """Number of components of a matrix that stand out of its noise, whose variance is estimated too."""
     gram = matrix.double()
     gram = gram @ gram.mT if gram.shape[0] <= gram.shape[1] else gram.mT @ gram
     values = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0).numpy()
-    return evbmf_rank_of(values, sides[0], sides[1])
+    return evbmf_rank_of(values, min(matrix.shape), max(matrix.shape))
 
 
 def evbmf_rank_of(squares: Array, rows: int, columns: int) -> int:
@@ -59,14 +60,14 @@ def _noise(squares: Array, columns: int, alpha: float, least: float) -> float:
         return max(high, np.finfo(float).tiny)
     low = max(low, high * 1e-12)
     # The free energy is smooth but has several valleys: the best of a grid, then the bottom of that valley.
-    grid = np.geomspace(low, high, 200)
+    grid = np.geomspace(low, high, OPTIONS.noise_grid)
     energies = [_free_energy(squares / (columns * variance), alpha, least) for variance in grid]
-    place = int(np.argmin(energies))
-    bounds = grid[max(0, place - 1)], grid[min(len(grid) - 1, place + 1)]
+    index = int(np.argmin(energies))
+    bounds = grid[max(0, index - 1)], grid[min(len(grid) - 1, index + 1)]
     found = minimize_scalar(
         lambda variance: _free_energy(squares / (columns * variance), alpha, least), bounds=bounds, method="bounded"
     )
-    return float(found.x if found.fun <= energies[place] else grid[place])
+    return float(found.x if found.fun <= energies[index] else grid[index])
 
 
 def _free_energy(scaled: Array, alpha: float, least: float) -> float:
@@ -74,12 +75,7 @@ def _free_energy(scaled: Array, alpha: float, least: float) -> float:
     noise, signal = scaled[scaled <= least], scaled[scaled > least]
     energy = float((noise - np.log(np.maximum(noise, np.finfo(float).tiny))).sum())
     if len(signal):
-        tau = _tau(signal, alpha)
+        root = signal - (1 + alpha)
+        tau = 0.5 * (root + np.sqrt(np.maximum(root**2 - 4 * alpha, 0)))
         energy += float((signal - tau + np.log((tau + 1) / signal) + alpha * np.log(tau / alpha + 1)).sum())
     return energy
-
-
-def _tau(scaled: Array, alpha: float) -> Array:
-    root = scaled - (1 + alpha)
-    solved: Array = 0.5 * (root + np.sqrt(np.maximum(root**2 - 4 * alpha, 0)))
-    return solved

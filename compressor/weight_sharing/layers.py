@@ -13,8 +13,7 @@ from torch.nn.utils import parametrize
 
 from compressor.calibration import Moments
 from compressor.layer_shape import PlanError
-from compressor.layers import Layer, conv_like, fill, find_layer, linear_like, no_such_layer
-from compressor.surgery import replace
+from compressor.layers import Layer, conv_like, fill, find_layer, linear_like, no_such_layer, replace_module
 from compressor.survey import LayerCost, Survey
 from compressor.weight_sharing.product_quantization import (
     Bits,
@@ -196,5 +195,5 @@ def plain(network: nn.Module) -> nn.Module:
             channels, window = (layer.in_channels, layer.out_channels), (layer.kernel_size[0], layer.kernel_size[1])
             new = conv_like(layer, channels, window=window, groups=layer.groups, owns=(True, True), bias=True)
         fill(new, shared.decoded())
-        replace(module, name, new)
+        replace_module(module, name, new)
     return module

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from compressor.decompositions.methods import Decompositions, decomposition
 from compressor.layer_shape import PlanError
+from compressor.layers import check_layer_names, replace_module
 from compressor.plan import KEEP, LayerPlan, Plan
 from compressor.surgery import (
     Footprint,
     WeightsError,
     apply,
-    check_layer_names,
     compress,
     load_weights,
-    replace,
     save_weights,
     skeleton,
 )
@@ -111,9 +110,9 @@ def test_a_plan_that_does_not_fit_changes_nothing(bag: Bag, row: LayerPlan, mess
 
 def test_the_network_itself_is_not_replaced(bag: Bag) -> None:
     with pytest.raises(PlanError, match=r"wrap it in nn.Sequential"):
-        replace(bag, "", nn.Identity())
+        replace_module(bag, "", nn.Identity())
     with pytest.raises(PlanError, match=r"no layer 'heat'; the nearest are head"):
-        replace(bag, "heat", nn.Identity())
+        replace_module(bag, "heat", nn.Identity())
 
 
 def test_names_are_checked_against_the_known() -> None:

@@ -20,7 +20,8 @@ from compress_export.latency.layer_writer import writing
 from compress_export.latency.measured_costs import MeasuredCosts, interpolate
 from compressor.decompositions.methods import METHODS
 from compressor.layers import find_layer
-from compressor.planning.cost_model import LayerVariant, price, variant_cost
+from compressor.plan import LayerVariant
+from compressor.planning.cost_model import price, variant_cost
 from compressor.survey import survey
 from exporters.capture import capture
 from exporters.formats import FORMATS

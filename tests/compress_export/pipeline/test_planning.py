@@ -1,16 +1,19 @@
 """The planning stage on a small network trained on digits: what is measured, and what is not measured again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from compress_export.latency import error_cache as layer_errors
-from compressor.planning.cost_model import LayerVariant
+from compressor.plan import LayerVariant
+from compressor.planning.cost_model import CountedCosts
 from compressor.planning.goal import Goal
 from compressor.planning.loss_model import Evaluator
-from compressor.planning.planner import Evidence, make_plan
+from compressor.planning.options import OPTIONS
+from compressor.planning.planner import PlanningProblem, solve
 from compressor.survey import survey
 
 SIZE = ("--input", "3x16x16")
@@ -107,13 +110,14 @@ def test_errors_are_kept_by_weight_and_seed(network):
 def test_known_errors_are_not_worked_out_again(network, monkeypatch):
     found = survey(network, torch.zeros(1, 1, 8, 8))
     goal, errors = Goal(max_params="0.5x"), {}
-    first = make_plan(network, found, goal, Evidence(errors=errors))
+    problem = PlanningProblem(network, found, goal, CountedCosts(found), errors=errors)
+    first = solve(problem)
     decomposed = []
     monkeypatch.setattr(
-        "compressor.planning.planner.decomposition",
+        "compressor.planning.goal.decomposition",
         lambda *given: decomposed.append(given) or pytest.fail("worked out again"),
     )
-    assert make_plan(network, found, goal, Evidence(errors=errors)) == first
+    assert solve(replace(problem, decompositions={})) == first
     assert decomposed == []
 
 
@@ -124,9 +128,9 @@ def test_plans_that_keep_losing_more_than_they_may_end_in_a_sentence(folder, net
         return compare(evaluator, module) if module is evaluator._network else (1.0, 5.0)
 
     monkeypatch.setattr(Evaluator, "compare", worse)
-    monkeypatch.setattr("compress_export.pipeline.plan.TRIALS", 1)
-    status, _, err = call(folder, "plan", f"{net_file}:build", *SIZE, *DATA, "--name", "one-trial")
+    monkeypatch.setattr("compress_export.pipeline.plan.OPTIONS", replace(OPTIONS, attempts=1))
+    status, _, err = call(folder, "plan", f"{net_file}:build", *SIZE, *DATA, "--name", "one-attempt")
     assert status == 1
     assert "loses 5.00 points of top-1 on 215 held-out images before tuning (11 of them), more than 1: planning" in err
     assert "1 plan(s), each made with what the last one taught, did not keep it when measured; raise the limit" in err
-    assert not (folder / "runs" / "one-trial" / "plan.json").exists()
+    assert not (folder / "runs" / "one-attempt" / "plan.json").exists()

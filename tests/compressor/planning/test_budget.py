@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compressor.layer_shape import PlanError
+from compressor.plan import LayerVariant
 from compressor.planning.budget_rule import layers_within, network_time
-from compressor.planning.cost_model import CountedCosts, LayerVariant
+from compressor.planning.cost_model import CountedCosts
 from compressor.planning.goal import Goal
 from compressor.planning.loss_model import MeasuredLosses, Probe
-from compressor.planning.planner import Evidence, make_plan
+from compressor.planning.planner import PlanningProblem, make_plan, solve
 from compressor.survey import survey
 
 IMAGES = torch.zeros(1, 3, 32, 32)
@@ -69,9 +70,9 @@ def times(found, **slower):
 METHODS = ("spatial", "svd")
 
 
-def test_a_layer_for_which_no_form_is_faster_is_kept_and_says_both_times(network, found):
+def test_a_layer_for_which_no_variant_is_faster_is_kept_and_says_both_times(network, found):
     costs = times(found, l2=("spatial", 50.0))
-    plan = make_plan(network, found, Goal(methods=METHODS, max_latency="0.9x"), Evidence(costs))
+    plan = solve(PlanningProblem(network, found, Goal(methods=METHODS, max_latency="0.9x"), costs))
     assert plan.layer("2").reason.startswith("kept: would be slower (")
     assert " ms against " in plan.layer("2").reason
     assert plan.layer("5").method == "svd"
@@ -82,7 +83,7 @@ def test_a_layer_for_which_no_form_is_faster_is_kept_and_says_both_times(network
 def test_layers_that_alone_take_longer_than_the_network_save_what_they_save(network, found):
     costs = times(found)
     costs.rest = -0.9 * costs.counted.network() / 1e6
-    plan = make_plan(network, found, Goal(methods=METHODS, max_latency="0.4x"), Evidence(costs))
+    plan = solve(PlanningProblem(network, found, Goal(methods=METHODS, max_latency="0.4x"), costs))
     assert 0 < plan.chosen.ms <= 0.4 * plan.original.ms
     layers = sum(costs.cost(LayerVariant(row.name, row.method, row.rank)) for row in plan.layers)
     whole = sum(costs.cost(LayerVariant(row.name)) for row in plan.layers)
@@ -98,33 +99,33 @@ def test_what_layers_may_take_is_what_the_network_may(network, dense, chosen, mo
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_macs": "0.7x"}, {"max_latency": "0.6x"}, {"max_drop": "50%"}])
-def test_no_form_is_ever_slower_than_its_layer(network, found, limits):
+def test_no_variant_is_ever_slower_than_its_layer(network, found, limits):
     costs = times(found, l0=("spatial", 3.0))
     losses = MeasuredLosses([Probe(name, "svd", (1,), 0.5, 0.1, 2.0, 100) for name in ("0", "2", "5")])
-    plan = make_plan(network, found, Goal(methods=METHODS, **limits), Evidence(costs, losses))
+    plan = solve(PlanningProblem(network, found, Goal(methods=METHODS, **limits), costs, losses))
     assert all(row.ms <= row.dense_ms for row in plan.layers)
     assert plan.chosen.ms <= plan.original.ms
     assert plan.factored
 
 
-def test_with_a_size_limit_alone_a_slower_form_is_allowed_and_flagged(network, found):
+def test_with_a_size_limit_alone_a_slower_variant_is_allowed_and_flagged(network, found):
     costs = times(found, l5=("svd", 100.0))
-    plan = make_plan(network, found, Goal(methods=METHODS, max_params="0.3x"), Evidence(costs))
+    plan = solve(PlanningProblem(network, found, Goal(methods=METHODS, max_params="0.3x"), costs))
     row = plan.layer("5")
     assert row.ms > row.dense_ms
     assert row.reason.endswith("x slower: only size is limited")
     assert plan.chosen.parameters <= 0.3 * found.parameters
 
 
-def test_the_forms_chosen_are_measured_exactly(network, found):
+def test_the_variants_chosen_are_measured_exactly(network, found):
     costs = times(found)
-    plan = make_plan(network, found, Goal(methods=METHODS, max_latency="0.5x"), Evidence(costs))
+    plan = solve(PlanningProblem(network, found, Goal(methods=METHODS, max_latency="0.5x"), costs))
     assert all(LayerVariant(row.name, row.method, row.rank) in costs.asked for row in plan.factored)
     assert len(costs.asked) < 40
 
 
 def test_a_file_limit_leaves_room_for_the_graph(network, found):
-    plan = make_plan(network, found, Goal(methods=METHODS, max_size="250kB"), Evidence(CountedCosts(found)))
+    plan = make_plan(network, found, Goal(methods=METHODS, max_size="250kB"))
     assert 100_000 < 4 * plan.chosen.parameters < 190_000
 
 
@@ -145,9 +146,8 @@ def test_measured_losses_move_ranks_to_the_layer_that_feels_it(network, found):
             for name in ("0", "2", "5")
             for error in (0.2, 0.6)
         ]
-        return make_plan(
-            network, found, Goal(methods=METHODS, max_params="0.4x"), Evidence(losses=MeasuredLosses(probes))
-        )
+        goal = Goal(methods=METHODS, max_params="0.4x")
+        return solve(PlanningProblem(network, found, goal, CountedCosts(found), MeasuredLosses(probes)))
 
     errors = {sensitive: {row.name: row.error or 0.0 for row in plan_for(sensitive).layers} for sensitive in ("2", "5")}
     assert errors["2"]["2"] < 0.8 * errors["5"]["2"]
@@ -159,8 +159,8 @@ def test_a_limit_is_used_up_however_small_the_losses_are(network, found):
     plans = []
     for unit in (1.0, 1e-4):
         probes = [Probe(n, "svd", (1,), e, unit * e**2, 1.0, 100) for n in ("0", "2", "5") for e in (0.2, 0.6)]
-        goal, evidence = Goal(methods=METHODS, max_macs="0.5x"), Evidence(losses=MeasuredLosses(probes))
-        plans.append(make_plan(network, found, goal, evidence))
+        goal = Goal(methods=METHODS, max_macs="0.5x")
+        plans.append(solve(PlanningProblem(network, found, goal, CountedCosts(found), MeasuredLosses(probes))))
     large, small = plans
     assert [(row.method, row.rank) for row in small.layers] == [(row.method, row.rank) for row in large.layers]
     assert 0.45 * found.macs < small.chosen.macs <= 0.5 * found.macs
@@ -183,20 +183,20 @@ def test_a_limit_is_used_up_however_small_the_losses_are(network, found):
 )
 def test_limits_out_of_reach_say_what_can_be_reached(network, found, limits, message):
     with pytest.raises(PlanError, match=message):
-        make_plan(network, found, Goal(methods=METHODS, **limits), Evidence(times(found)))
+        solve(PlanningProblem(network, found, Goal(methods=METHODS, **limits), times(found)))
 
 
 def test_an_error_that_was_worked_out_before_is_not_estimated_again(network, found):
     goal, known = Goal(methods=METHODS, max_macs="0.7x"), LayerVariant("2", "spatial", (24,))
-    first = make_plan(network, found, goal, Evidence(times(found)))
-    again = make_plan(network, found, goal, Evidence(times(found), errors={("error", known): 0.0}))
+    first = solve(PlanningProblem(network, found, goal, times(found)))
+    again = solve(PlanningProblem(network, found, goal, times(found), errors={("error", known): 0.0}))
     assert first.layer("2").rank != known.rank
     assert again.layer("2").rank == known.rank
 
 
 def test_the_same_question_finds_the_same_plan_again(network, found):
     goal, errors = Goal(methods=("cp-polished", "svd"), max_macs="0.3x"), {}
-    plans = [make_plan(network, found, goal, Evidence(times(found), errors=errors)) for _ in range(3)]
+    plans = [solve(PlanningProblem(network, found, goal, times(found), errors=errors)) for _ in range(3)]
     assert plans[0].factored
     assert len({plan.layers for plan in plans}) == 1
 
@@ -209,9 +209,9 @@ class Deceiving(Times):
         return share * self.counted.cost(LayerVariant(variant.layer)) / 1e6
 
 
-def test_forms_that_are_never_as_fast_as_predicted_end_the_search(network, found):
+def test_variants_that_are_never_as_fast_as_predicted_end_the_search(network, found):
     goal = Goal(methods=METHODS, max_latency="0.8x")
     with pytest.raises(
         PlanError, match=r"max-latency 0.8x is within the noise of the times: in 6 choices some variant"
     ):
-        make_plan(network, found, goal, Evidence(Deceiving(CountedCosts(found), multiple=1)))
+        solve(PlanningProblem(network, found, goal, Deceiving(CountedCosts(found), multiple=1)))

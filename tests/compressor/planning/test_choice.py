@@ -4,25 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.planning.cost_model import LayerVariant
-from compressor.planning.knapsack import Option, choose, least, total, undominated
+from compressor.plan import LayerVariant
+from compressor.planning.knapsack import Candidate, choose, least, total, undominated
 
 figures = st.integers(1, 60)
 
 
 def option(layer, params, latency, loss):
-    return Option(LayerVariant(f"l{layer}", "svd", (params, latency, loss)), params, params, latency, loss)
+    return Candidate(LayerVariant(f"l{layer}", "svd", (params, latency, loss)), params, params, latency, loss)
 
 
 layers = st.lists(st.lists(st.tuples(figures, figures, figures), min_size=1, max_size=4), min_size=1, max_size=4)
 
 
 @given(layers, st.floats(0.2, 1.2), st.floats(0.2, 1.2))
-def test_no_other_choice_within_the_limits_is_better(rows, tightness, haste):
+def test_no_other_choice_within_the_limits_is_better(rows, tightness, fraction):
     options = {f"l{i}": [option(i, *figures) for figures in row] for i, row in enumerate(rows)}
     limits = {
         "params": tightness * sum(max(p for p, _, _ in row) for row in rows),
-        "latency": haste * sum(max(t for _, t, _ in row) for row in rows),
+        "latency": fraction * sum(max(t for _, t, _ in row) for row in rows),
     }
     found = choose(options, {"loss": 1.0}, limits)
     every = [dict(zip(options, combination, strict=True)) for combination in itertools.product(*options.values())]

@@ -3,7 +3,8 @@ from hypothesis import strategies as st
 
 from compressor.decompositions.methods import METHODS
 from compressor.layer_shape import LayerShape, dense_cost
-from compressor.planning.candidates import RANKS_OF_LARGE, anchors, candidate_ranks
+from compressor.planning.budget_rule import anchors, candidate_ranks
+from compressor.planning.options import OPTIONS
 
 FC6 = LayerShape("linear", 9216, 4096, 1, (1, 1), (1, 1), (1, 1), True)
 MIDDLE = LayerShape("conv", 64, 192, 1, (5, 5), (27, 27), (27, 27), True)
@@ -22,7 +23,7 @@ shapes = st.builds(
 
 
 @given(shapes, st.sampled_from(list(METHODS)), st.sampled_from([1, 4, 8, 16]))
-def test_every_rung_pays_and_fits_the_kernels_step(shape, method, multiple):
+def test_every_candidate_rank_pays_and_fits_the_kernels_step(shape, method, multiple):
     if METHODS[method].supports(shape):
         return
     full, dense = METHODS[method].full_rank(shape), dense_cost(shape)
@@ -39,9 +40,9 @@ def test_every_rung_pays_and_fits_the_kernels_step(shape, method, multiple):
     assert ranks or (cheapest.parameters >= dense.parameters and cheapest.macs >= dense.macs)
 
 
-def test_a_large_layer_has_a_finer_ladder_that_reaches_the_break_even():
-    coarse, fine = candidate_ranks(FC6, "svd", 8), candidate_ranks(FC6, "svd", 8, share=0.5)
-    assert len(coarse) < len(fine) <= RANKS_OF_LARGE
+def test_a_large_layer_has_more_candidate_ranks_and_they_reach_the_break_even():
+    coarse, fine = candidate_ranks(FC6, "svd", 8), candidate_ranks(FC6, "svd", 8, fraction=0.5)
+    assert len(coarse) < len(fine) <= OPTIONS.ranks_of_large
     assert fine[-1][0] >= 2830
     assert METHODS["svd"].cost(FC6, (fine[-1][0] + 8,)).parameters > dense_cost(FC6).parameters
 
@@ -52,11 +53,11 @@ def test_tucker_gets_pairs_that_differ():
     assert len({first / second for first, second in ranks}) > 3
 
 
-def test_a_depthwise_layer_has_no_rung():
+def test_a_depthwise_layer_has_no_candidate_rank():
     assert candidate_ranks(DEPTHWISE, "cp", 1) == ()
 
 
 def test_anchors_are_spread_from_end_to_end():
-    ranks = tuple((n,) for n in range(1, 21))
-    assert anchors(ranks, 4) == ((1,), (7,), (14,), (20,))
+    ranks = [(n,) for n in range(1, 21)]
+    assert anchors(ranks, 4) == [(1,), (7,), (14,), (20,)]
     assert anchors(ranks[:3], 4) == ranks[:3]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.planning.cost_model import LayerVariant
+from compressor.plan import LayerVariant
 from compressor.planning.loss_model import ErrorLosses, Evaluator, MeasuredLosses, Probe, probe_losses, probe_points_of
 
 
@@ -53,7 +53,7 @@ def test_drop_and_loss_tell_each_other():
     for drop in (0.0, 0.4, 1.0, 3.0, 5.0, 8.0):
         assert losses.drop(losses.loss_at(drop)) == pytest.approx(drop, abs=1e-9)
     assert losses.loss_at(0.0) == pytest.approx(0.01)
-    twice = MeasuredLosses(losses.probes, excess=2.0)
+    twice = MeasuredLosses(losses.probes, loss_scale=2.0)
     assert twice.loss_at(1.0) == pytest.approx(0.05)
     assert twice.drop(0.05) == pytest.approx(1.0)
 
@@ -68,7 +68,7 @@ def test_a_layer_without_probes_counts_as_the_most_sensitive_of_the_others():
 
 
 def test_where_no_probe_lost_anything_but_a_network_did_loss_is_bounded():
-    careful = MeasuredLosses(probes((0.1, 0.01, 0.0), (0.3, 0.2, 0.0)), excess=4.0)
+    careful = MeasuredLosses(probes((0.1, 0.01, 0.0), (0.3, 0.2, 0.0)), loss_scale=4.0)
     assert careful.loss_at(1.0) == pytest.approx(0.05)
 
 
@@ -88,7 +88,7 @@ def problem():
     return network, [(images[i : i + 30], network(images[i : i + 30]).argmax(1)) for i in (0, 30, 60)]
 
 
-def test_the_judge_measures_divergence_and_points_and_puts_the_layer_back(problem):
+def test_the_evaluator_measures_divergence_and_points_and_puts_the_layer_back(problem):
     network, batches = problem
     evaluator = Evaluator(network, batches, most=75)
     assert evaluator.images == 75
@@ -119,7 +119,7 @@ def test_probes_measured_before_are_not_measured_again(problem):
     assert len(made) == 3
 
 
-def test_rungs_lie_nearest_to_the_errors_aimed_at():
+def test_probe_points_lie_nearest_to_the_errors_aimed_at():
     errors = {LayerVariant("a", "svd", (rank,)): 1 / rank for rank in range(1, 12)}
     assert [variant.rank[0] for variant, _ in probe_points_of(errors)] == [7, 3, 2]
     assert probe_points_of({LayerVariant("a", "svd", (1,)): 0.0}) == []

@@ -6,9 +6,10 @@ from torch import nn
 
 from compressor.layer_shape import PlanError
 from compressor.plan import LayerPlan, Plan
+from compressor.planning.cost_model import CountedCosts
 from compressor.planning.goal import Goal
-from compressor.planning.planner import Evidence, check_plan, make_plan, planned_parameters
-from compressor.planning.rank_rules import candidates_of
+from compressor.planning.planner import PlanningProblem, check_plan, make_plan, planned_parameters, solve
+from compressor.planning.rank_rules import factorable_layers
 from compressor.surgery import compress
 from compressor.survey import survey
 
@@ -79,8 +80,8 @@ def test_every_layer_is_in_the_plan_with_a_reason(network, found):
     assert depthwise.startswith("kept: factors would cost more than the layer at any rank (384 against 320 parameters")
 
 
-def test_by_default_equal_error_judges_a_layer_by_its_work(network, found):
-    size, work = (candidates_of(found, Goal(**EQUAL, max_params=limit)) for limit in ("0.125x", None))
+def test_by_default_equal_error_weighs_a_layer_by_its_work(network, found):
+    size, work = (factorable_layers(found, Goal(**EQUAL, max_params=limit)) for limit in ("0.125x", None))
     assert size["0"].break_even == 34
     assert work["0"].break_even < 20
     assert make_plan(network, found, Goal(**EQUAL)).goal == "max-params 0.125x (default)"
@@ -88,7 +89,9 @@ def test_by_default_equal_error_judges_a_layer_by_its_work(network, found):
 
 def test_sensitivity_gives_ranks_in_proportion_in_two_pools(network, found):
     drops = {"0": 1.0, "2": 4.0, "5": 0.5, "8": 3.0, "10": 1.0}
-    plan = make_plan(network, found, Goal(rule="sensitivity", max_params="0.3x"), Evidence(drops=drops))
+    plan = solve(
+        PlanningProblem(network, found, Goal(rule="sensitivity", max_params="0.3x"), CountedCosts(found), drops=drops)
+    )
     ranks = {layer.name: layer.rank[0] for layer in plan.factored}
     assert ranks["2"] / ranks["0"] == pytest.approx(4, rel=0.2)
     assert compress(network, plan).after.parameters <= 0.3 * found.parameters
@@ -173,13 +176,15 @@ def test_other_rules_say_what_they_were_asked_for(network, found):
     assert make_plan(network, found, Goal(**EQUAL, max_params="0.5x")).goal == "max-params 0.5x"
 
 
-def test_the_rule_none_cuts_nothing():
+def test_the_rule_none_factors_nothing():
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     found = survey(module, torch.rand(1, 3, 9, 9))
     plan = make_plan(module, found, Goal(rule="none"))
-    assert (plan.factored, plan.rule, plan.goal) == ((), "none", "nothing is cut")
-    assert plan.layers[0].reason == "kept: the rule cuts nothing"
-    with pytest.raises(PlanError, match=r"rank rule none cuts nothing, so it cannot keep max-params 0\.5x; pass one"):
+    assert (plan.factored, plan.rule, plan.goal) == ((), "none", "nothing is factored")
+    assert plan.layers[0].reason == "kept: the rule factors nothing"
+    with pytest.raises(
+        PlanError, match=r"rank rule none factors nothing, so it cannot keep max-params 0\.5x; pass one"
+    ):
         make_plan(module, found, Goal(rule="none", max_params="0.5x"))
 
 
@@ -190,6 +195,8 @@ def test_sensitivity_leaves_the_fully_connected_layers_their_rank_1(share):
     module = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     found = survey(module, torch.zeros(1, 3, 16, 16))
     drops = {layer.name: 1.0 for layer in found.layers}
-    plan = make_plan(module, found, Goal("sensitivity", max_params=f"{share}x"), Evidence(drops=drops))
+    plan = solve(
+        PlanningProblem(module, found, Goal("sensitivity", max_params=f"{share}x"), CountedCosts(found), drops=drops)
+    )
     assert len(plan.factored) == 4
     assert 0.85 * share < planned_parameters(plan, found) / found.parameters <= share

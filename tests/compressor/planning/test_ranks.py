@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from compressor.decompositions.methods import METHODS
 from compressor.layer_shape import LayerShape, PlanError, dense_cost
-from compressor.planning.rank_rules import Candidate, ErrorCurve, break_even, equal_errors, in_proportion, price
+from compressor.planning.rank_rules import FactorableLayer, break_even, equal_errors, in_proportion, price
 
 STEM = LayerShape("conv", 3, 64, 1, (11, 11), (224, 224), (55, 55), True)
 MIDDLE = LayerShape("conv", 64, 192, 1, (5, 5), (27, 27), (27, 27), True)
@@ -37,8 +37,8 @@ def test_a_depthwise_layer_never_pays():
     assert break_even(DEPTHWISE, "cp", "parameters") == 0
 
 
-def candidates(*most):
-    return {f"l{i}": Candidate(f"l{i}", FULL, "svd", rank) for i, rank in enumerate(most)}
+def layers_of(*most):
+    return {f"l{i}": FactorableLayer(f"l{i}", FULL, "svd", rank) for i, rank in enumerate(most)}
 
 
 def parameters(found, ranks):
@@ -50,7 +50,7 @@ def parameters(found, ranks):
     st.floats(0.02, 1.2),
 )
 def test_proportional_ranks_keep_the_limit_and_the_proportion(layers, share):
-    found = candidates(*(most for most, _ in layers))
+    found = layers_of(*(most for most, _ in layers))
     shares = {name: drop for name, (_, drop) in zip(found, layers, strict=True)}
     limit = int(share * parameters(found, dict.fromkeys(found)))
     ranks = in_proportion(found, shares, limit)
@@ -64,7 +64,7 @@ def test_proportional_ranks_keep_the_limit_and_the_proportion(layers, share):
 
 
 def test_what_a_kept_layer_does_not_need_raises_the_others():
-    found, shares = candidates(2, 2500, 2500), {"l0": 1.0, "l1": 1.0, "l2": 2.0}
+    found, shares = layers_of(2, 2500, 2500), {"l0": 1.0, "l1": 1.0, "l2": 2.0}
     ranks = in_proportion(found, shares, int(0.6 * parameters(found, dict.fromkeys(found))))
     assert ranks["l0"] is None
     assert ranks["l2"] == pytest.approx(2 * ranks["l1"], abs=2)
@@ -72,46 +72,49 @@ def test_what_a_kept_layer_does_not_need_raises_the_others():
 
 
 def test_a_limit_below_rank_one_is_refused_with_the_least():
-    found = candidates(100, 100)
+    found = layers_of(100, 100)
     with pytest.raises(PlanError, match=r"1,000 parameters are not enough: rank 1 .* leaves 34,816"):
         in_proportion(found, {"l0": 1.0, "l1": 1.0}, 1000)
     with pytest.raises(PlanError, match="1,000 parameters are not enough"):
-        equal_errors({name: ErrorCurve(c, lambda rank: 1 / rank[0]) for name, c in found.items()}, 1000)
+        equal_errors(found, lambda _name, rank: 1 / rank[0], 1000)
 
 
 @given(st.lists(st.tuples(st.integers(5, 2500), st.floats(0.3, 3)), min_size=2, max_size=5), st.floats(0.05, 0.9))
 def test_equal_errors_are_equal_and_keep_the_limit(layers, share):
-    found = candidates(*(most for most, _ in layers))
+    found = layers_of(*(most for most, _ in layers))
     powers = dict(zip(found, (power for _, power in layers), strict=True))
-    candidates_by_layer = {
-        name: ErrorCurve(c, lambda rank, name=name: rank[0] ** -powers[name]) for name, c in found.items()
-    }
+
+    def error(name, rank):
+        return rank[0] ** -powers[name]
+
     limit = int(share * parameters(found, dict.fromkeys(found)))
-    ranks = equal_errors(candidates_by_layer, limit)
+    ranks = equal_errors(found, error, limit)
     assert parameters(found, ranks) <= limit
     free = {name: rank for name, rank in ranks.items() if rank is not None and 20 < rank < found[name].break_even}
-    errors = [candidates_by_layer[name].error((rank,)) for name, rank in free.items()]
+    errors = [error(name, (rank,)) for name, rank in free.items()]
     if errors:
         # A step is a sixteenth of the rank, so errors may differ by what one step brings.
         assert max(errors) <= min(errors) * (17 / 16) ** (2 * max(powers.values()))
 
 
 def test_components_are_asked_for_only_as_far_as_they_are_used():
-    found = candidates(2000, 2000)
+    found = layers_of(2000, 2000)
     asked = {name: [] for name in found}
-    candidates_by_layer = {
-        n: ErrorCurve(c, lambda rank, n=n: asked[n].append(rank[0]) or 1 / rank[0]) for n, c in found.items()
-    }
-    ranks = equal_errors(candidates_by_layer, parameters(found, dict.fromkeys(found)) // 10)
+
+    def error(name, rank):
+        asked[name].append(rank[0])
+        return 1 / rank[0]
+
+    ranks = equal_errors(found, error, parameters(found, dict.fromkeys(found)) // 10)
     assert {name: max(seen) for name, seen in asked.items()} == ranks
 
 
 def test_a_layer_whose_error_is_nought_takes_no_more():
-    found = candidates(2000, 2000)
-    candidates_by_layer = {
-        "l0": ErrorCurve(found["l0"], lambda rank: 0.0 if rank[0] >= 3 else 0.9),
-        "l1": ErrorCurve(found["l1"], lambda rank: 1 / rank[0]),
-    }
-    ranks = equal_errors(candidates_by_layer, parameters(found, dict.fromkeys(found)) // 10)
+    found = layers_of(2000, 2000)
+
+    def error(name, rank):
+        return 1 / rank[0] if name == "l1" else 0.0 if rank[0] >= 3 else 0.9
+
+    ranks = equal_errors(found, error, parameters(found, dict.fromkeys(found)) // 10)
     assert ranks["l0"] == 3
     assert ranks["l1"] > 300

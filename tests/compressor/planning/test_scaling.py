@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from compressor.layer_shape import PlanError
+from compressor.planning.cost_model import CountedCosts
 from compressor.planning.goal import Goal
-from compressor.planning.planner import Evidence, make_plan
+from compressor.planning.planner import PlanningProblem, make_plan, solve
 from compressor.surgery import compress
 from compressor.survey import survey
 
@@ -23,8 +24,9 @@ def problem():
 @pytest.mark.parametrize("share", [0.3, 0.6])
 def test_scaled_ranks_keep_the_limit_and_use_it(rule, share):
     network, images, found = problem()
-    drops = Evidence(drops={layer.name: 1.0 + place for place, layer in enumerate(found.layers)})
-    plan = make_plan(network, found, Goal(rule, max_macs=f"{share}x"), drops)
+    drops = {layer.name: 1.0 + index for index, layer in enumerate(found.layers)}
+    goal = Goal(rule, max_macs=f"{share}x")
+    plan = solve(PlanningProblem(network, found, goal, CountedCosts(found), drops=drops))
     after = survey(compress(network, plan).module, images)
     assert 0.85 * share < after.macs / found.macs <= share
 
@@ -32,7 +34,9 @@ def test_scaled_ranks_keep_the_limit_and_use_it(rule, share):
 def test_ranks_are_in_proportion_to_what_layers_lost():
     network, _, found = problem()
     drops = {"0": 0.1, "2": 1.0, "4": 3.0, "7": 0.1}
-    plan = make_plan(network, found, Goal("sensitivity", max_macs="0.3x"), Evidence(drops=drops))
+    plan = solve(
+        PlanningProblem(network, found, Goal("sensitivity", max_macs="0.3x"), CountedCosts(found), drops=drops)
+    )
     assert plan.layer("4").rank[0] == pytest.approx(3 * plan.layer("2").rank[0], abs=2)
 
 
@@ -79,7 +83,6 @@ def test_a_layer_counts_as_often_as_it_runs(rule):
     torch.manual_seed(0)
     network, images = Repeated(), torch.zeros(1, 3, 14, 14)
     found = survey(network, images)
-    plan = make_plan(
-        network, found, Goal(rule, max_macs="0.5x"), Evidence(drops={row.name: 1.0 for row in found.layers})
-    )
+    goal, drops = Goal(rule, max_macs="0.5x"), {row.name: 1.0 for row in found.layers}
+    plan = solve(PlanningProblem(network, found, goal, CountedCosts(found), drops=drops))
     assert 0.45 < survey(compress(network, plan).module, images).macs / found.macs <= 0.5
