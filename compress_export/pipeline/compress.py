@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from bench.run_files import ORIGINAL
 from compress_export.pipeline.load import RunContext
-from compress_export.reporting.summary import ORIGINAL
 from compressor.batch_norm import carry_over
 from compressor.plan import Plan
 from compressor.planning.recipes import parameters_with_every_bias

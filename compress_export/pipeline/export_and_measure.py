@@ -11,10 +11,11 @@ from torch import nn
 from bench.devices import DeviceEngine, choose, find
 from bench.host.facts import pick_cores
 from bench.measurement import BenchError, Device, NotMeasured, Row, Schedule, Simulated, append
+from bench.run_files import COMPRESSED, ORIGINAL
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext
 from compress_export.progress import Advance, Reporter
-from compress_export.reporting.summary import COMPRESSED, ORIGINAL, read_measurements
+from compress_export.reporting.gather import read_measurements
 from compress_export.settings import BenchSettings
 from exporters.artifact import Artifact, read_artifacts, size_and_sha256, write_artifacts
 

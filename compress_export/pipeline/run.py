@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from bench.run_files import COMPRESSED, ORIGINAL
 from compress_export.console import console, tell, voice
 from compress_export.errors import InputError
 from compress_export.pipeline import compress as stages
@@ -28,11 +29,11 @@ from compress_export.pipeline.validate import (
     with_centroids,
 )
 from compress_export.progress import Reporter
+from compress_export.reporting.gather import gather
+from compress_export.reporting.model import Report
 from compress_export.reporting.notes import failures
-from compress_export.reporting.pages import renew_pages, write_pages
-from compress_export.reporting.summary import COMPRESSED, ORIGINAL, summarize_run
+from compress_export.reporting.pages import as_json, renew_pages, write_pages
 from compress_export.reporting.terminal import show, show_plan
-from compress_export.reporting.values import Summary
 from compress_export.run_directory import RunDirectory, open_run
 from compress_export.settings import BenchSettings, PlanSettings, ShareSettings, SourceSettings, TuneSettings
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup
@@ -70,8 +71,8 @@ def on_main_process(work: Callable[[ProcessGroup], object], mixed_precision: boo
     shut_down(group)
 
 
-def run_all(path: Path, request: RunRequest, force: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> Summary:
-    """The summary of a whole run in the directory `path`, printed as well.
+def run_all(path: Path, request: RunRequest, force: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> Report:
+    """The report of a whole run in the directory `path`, printed as well.
 
     ExportError after the report is written, if a file is not to be shipped: a layer that was not delegated, or answers
     that differ from the module's.
@@ -99,9 +100,9 @@ def run_all(path: Path, request: RunRequest, force: bool = False, group: Process
         stages.accuracy_stage(context, _modules(context, cut, tuned, shared))
         artifacts = export_stage(context, shared, request.formats)
         bench_stage(context, artifacts, request.bench, device)
-        summary = _report(run)
-    _stop(summary.failures)
-    return summary
+        report = _report(run)
+    _stop(report.failures)
+    return report
 
 
 def _foretell(*notes: str) -> None:
@@ -232,7 +233,7 @@ def bench_only(path: Path, settings: BenchSettings) -> None:
             bench_stage(context, read_artifacts(run / "artifacts.json"), settings, device, again=True)
         finally:
             renew_pages(run)  # a fault or Ctrl-C leaves the rows of the formats before it
-        _tell(run, summarize_run(run))
+        _tell(gather(run))
 
 
 def images_of(run: RunDirectory) -> Any:
@@ -240,15 +241,15 @@ def images_of(run: RunDirectory) -> Any:
     return _context(run, _source(run)).images.numpy()
 
 
-def report_only(path: Path | str) -> Summary:
-    """The summary of the run at `path`, after writing its pages and printing its closing table.
+def report_only(path: Path | str) -> Report:
+    """The report of the run at `path`, after writing its pages and printing its closing table.
 
     InputError if `path` is no run directory or has no plan yet; ExportError if a file is not to be shipped.
     """
     with open_run(Path(path), create=False) as run:
-        summary = _report(run)
-    _stop(summary.failures)
-    return summary
+        report = _report(run)
+    _stop(report.failures)
+    return report
 
 
 def _context(
@@ -285,19 +286,16 @@ def _modules(context: RunContext, cut: nn.Module, tuned: nn.Module, shared: nn.M
     return modules if shared is tuned else {**modules, "unshared": tuned}
 
 
-def _report(run: RunDirectory) -> Summary:
-    summary = write_pages(run)
-    _tell(run, summary)
+def _report(run: RunDirectory) -> Report:
+    report = write_pages(run)
+    _tell(report)
     Reporter().say(f"the whole report: {run / 'report.html'} (report.md and report.json say the same)")
-    return summary
+    return report
 
 
-def _tell(run: RunDirectory, summary: Summary) -> None:
+def _tell(report: Report) -> None:
     """The closing table, or what report.json holds."""
-    from compress_export.reporting.json_page import as_json
-    from compress_export.reporting.record import gather
-
-    tell(as_json(gather(run)) if voice().as_json else "", lambda: show(summary, console()))
+    tell(as_json(report) if voice().as_json else "", lambda: show(report, console()))
 
 
 def _stop(found: tuple[str, ...]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from bench.run_files import COMPRESSED
 from compress_export.pipeline.compress import settle_statistics
 from compress_export.pipeline.load import RunContext
-from compress_export.reporting.summary import COMPRESSED
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import ShareSettings
 from compressor.calibration import Moments, collect

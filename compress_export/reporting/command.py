@@ -1,10 +1,10 @@
-"""The commands that make a run again, from what its settings.json holds, and that measure its files again."""
+"""The commands that reproduce a run, from its settings.json, and that measure its files again."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from compress_export.settings import DEFAULT_RECIPE, PlanSettings, Section, Shar
 from compressor.planning.recipes import RECIPES, Recipe
 from exporters.formats import TARGETS
 
-SECTIONS: dict[str, type[Section]] = {
-    "source": SourceSettings,
-    "plan": PlanSettings,
-    "tune": TuneSettings,
-    "share": ShareSettings,
+DEFAULTS: dict[str, Section] = {
+    "source": SourceSettings(""),
+    "plan": PlanSettings(),
+    "tune": TuneSettings(),
+    "share": ShareSettings(),
 }
+"""The sections of settings.json."""
 
 
 def command(settings: Mapping[str, Any], formats: Iterable[str], rows: Sequence[Row], name: str) -> str:
@@ -30,11 +31,11 @@ def command(settings: Mapping[str, Any], formats: Iterable[str], rows: Sequence[
     words = ["compress-export", str(settings["source"]["network"])]
     recipe = RECIPES[settings.get("plan", {}).get("recipe", DEFAULT_RECIPE)]
     given: dict[str, str] = {}
-    for section, kind in SECTIONS.items():
-        for option, text in _options(section, kind, settings.get(section, {}), recipe):
+    for section in DEFAULTS:
+        for option, text in _options(section, settings.get(section, {}), recipe):
             given.setdefault(option, text)
-    place = _place(rows[-1].device) if rows else ()
-    for option, text in (*given.items(), *place, *_bench(rows), *_formats(tuple(formats)), ("--name", name)):
+    device = _device(rows[-1].device) if rows else ()
+    for option, text in (*given.items(), *device, *_bench(rows), *_formats(tuple(formats)), ("--name", name)):
         words += [option, text] if text else [option]
     return shlex.join(words)
 
@@ -42,29 +43,29 @@ def command(settings: Mapping[str, Any], formats: Iterable[str], rows: Sequence[
 def bench_command(path: Path, device: Device | None, rows: Sequence[Row]) -> str:
     """`compress-export bench RUN` that times the files as `rows` were: on `device`, with their threads and their cap.
 
-    The device is named because `bench` without one takes the simulated CPU where it can, and that tells no times.
+    The device is named because `bench` without one takes the simulated CPU where it can, which measures no times.
     """
     words = ["compress-export", "bench", str(path)]
     if device is not None and device.kind != "simulated":
-        place = tuple(_place(device))
+        options = tuple(_device(device))
     else:
-        place = (("--device", "host"),) if any(isinstance(row, Simulated) for row in rows) else ()
-    for option in (*place, *_bench(rows)):
+        options = (("--device", "host"),) if any(isinstance(row, Simulated) for row in rows) else ()
+    for option in (*options, *_bench(rows)):
         words += option
     return shlex.join(words)
 
 
-def _place(device: Device) -> Iterator[tuple[str, str]]:
+def _device(device: Device) -> Iterator[tuple[str, str]]:
     yield "--device", name_of(device)
     if device.process not in ("", "shell"):
         yield "--in", device.process
 
 
-def _options(section: str, kind: type[Section], stored: Mapping[str, Any], recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """What differs from what the recipe says, and where it says nothing, from the field's default."""
+def _options(section: str, stored: Mapping[str, Any], recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(option, text) of each field that differs from the recipe, and where that says nothing, from its default."""
     chosen = stored.get("plan") or stored.get("ranks")  # in which case the recipe has no say in rules and methods
-    for field in fields(kind):
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
+    for field in fields(DEFAULTS[section]):
+        default = getattr(DEFAULTS[section], field.name)
         if section != "source" and not (chosen and field.name in ("rank_rule", "methods")):
             default = getattr(recipe, field.name, default)
         if section == "tune" and field.name == "rate" and recipe.paces:

@@ -1,33 +1,19 @@
-"""How figures are written: counts, bytes, times and ratios, the same in the terminal and on the page."""
+"""Figures as text, and the tables that the pages and the terminal share."""
 
 from __future__ import annotations
 
-from bench.measurement import Device, Measurement, NotMeasured, process_said
-from bench.statistics import Ratio
-from compress_export.reporting.shared import SharedLayer, SharedWeights
-from compress_export.reporting.values import FileRow, Pair
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.measurement import Device, Measurement, NotMeasured, Simulated, process_said
+from bench.statistics import Ratio, summarize
+from compress_export.reporting.model import Epoch, FileRow, Pair, ParetoPoint, Report, StoredFile, comparable
+from exporters.formats import FORMATS
+
+NOT_MEASURED = "not measured"
 
 
-def closing_rows(shared: SharedWeights | None) -> list[tuple[str, str, str, str]]:
-    """Rows of the closing table: the packed weights, the shared ones among them, accuracy before they were shared."""
-    if shared is None:
-        return []
-    before, after = (sum(part) / 8 for part in zip(*(_bits(layer) for layer in shared.shared), strict=True))
-    rows = [
-        _row("packed weights", shared.original_bytes, shared.packed_bytes),
-        _row(f"of them {len(shared.shared)} shared", before, after),
-    ]
-    if shared.unshared_top1 is not None:
-        rows.append(("top-1, not yet shared", "", f"{shared.unshared_top1:.2f} %", ""))
-    return rows
-
-
-def _bits(layer: SharedLayer) -> tuple[int, int]:
-    return layer.dense_bits or 0, (layer.index_bits or 0) + (layer.codebook_bits or 0)
-
-
-def _row(name: str, before: float, after: float) -> tuple[str, str, str, str]:
-    return name, size(int(before)), size(int(after)), f"{before / after:.2f}x smaller"
+# ---- figures -----------------------------------------------------------------------------------------------------
 
 
 def count(value: float) -> str:
@@ -37,9 +23,9 @@ def count(value: float) -> str:
     return f"{value / 1e3:.1f}k" if value >= 1e4 else f"{value:,.0f}"
 
 
-def share(value: float, whole: float) -> str:
-    """A count with its share of the whole: "16.78M (27.5 %)"."""
-    return f"{count(value)} ({100 * value / whole:.1f} %)" if whole else count(value)
+def count_of(value: float, total: float) -> str:
+    """A count with its fraction of the total: "16.78M (27.5 %)"."""
+    return f"{count(value)} ({100 * value / total:.1f} %)" if total else count(value)
 
 
 def size(value: float) -> str:
@@ -47,14 +33,32 @@ def size(value: float) -> str:
     return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
 
 
-def smaller(pair: Pair) -> str:
-    return f"{pair.smaller:.2f}x smaller" if pair.smaller >= 1 else f"{1 / pair.smaller:.2f}x larger"
+def megabytes(kb: float | None) -> str:
+    """A figure for a column of MB."""
+    return NOT_MEASURED if kb is None else f"{kb * 1024 / 1e6:.1f}"
+
+
+def memory_size(kb: float | None) -> str:
+    return NOT_MEASURED if kb is None else f"{megabytes(kb)} MB"
+
+
+def percent(value: float) -> str:
+    return f"{value:.2f} %"
+
+
+def smaller(pair: Pair, words: tuple[str, str] = ("smaller", "larger")) -> str:
+    """The ratio as a factor above 1: "4.00x smaller", "1.25x larger"."""
+    return f"{pair.smaller:.2f}x {words[0]}" if pair.smaller >= 1 else f"{1 / pair.smaller:.2f}x {words[1]}"
+
+
+def fewer(pair: Pair) -> str:
+    return smaller(pair, ("fewer", "more"))
 
 
 def faster(ratio: Ratio | None) -> str:
     """A time ratio as a speed-up, with its 95 % interval where there is one."""
     if ratio is None:
-        return "not measured"
+        return NOT_MEASURED
     text = f"{1 / ratio.value:.2f}x faster" if ratio.value <= 1 else f"{ratio.value:.2f}x slower"
     if ratio.low is None or ratio.high is None:
         return text
@@ -63,34 +67,270 @@ def faster(ratio: Ratio | None) -> str:
 
 
 def milliseconds(file: FileRow) -> str:
-    if isinstance(file.row, Measurement) and file.row.invalid:
+    if file.measured is not None and file.measured.invalid:
         return "invalid"
     if file.statistics is not None:
         return f"{file.statistics.p50:.2f} ms" if file.statistics.p50 >= 1 else f"{file.statistics.p50:.3g} ms"
-    return "not measured" if file.row is None or isinstance(file.row, NotMeasured) else ""
+    return NOT_MEASURED if file.row is None or isinstance(file.row, NotMeasured) else ""
 
 
-def place(device: Device) -> str:
-    """Which device figures belong to: its kind is always said, because kinds are never compared."""
+def device_text(device: Device) -> str:
+    """The device with its kind, which is always named, because figures of two kinds are never compared."""
     serial = f", {device.serial}" if device.serial else ""
     return f"{device.name} ({device.kind}, {device.cpu}{serial}{process_said(device.process)})"
 
 
-def memory(file: FileRow) -> str:
-    return "not measured" if file.memory_kb is None else f"{file.memory_kb * 1024 / 1e6:.1f} MB"
-
-
-def less_memory(first: FileRow, last: FileRow) -> str:
-    """How many times less memory the second file takes; "" where one was not measured."""
-    return "" if not first.memory_kb or not last.memory_kb else smaller(Pair(first.memory_kb, last.memory_kb))
-
-
 def parity(file: FileRow) -> str:
-    """How near the file's answers are to the module's."""
+    """The file's outputs against the PyTorch model's; the error is relative to the standard deviation of the logits."""
     found = file.artifact.parity
     if found is None:
         return "not checked"
     if not found.executed or found.relative_error is None or found.top1_agreement is None:
         return found.note
     same = round(found.top1_agreement * found.images)
-    return f"error {found.relative_error:.1e} of the spread; same class {same} of {found.images}"
+    return f"relative error {found.relative_error:.1e}; same class {same} of {found.images}"
+
+
+def counted_change(first: Simulated, last: Simulated) -> str:
+    """The ratio of two instruction counts; not of counts made by two emulators or runtimes."""
+    if not comparable(first, last):
+        return "not comparable: counted with different programs"
+    return fewer(Pair(first.run.instructions, last.run.instructions))
+
+
+def profiled(unit: str, value: float) -> str:
+    """An amount of a profile in a cell of the layer table."""
+    return count(value) if unit == "instructions" else f"{value:.3g}"
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """Head and rows as text; every cell may hold text from outside, which renderers escape. False without rows."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column whether it holds figures, which are aligned to the right."""
+        columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.head)
+        return [all(cell[:1].isdigit() for cell in column if cell) for column in columns]
+
+
+def totals(report: Report, number: Callable[[float], str]) -> Table:
+    """Parameters, MACs, accuracy and quantized weights, original beside compressed; counts as `number` writes them."""
+    rows = [
+        (name, number(pair.original), number(pair.compressed), smaller(pair))
+        for name, pair in (("parameters", report.parameters), ("MACs", report.macs))
+    ]
+    if report.paper_parameters is not None:
+        pair = Pair(report.parameters.original, report.paper_parameters)
+        name = "parameters, as the papers count (a bias in every factor)"
+        rows.append((name, number(pair.original), number(pair.compressed), smaller(pair)))
+    change = report.accuracy
+    if change is None:
+        rows.append(("top-1", NOT_MEASURED, NOT_MEASURED, ""))
+    else:
+        changed = f"{change.changed} of {change.images} predictions changed: {change.gained} gained, {change.lost} lost"
+        rows.append(("top-1", percent(change.top1.original), percent(change.top1.compressed), changed))
+        if change.top5 is not None:
+            rows.append(("top-5", percent(change.top5.original), percent(change.top5.compressed), ""))
+        if change.untuned_top1 is not None:
+            rows.append(("top-1, before fine-tuning", "", percent(change.untuned_top1), ""))
+    if report.shared is not None:
+        shared, layers = report.shared, report.shared.shared
+        dense = sum(layer.dense_bits or 0 for layer in layers) / 8
+        packed = sum((layer.index_bits or 0) + (layer.codebook_bits or 0) for layer in layers) / 8
+        for name, pair in (
+            ("packed weights", Pair(shared.original_bytes, shared.packed_bytes)),
+            (f"of them {len(layers)} shared", Pair(dense, packed)),
+        ):
+            ratio = f"{pair.smaller:.2f}x smaller"
+            rows.append((name, size(int(pair.original)), size(int(pair.compressed)), ratio))
+        if shared.unshared_top1 is not None:
+            rows.append(("top-1, before weight sharing", "", percent(shared.unshared_top1), ""))
+    return Table(("", "original", "compressed", "change"), rows)
+
+
+def format_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    """Size, parity, latency, memory and instruction counts of each format, original beside compressed."""
+    rows = []
+    for row in report.formats:
+        name, first, last = f".{row.format}", row.original, row.compressed
+        peaks = smaller(Pair(first.memory_kb, last.memory_kb)) if first.memory_kb and last.memory_kb else ""
+        rows += [
+            (f"{name} size", size(row.bytes.original), size(row.bytes.compressed), smaller(row.bytes)),
+            # the first clause; the page has the rest
+            (f"{name} parity", first.verdict, last.verdict, parity(last).split(",")[0]),
+            (f"{name} latency, p50", milliseconds(first), milliseconds(last), faster(row.ratio)),
+            (f"{name} peak memory", memory_size(first.memory_kb), memory_size(last.memory_kb), peaks),
+        ]
+        for one, other in row.counted:
+            counts = count(one.run.instructions), count(other.run.instructions)
+            rows.append((f"{name} instructions, {one.device.cpu}", *counts, counted_change(one, other)))
+    return rows
+
+
+def files_table(report: Report) -> Table:
+    head = ("file", "format", "bytes", "size", "type", "parity", "against the PyTorch model", "cosine", "p50", "sha256")
+    rows = []
+    for row in report.formats:
+        for file in row.files:
+            artifact = file.artifact
+            cosine = artifact.parity.cosine if artifact.parity is not None and artifact.parity.executed else None
+            rows.append(
+                (
+                    file.name,
+                    FORMATS[row.format].title,
+                    f"{artifact.bytes:,}",
+                    smaller(row.bytes) if file is row.compressed else "",
+                    artifact.dtype,
+                    file.verdict,
+                    parity(file),
+                    "" if cosine is None else f"{cosine:.6f}",
+                    milliseconds(file),
+                    artifact.sha256[:12],
+                )
+            )
+    return Table(head, rows)
+
+
+def latency_table(report: Report) -> Table:
+    """ms of every file: its percentiles, and the compressed file's time against the original's."""
+    head = ("file", "load", "first", "min", "p10", "p50", "p90", "p99", "mean", "sd", "runs", "peak memory", "time")
+    rows = []
+    for row in report.formats:
+        for file in row.files:
+            found = file.statistics
+            if file.measured is None:
+                rows.append((file.name, *[NOT_MEASURED] * 2, *[""] * 10))
+            elif found is None:
+                rows.append((f"{file.name} (invalid)", *[""] * 10, memory_size(file.memory_kb), ""))
+            else:
+                times = (found.first, found.min, found.p10, found.p50, found.p90, found.p99, found.mean, found.sd)
+                cells = ["" if ms is None else f"{ms:.2f}" for ms in times]
+                ratio = faster(row.ratio) if file is row.compressed else ""
+                load = f"{file.measured.load_ms:.1f}"
+                rows.append((file.name, load, *cells, str(found.runs), memory_size(file.memory_kb), ratio))
+    return Table(head, rows)
+
+
+def memory_table(report: Report) -> Table:
+    """Resident MB of each file's process by phase, its runtime included, and the model's own peak."""
+    rows = []
+    for file in report.files:
+        if file.measured is not None:
+            found = file.measured.memory
+            phases = found.start, found.loaded, found.first, found.end
+            rows.append((file.name, *(megabytes(phase.resident) for phase in phases), memory_size(file.memory_kb)))
+    return Table(("file", "start", "loaded", "first run", "end", "the model's own peak"), rows)
+
+
+PROCESSES_TITLE = "The same phone, inside an app and outside"
+PROCESSES_NOTE = "Each process was measured in a session of its own: trust no few percent between them."
+
+
+def shell_ratio(row: Measurement, rows: Sequence[Measurement]) -> float | None:
+    """The row's median over that of the same file in the shell; None where the file has no row of the shell."""
+    same = (each for each in rows if (each.format, each.network) == (row.format, row.network))
+    shell = next((each for each in same if each.device.process == "shell"), None)
+    return None if shell is None else summarize(row).p50 / summarize(shell).p50
+
+
+def processes_table(report: Report) -> Table:
+    rows = []
+    for row in report.processes:
+        found, ratio = summarize(row), shell_ratio(row, report.processes)
+        compared = NOT_MEASURED if ratio is None else f"{ratio:.2f}x"
+        times = f"{found.p50:.2f}", compared, f"{found.p90:.2f}", str(found.runs)
+        rows.append((f"{row.network}.{row.format}", row.device.process, *times, megabytes(row.memory.model_peak)))
+    return Table(("file", "process", "median ms", "of the shell's", "p90 ms", "runs", "peak memory, MB"), rows)
+
+
+COUNTED_NOTE = (
+    "Counted on a simulated CPU: instructions of one run. `to and from memory` is what passes the second "
+    "level of the core's cache model. `peak allocated` is what loading and running the file adds to what the program "
+    "had asked for, touched or not. These are no times: a core runs some instructions many times faster than others."
+)
+
+
+def instructions_table(report: Report, core: str) -> Table:
+    """A row for each file that was counted on `core`."""
+    head = (
+        "file", "instructions", "change", "vector", "load", "store", "branch", "other", "to load the file",
+        "bytes read", "bytes written", "to and from memory", "peak allocated", "outputs against this machine's",
+    )  # fmt: skip
+    rows = []
+    for form in report.formats:
+        first = form.original.counted_on(core)
+        for file in form.files:
+            row = file.counted_on(core)
+            if row is not None:
+                change = counted_change(first, row) if first is not None and file is form.compressed else ""
+                rows.append((file.name, *_counts(row, change)))
+    return Table(head, rows)
+
+
+def _counts(row: Simulated, change: str) -> tuple[str, ...]:
+    run = row.run
+    same = round((row.parity.top1_agreement or 0) * row.parity.images)
+    classes = (run.vector, run.load, run.store, run.branch, run.other)
+    return (
+        f"{run.instructions:,}",
+        change,
+        *(f"{100 * part / run.instructions:.1f} %" for part in classes),
+        count(row.load.instructions),
+        size(run.load_bytes),
+        size(run.store_bytes),
+        "not recorded" if row.traffic is None else size(row.traffic.memory_bytes),
+        size(row.memory.model_peak * 1024),
+        f"cosine {row.parity.cosine:.7f}; same class {same} of {row.parity.images}",
+    )
+
+
+def epochs_table(epochs: Iterable[Epoch]) -> Table:
+    rows = [
+        (row.cut, str(row.epoch), "" if row.loss is None else f"{row.loss:.4f}", percent(row.top1)) for row in epochs
+    ]
+    return Table(("factorized", "epoch", "training loss", "validation top-1"), rows)
+
+
+def pareto_table(points: Sequence[ParetoPoint]) -> Table:
+    rows = [
+        (
+            "chosen" if point.chosen else str(number),
+            count(point.parameters),
+            count(point.macs),
+            NOT_MEASURED if point.ms is None else f"{point.ms:.2f}",
+            f"{point.loss:.4g}",
+        )
+        for number, point in enumerate(points, 1)
+    ]
+    return Table(("plan", "parameters", "MACs", "predicted ms", "predicted loss"), rows)
+
+
+def settings_table(settings: Mapping[str, Mapping[str, object]]) -> Table:
+    rows = [
+        (f"{section}: {name}", setting_text(value))
+        for section, values in settings.items()
+        for name, value in values.items()
+    ]
+    return Table(("setting", "value"), rows)
+
+
+def setting_text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={part}" for key, part in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def stored_table(files: Iterable[StoredFile]) -> Table:
+    return Table(("file", "bytes", "sha256"), [(file.name, f"{file.bytes:,}", file.sha256) for file in files])

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.measurement import Measurement
-from compress_export.reporting import counted, figures, headline, plots, processes
-from compress_export.reporting.profiled import Profiled, said
-from compress_export.reporting.record import Record
-from compress_export.reporting.values import FileRow, LayerRow, Pair
+from bench.measurement import NotMeasured
+from compress_export.reporting import figures, plots
+from compress_export.reporting.model import FormatRow, LayerProfile, LayerRow, Pair, Report, comparable
+from compress_export.reporting.notes import unsteady_sentence
 from compressor.plan import KEEP
 
+T = TypeVar("T")
+
 TEMPLATES = Path(__file__).with_name("templates")
-NOT_MEASURED = "not measured"
+
+NAMED = 4
+"""Layers that the first screen names; the others are summed up."""
 
 
-def html(record: Record) -> str:
+def html(report: Report) -> str:
     """The whole page. Imports matplotlib, which takes a second."""
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -32,127 +37,266 @@ def html(record: Record) -> str:
         lstrip_blocks=True,
     )
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    drawn = [plot for draw in (plots.tuning, plots.latency, plots.memory, plots.front) if (plot := draw(record))]
-    gains, losses = headline.cards(record.summary)
-    said, fine = headline.answers(record.summary)
+    drawn = (draw(report) for draw in (plots.tuning, plots.pareto_front, plots.latency, plots.memory))
+    gains, losses = cards(report)
+    verdict, fine = parity_verdict(report)
     return templates.get_template("report.html").render(
-        record=record,
-        summary=record.summary,
+        report=report,
+        figures=figures,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         gains=gains,
         losses=losses,
-        rest=headline.rest(record.summary),
-        answers=said,
+        remaining=remaining(report),
+        verdict=verdict,
         fine=fine,
-        layers=layer_table(record),
-        plots={plot.title: Markup(plot.svg) for plot in drawn},
-        says={plot.title: plot.says for plot in drawn},
-        files=[file for row in record.summary.formats for file in (row.original, row.compressed)],
-        figures=figures,
-        counted=counted,
-        processes=processes,
-        latency_row=latency_row,
-        memory_row=memory_row,
-        asked_rows=asked_rows(record.asked),
-        changed_rows=asked_rows(record.changed),
+        layer_head=_layer_head(report),
+        layer_rows=_layer_rows(report),
+        profile_note=_profile_note(report.profile) if report.profile else "",
+        plots={plot.id: plot for plot in drawn if plot is not None},
     )
 
 
-def layer_table(record: Record) -> dict[str, Any]:
-    """Head and rows of the layer table; a cell is text, what it is sorted by, and two bars' lengths or None."""
-    layers = record.summary.layers
-    timed = any(layer.ms is not None for layer in layers)
-    profile = record.profiled
-    times = ["ms"] if timed else []
-    profiled = [] if profile is None else [f"{profile.unit}, profiled"]
-    head = ["layer", "method", "rank", "parameters", "MACs", *times, *profiled, "weight error", "weight", "why"]
-    peaks = {
-        "parameters": max((layer.parameters.original for layer in layers), default=0),
-        "macs": max((layer.macs.original for layer in layers), default=0),
-        "ms": max((layer.ms.original for layer in layers if layer.ms), default=0.0),
-    }
-    rows = [
-        [*_named(layer), *_costs(layer, peaks, timed), *_profile(layer, profile), *_reasons(layer)] for layer in layers
+# ---- the first screen --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure before and after. `ratio` is the second over the first, for a bar; None draws none.
+
+    `warning` says why the figure is not to be trusted; empty where nothing speaks against it.
+    """
+
+    label: str
+    headline: str
+    before: str = ""
+    after: str = ""
+    ratio: float | None = None
+    note: str = ""
+    gain: bool = False
+    warning: str = ""
+
+
+def cards(report: Report) -> tuple[list[Card], list[Card]]:
+    """Gains and losses: a figure that became worse stands among the losses, whatever it measures."""
+    totals = (("parameters", report.parameters), ("MACs", report.macs))
+    found = [
+        *_sizes(report.formats),
+        *_times(report),
+        *_instructions(report.formats),
+        *(_card(name, figures.smaller(pair), pair, figures.count, gain=pair.smaller >= 1) for name, pair in totals),
+        *_memories(report.formats),
     ]
-    return {"head": head, "rows": rows}
+    losses = [_accuracy(report), *_parity(report.formats), *(card for card in found if not card.gain)]
+    return [card for card in found if card.gain], losses
 
 
-def _profile(layer: LayerRow, profile: Profiled | None) -> list[dict[str, Any]]:
-    if profile is None:
+def remaining(report: Report) -> list[tuple[str, float]]:
+    """(layer, percent) of the compressed network's parameters: the largest layers, then all others as one."""
+    total = report.parameters.compressed
+    ordered = sorted(report.layers, key=lambda layer: -layer.parameters.compressed)
+    if not total:
         return []
-    peak = max((pair.original for pair in profile.layers.values()), default=0.0)
-    return [_bars(profile.layers[layer.name], peak, lambda value: said(profile.unit, value))]
+    named = [(layer.name, 100 * layer.parameters.compressed / total) for layer in ordered[:NAMED]]
+    others = (f"{len(ordered) - NAMED} other layers", 100 - sum(percent for _, percent in named))
+    return [*named, others] if len(ordered) > NAMED else named
 
 
-def _named(layer: LayerRow) -> list[dict[str, Any]]:
-    ranks = [int(part) for part in layer.rank.split(", ") if part.isdigit()]
-    kept = layer.method == KEEP
-    return [
-        _cell(layer.name),
-        _cell("kept" if kept else layer.method),
-        _cell(layer.rank or "–", ranks[0] if ranks else 0),  # noqa: RUF001  # an en dash, as tables write "none"
-    ]
+def parity_verdict(report: Report) -> tuple[str, bool]:
+    """A sentence on the files' numerical parity, and False where it speaks against shipping them."""
+    files = report.files
+    if not files:
+        return "No file was exported yet.", True
+    if report.failures:
+        return "Do not ship this.", False
+    verdicts = Counter(file.verdict for file in files)
+    passed = verdicts["passed"]
+    images = min((file.artifact.parity.images for file in files if file.artifact.parity), default=0)
+    sentence = f"{passed} of {len(files)} files match the PyTorch model"
+    if passed == len(files):
+        sentence = f"All {len(files)} files match the PyTorch model ({images} images)"
+    waiting = f"; {verdicts['not executed']} not executed on this system" if verdicts["not executed"] else ""
+    gone = f"; {verdicts['gone']} no longer there (see Notes)" if verdicts["gone"] else ""
+    return f"{sentence}{waiting}{gone}.", all(row.compressed.verdict != "gone" for row in report.formats)
 
 
-def _costs(layer: LayerRow, peaks: Mapping[str, float], timed: bool) -> list[dict[str, Any]]:
-    cells = [
-        _bars(layer.parameters, peaks["parameters"], figures.count),
-        _bars(layer.macs, peaks["macs"], figures.count),
-    ]
+def _card(
+    label: str, headline: str, pair: Pair, say: Callable[[float], str], note: str = "", gain: bool = False
+) -> Card:
+    ratio = pair.compressed / pair.original if pair.original else None
+    return Card(label, headline, say(pair.original), say(pair.compressed), ratio, note, gain)
+
+
+def _accuracy(report: Report) -> Card:
+    change = report.accuracy
+    if change is None:
+        unfinished = "the weights are untrained, or the run is not finished"
+        reason = "no --data was given" if report.data is None else unfinished
+        return Card("top-1 accuracy", figures.NOT_MEASURED, note=reason)
+    points = change.top1.compressed - change.top1.original
+    return Card(
+        label="top-1 accuracy" if points < 0 else "top-1 accuracy: nothing",
+        headline=f"{points:+.2f} points".replace("-", "−"),  # noqa: RUF001  # a minus sign, not a hyphen
+        before=figures.percent(change.top1.original),
+        after=figures.percent(change.top1.compressed),
+        note=f"{change.gained} gained, {change.lost} lost of {change.images} test images",
+    )
+
+
+def _parity(formats: Sequence[FormatRow]) -> Iterator[Card]:
+    """The largest error among the compressed files, against the PyTorch model."""
+    found = [(row.format, row.compressed.artifact.parity) for row in formats]
+    run = [(name, p, p.relative_error) for name, p in found if p and p.executed and p.relative_error is not None]
+    if run:
+        name, worst, error = max(run, key=lambda each: each[2])
+        same = min(round((parity.top1_agreement or 0) * parity.images) for _, parity, _ in run)
+        note = f"of the standard deviation of the logits; same class for {same} of {worst.images} images"
+        yield Card(f"largest error (.{name})", f"{error:.0e} relative", note=note)
+
+
+def _split(rows: Sequence[T], gained: Callable[[T], bool]) -> Iterator[tuple[list[T], bool]]:
+    """The rows that gained, with True, then those that lost, with False; no empty list.
+
+    One format stands for its side on a card, with the others in its note: no loss hides behind another's gain.
+    """
+    for gain in (True, False):
+        side = [row for row in rows if gained(row) == gain]
+        if side:
+            yield side, gain
+
+
+def _sizes(formats: Sequence[FormatRow]) -> Iterator[Card]:
+    for (row, *others), gain in _split(formats, lambda row: row.bytes.smaller >= 1):
+        note = ", ".join(f".{other.format} {figures.smaller(other.bytes)}" for other in others)
+        yield _card(f".{row.format} size", figures.smaller(row.bytes), row.bytes, figures.size, note, gain)
+
+
+def _times(report: Report) -> Iterator[Card]:
+    timed = [(row, row.ratio) for row in report.formats if row.ratio is not None]
     if not timed:
-        return cells
-    if layer.ms is None:
-        return [*cells, _cell(NOT_MEASURED, -1)]
-    return [*cells, _bars(layer.ms, peaks["ms"], lambda value: f"{value:.3g}")]
+        yield Card("latency", figures.NOT_MEASURED, note=_untimed(report))
+    for ((row, ratio), *others), gain in _split(timed, lambda each: each[1].value <= 1):
+        remarks = [f".{other.format} {figures.faster(its_ratio).partition(' (')[0]}" for other, its_ratio in others]
+        device, found = report.device, [file.statistics.p50 for file in row.files if file.statistics is not None]
+        yield Card(
+            f".{row.format} latency, p50",
+            figures.faster(ratio).partition(" (")[0],
+            figures.milliseconds(row.original),
+            figures.milliseconds(row.compressed),
+            found[1] / found[0],
+            "; ".join([f"on {device.name} ({device.kind})" if device is not None else "", *remarks]),
+            gain,
+            unsteady_sentence([own for own, _ in [(row, ratio), *others]], report.again),
+        )
 
 
-def _reasons(layer: LayerRow) -> list[dict[str, Any]]:
-    error = _cell("", -1) if layer.error is None else _cell(f"{layer.error:.3f}", layer.error)
-    return [error, _cell(layer.weight), _cell(layer.reason.removeprefix("kept: "))]
+def _untimed(report: Report) -> str:
+    """Reasons why there are no times, and the command that measures them where there is no reason."""
+    reasons = {file.row.reason for file in report.files if isinstance(file.row, NotMeasured)}
+    reasons |= {f"invalid: {row.invalid}" for row in report.measurements if row.invalid}
+    cores = " and the ".join(report.cores)
+    counted = [f"the files were counted on the {cores}, see Instructions"] if cores else []
+    return "; ".join([*sorted(reasons), *counted, *([] if reasons else [f"`{report.again}` measures it"])])
 
 
-def _cell(text: str, key: float | str | None = None) -> dict[str, Any]:
-    return {"text": text, "key": text if key is None else key, "bars": None}
+def _instructions(formats: Sequence[FormatRow]) -> Iterator[Card]:
+    """Instruction counts, on a card of their own: no time follows from them."""
+    counted = [
+        (row.format, first.device.name, Pair(first.run.instructions, last.run.instructions))
+        for row in formats
+        for first, last in row.counted
+        if comparable(first, last)
+    ]
+    for ((name, core, pair), *others), gain in _split(counted, lambda each: each[2].smaller >= 1):
+        remarks = [
+            f".{other}{'' if where == core else f' on {where}'} {figures.fewer(counts)}"
+            for other, where, counts in others
+        ]
+        note = "; ".join([f"counted on {core}, no time", *remarks])
+        yield _card(f".{name} instructions", figures.fewer(pair), pair, figures.count, note, gain)
 
 
-def _bars(pair: Pair, peak: float, say: Any) -> dict[str, Any]:
-    """A cell with two bars, as long as each figure is of the column's largest."""
-    shares = [100 * value / peak if peak else 0 for value in (pair.original, pair.compressed)]
-    text = (
-        say(pair.compressed) if pair.original == pair.compressed else f"{say(pair.original)} → {say(pair.compressed)}"
+def _memories(formats: Sequence[FormatRow]) -> Iterator[Card]:
+    known = [
+        (row.format, Pair(row.original.memory_kb, row.compressed.memory_kb))
+        for row in formats
+        if row.original.memory_kb and row.compressed.memory_kb
+    ]
+    for ((name, pair), *others), gain in _split(known, lambda each: each[1].smaller >= 1):
+        note = ", ".join(f".{other} {figures.smaller(its_pair)}" for other, its_pair in others)
+        yield _card(f".{name} peak memory", figures.smaller(pair), pair, figures.memory_size, note, gain)
+
+
+# ---- the layer table ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell's text, the key that it is sorted by, and the lengths of its two bars in percent, if it has any."""
+
+    text: str
+    key: float | str
+    bars: tuple[float, float] | None = None
+
+
+def _layer_head(report: Report) -> list[str]:
+    times = ["ms"] if any(layer.ms is not None for layer in report.layers) else []
+    profiled = [f"{report.profile.unit}, profiled"] if report.profile else []
+    costs = ["parameters", "MACs", *times, *profiled]
+    return ["layer", "method", "rank", *costs, "weight error", "weight", "why"]
+
+
+def _layer_rows(report: Report) -> list[list[Cell]]:
+    layers, profile = report.layers, report.profile
+    columns = [
+        _bars([layer.parameters for layer in layers], figures.count),
+        _bars([layer.macs for layer in layers], figures.count),
+    ]
+    if any(layer.ms is not None for layer in layers):
+        columns.append(_bars([layer.ms for layer in layers], "{:.3g}".format))
+    if profile is not None:
+        amounts = [profile.layers[layer.name] for layer in layers]
+        columns.append(_bars(amounts, lambda value: figures.profiled(profile.unit, value)))
+    return [_layer_row(layer, costs) for layer, costs in zip(layers, zip(*columns, strict=True), strict=True)]
+
+
+def _layer_row(layer: LayerRow, costs: Sequence[Cell]) -> list[Cell]:
+    first_rank = layer.rank.partition(", ")[0]
+    method = "kept" if layer.method == KEEP else layer.method
+    return [
+        Cell(layer.name, layer.name),
+        Cell(method, method),
+        Cell(layer.rank or "–", int(first_rank or 0)),  # noqa: RUF001  # an en dash, as tables write "none"
+        *costs,
+        Cell("", -1) if layer.error is None else Cell(f"{layer.error:.3f}", layer.error),
+        Cell(layer.weight, layer.weight),
+        Cell(why := layer.reason.removeprefix("kept: "), why),
+    ]
+
+
+def _bars(pairs: Sequence[Pair | None], say: Callable[[float], str]) -> list[Cell]:
+    """A column of cells with two bars each, in proportion to the largest original figure."""
+    peak = max((pair.original for pair in pairs if pair is not None), default=0)
+    cells = []
+    for pair in pairs:
+        if pair is None:
+            cells.append(Cell(figures.NOT_MEASURED, -1))
+            continue
+        text = say(pair.compressed)
+        if pair.original != pair.compressed:
+            text = f"{say(pair.original)} → {text}"
+        before, after = (round(100 * value / peak if peak else 0, 2) for value in (pair.original, pair.compressed))
+        cells.append(Cell(text, pair.original, (before, after)))
+    return cells
+
+
+def _profile_note(profile: LayerProfile) -> str:
+    unit = "instructions of one run" if profile.unit == "instructions" else "milliseconds (median)"
+    before, after = (
+        figures.profiled(profile.unit, value) for value in (profile.rest.original, profile.rest.compressed)
     )
-    return {"text": text, "key": pair.original, "bars": [round(share, 2) for share in shares]}
-
-
-def latency_row(file: FileRow) -> list[str]:
-    """load, first, min, p10, p50, p90, p99, mean, sd and runs of a file, as text; empty where it was not measured."""
-    row, found = file.row, file.statistics
-    if not isinstance(row, Measurement) or found is None:
-        return []
-    values = [row.load_ms, found.first, found.min, found.p10, found.p50, found.p90, found.p99, found.mean, found.sd]
-    return [*("" if value is None else f"{value:.2f}" for value in values), str(found.runs)]
-
-
-def memory_row(file: FileRow) -> list[str]:
-    """Resident MB by phase, and the model's own peak; empty where it was not measured."""
-    if not isinstance(file.row, Measurement):
-        return []
-    memory = file.row.memory
-    phases = (memory.start, memory.loaded, memory.first, memory.end)
-    values = [NOT_MEASURED if p.resident is None else f"{p.resident * 1024 / 1e6:.1f}" for p in phases]
-    return [*values, figures.memory(file)]
-
-
-def asked_rows(asked: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """(section, option, value) of all that was asked for or left at its default."""
-    return [(section, name, _said(value)) for section, values in asked.items() for name, value in values.items()]
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={part}" for key, part in value.items()) or "none"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
+    return (
+        f"Profiled: {unit} of the .{profile.format} files on {profile.place}, by the profiler of {profile.runtime}; "
+        f"what belongs to no layer took {before} and {after}."
+    )

@@ -29,7 +29,7 @@ def show_profiles(profiles: Iterable[tuple[str, Profile]], console: Console) -> 
     """Prints a table for each (name, profile)."""
     for name, profile in profiles:
         kind = "instructions of one run" if profile.unit == "instructions" else f"ms, median of {profile.runs} runs"
-        table = Table(title=Text(f"{name} on {figures.place(profile.device)}: {kind}"), title_justify="left")
+        table = Table(title=Text(f"{name} on {figures.device_text(profile.device)}: {kind}"), title_justify="left")
         for head in ("layer", "operators", profile.unit, "share"):
             table.add_column(head, justify="left" if head in ("layer", "operators") else "right", overflow="fold")
         layers = profile.layers()
@@ -82,7 +82,7 @@ COUNTED = ("file", "size", "instructions", "vector", "memory traffic", "peak all
 def show_rows(artifacts: Sequence[Artifact], rows: Sequence[Row], place: Path, console: Console) -> None:
     """Prints a line for each file, then what a reader must know, and where the rows lie."""
     counted = any(isinstance(row, Simulated) for row in rows)
-    table = Table(title=Text(figures.place(rows[0].device)), title_justify="left")
+    table = Table(title=Text(figures.device_text(rows[0].device)), title_justify="left")
     for name in COUNTED if counted else TIMED:
         table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
     for artifact, row in zip(artifacts, rows, strict=True):

@@ -1,55 +1,114 @@
-"""Notes of a report that do not depend on its files: where the weights come from, what the plan has to say, and what
-tuning cost."""
+"""Notes and failures of a report, as sentences: weights and data, the plan, fine-tuning, files and their times."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.measurement import Measurement, NotMeasured
-from bench.simulator.latency_estimate import CoreModel, estimate_ms, operators_of, read_models
+from bench.measurement import NotMeasured
+from bench.simulator.latency_estimate import estimate_ms, operators_of, read_models
 from bench.statistics import is_busy, times_remark
 from compress_export.mcnemar import compare
-from compress_export.reporting.values import FileRow, FormatRow
+from compress_export.reporting.model import Epoch, FileRow, FormatRow, NetworkAccuracy, SharedWeights
 from compress_export.settings import keeps_best
-from compressor.plan import KEEP
+from compressor.plan import Plan
 from compressor.planning.limits import parse_limit
 from exporters.artifact import Artifact
 from exporters.formats import FORMATS
 
-
-def estimate_notes(before: Mapping[str, Any], after: Mapping[str, Any], cores: Iterable[str]) -> list[str]:
-    """A note for each of the simulated cores that figures of real devices could judge; the others get none.
-
-    `before` and `after` are the surveys of the original and the compressed network.
-    """
-    runtime, models = read_models()
-    return [_note(runtime, models[core], before, after) for core in cores if core in models]
+SIGNIFICANCE = 0.05
+"""A difference of two accuracies that chance makes more often than so is none."""
 
 
-def _note(runtime: str, model: CoreModel, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    first, last = (estimate_ms(model, operators_of(survey)) for survey in (before, after))
-    return (
-        f"Estimate, not measured: {runtime} on a {model.core} at {model.mhz:g} MHz would take about {first:.0f} ms for "
-        f"the original and {last:.0f} ms for the compressed network. On devices that the fit had not seen such "
-        f"estimates were off by {_share(model.device_error)} in the mean, on devices and networks that it had not seen "
-        f"by {_share(model.error)}, and ratios of two such networks by {_share(model.ratio_error)}."
-    )
+def origin_notes(origin: str, notes: Iterable[str], data: str | None, judged: bool) -> list[str]:
+    """What the weights and the data let a reader conclude; `judged` where both networks' accuracy is known."""
+    found = [f"{note[0].upper()}{note[1:]}." for note in notes]
+    if origin == "untrained":
+        found.append("The weights are untrained: size, latency and parity mean something, accuracy does not.")
+    if data is None:
+        found.append("Accuracy was not measured: no --data was given. Files were compared on crops of photographs.")
+    elif origin != "untrained" and not judged:
+        found.append("Accuracy was not measured yet.")
+    if data == "digits":
+        found.append("Digits prove that the path works; no compression ratio for real photographs follows from them.")
+    return found
 
 
-def _share(error: float) -> str:
-    return f"{100 * error:.0f} %"
+def plan_notes(plan: Plan, changed: bool) -> list[str]:
+    """The plan's own notes, or that it factors nothing; `changed` where the network was tuned or shares weights."""
+    if not plan.factored:
+        why = "as asked" if plan.rule == "none" else "the limit is met without it, or no layer pays"
+        return [f"No layer is factored: {why}.{'' if changed else ' Both networks are the same.'}"]
+    return list(plan.notes)
 
 
-def changed_files(formats: Sequence[FormatRow]) -> list[str]:
-    """Files that others have taken the place of. One that is gone is a note: it may have been moved on purpose."""
-    files = [file for row in formats for file in (row.original, row.compressed)]
-    return [f"{file.artifact.path.name}: {file.altered}" for file in files if file.answers == "changed"]
+def tuning_notes(accuracy: Mapping[str, NetworkAccuracy]) -> list[str]:
+    """That fine-tuning lowered the test accuracy, where the difference is significant (McNemar's test)."""
+    factorized, tuned = accuracy.get("cut"), accuracy.get("unshared", accuracy["compressed"])
+    if factorized is None or tuned.top1 >= factorized.top1:
+        return []
+    p = compare(factorized.correct, tuned.correct, [True] * len(tuned.correct)).p
+    if p > SIGNIFICANCE:
+        return []
+    return [
+        f"Fine-tuning made the network worse: top-1 was {factorized.top1:.2f} % before it and is {tuned.top1:.2f} % "
+        f"(McNemar's p {p:.1g}); try a smaller --rate or --distill, or leave it out with --epochs 0."
+    ]
+
+
+def kept_notes(origin: str, regularizer: str | None, epochs: Sequence[Epoch]) -> list[str]:
+    """Which epoch of fine-tuning was kept, where it is not the last. See `keeps_best`."""
+    last_step = [epoch for epoch in epochs if epoch.step == epochs[-1].step]
+    if not last_step or not keeps_best(origin, regularizer):
+        return []
+    best, last = max(last_step, key=lambda epoch: (epoch.top1, epoch.epoch)), last_step[-1]
+    if best is last:
+        return []
+    when = f"after epoch {best.epoch}" if best.epoch else "before fine-tuning"
+    return [
+        f"Of the {len(last_step) - 1} epochs of fine-tuning the best on the validation split is kept: the network "
+        f"{when} ({best.top1:.2f} %; after the last it was {last.top1:.2f} %)."
+    ]
+
+
+def size_notes(asked: str | None, formats: Sequence[FormatRow]) -> list[str]:
+    """Compressed files above --max-size, where it was given: a plan predicts float32 files."""
+    if not asked:
+        return []
+    limit, notes = parse_limit("size", asked), []
+    for file in formats:
+        most, size = limit.most(file.original.artifact.bytes), file.compressed.artifact.bytes
+        if size > most:
+            notes.append(
+                f"{file.compressed.name} has {size:,} bytes, {size - most:,.0f} bytes more than --max-size {asked} "
+                "allows; ask for a little less"
+            )
+    return notes
+
+
+def runtime_notes(timed: str, formats: Sequence[str], cost_source: str) -> list[str]:
+    """That layers were timed in a runtime which no exported file is for, where the plan rests on times."""
+    if not formats or timed in formats or not cost_source.startswith("measured"):
+        return []
+    titles = ", ".join(FORMATS[name].title for name in formats)
+    return [f"The plan's times are those of {FORMATS[timed].runtime} on this machine; {titles} may take others."]
+
+
+def shared_notes(shared: SharedWeights | None) -> list[str]:
+    """Which layers are quantized, and that exported files do not shrink by it."""
+    if shared is None:
+        return []
+    names = ", ".join(layer.name for layer in shared.shared)
+    kept = "".join(f"; {layer.name} is kept ({layer.kept})" for layer in shared.layers if layer.kept is not None)
+    return [
+        f"Weights of {names} are shared, {shared.sharing}{kept}. shared.safetensors holds them packed; exported files "
+        "hold ordinary weights, so sharing does not make them smaller."
+    ]
 
 
 def row_notes(formats: Sequence[FormatRow], again: str) -> list[str]:
-    """What a reader should know of each format and file: what is gone, became slower, or was measured badly or not.
-    `again` is the command that measures them again."""
+    """For each format and file what is gone, became slower, or was measured badly or not at all; `again` is the command
+    that measures them again."""
     notes = []
     for row in formats:
         if row.ratio is not None and row.ratio.low is not None and row.ratio.low > 1:
@@ -57,134 +116,71 @@ def row_notes(formats: Sequence[FormatRow], again: str) -> list[str]:
                 f".{row.format} became slower: fewer parameters are not less time; leave --max-params out, or keep the "
                 "layers near the image with --keep-layers"
             )
-        for file in (row.original, row.compressed):
-            name = file.artifact.path.name
-            if file.answers == "gone":
-                notes.append(f"{name}: {file.altered}")
+        for file in row.files:
+            if file.verdict == "gone":
+                notes.append(f"{file.name}: {file.altered}")
             if isinstance(file.row, NotMeasured):
-                notes.append(f"{name}: not measured: {file.row.reason}")
-            if isinstance(file.row, Measurement) and (told := times_remark(file.row)):
-                notes.append(f"{name}: {told}{f' with `{again}`' if file.row.invalid else ''}")
+                notes.append(f"{file.name}: not measured: {file.row.reason}")
+            if file.measured is not None and (remark := times_remark(file.measured)):
+                notes.append(f"{file.name}: {remark}{f' with `{again}`' if file.measured.invalid else ''}")
             if file.artifact.fallbacks:
-                notes.append(f"{name}: outside XNNPACK run {', '.join(file.artifact.fallbacks)}")
-            notes += [f"{name}: {note}" for note in file.artifact.notes]
-            notes += [f"{name} on the {each.device.name}: {each.note}" for each in file.simulated if each.note]
+                notes.append(f"{file.name}: outside XNNPACK run {', '.join(file.artifact.fallbacks)}")
+            notes += [f"{file.name}: {note}" for note in file.artifact.notes]
+            notes += [f"{file.name} on the {each.device.name}: {each.note}" for each in file.simulated if each.note]
+    return notes
+
+
+def estimate_notes(before: Mapping[str, Any], after: Mapping[str, Any], cores: Iterable[str]) -> list[str]:
+    """A note for each of the simulated cores that a latency model was fitted for; the others get none.
+
+    `before` and `after` are the surveys of the original and the compressed network.
+    """
+    runtime, models = read_models()
+    notes = []
+    for model in (models[core] for core in cores if core in models):
+        first, last = (estimate_ms(model, operators_of(survey)) for survey in (before, after))
+        on_devices, on_networks, on_ratios = (
+            f"{100 * error:.0f} %" for error in (model.device_error, model.error, model.ratio_error)
+        )
+        notes.append(
+            f"Estimate, not measured: {runtime} on a {model.core} at {model.mhz:g} MHz would take about {first:.0f} ms "
+            f"for the original and {last:.0f} ms for the compressed network. On devices that the fit had not seen such "
+            f"estimates were off by {on_devices} in the mean, on devices and networks that it had "
+            f"not seen by {on_networks}, and ratios of two such networks by {on_ratios}."
+        )
     return notes
 
 
 def unsteady_sentence(formats: Sequence[FormatRow], again: str) -> str:
     """That the machine was busy, or the times are not steady, for how many files, and the command that measures them
-    `again`; "" where all are steady.
-
-    What was found of each file stands in the notes of the summary.
-    """
-    files = [file for row in formats for file in (row.original, row.compressed) if file.statistics is not None]
-    shaky = [file for file in files if file.unsteady]
+    `again`; "" where all are steady. What was found of each file stands in the notes."""
+    timed = [file for row in formats for file in row.files if file.statistics is not None]
+    shaky = [file for file in timed if file.unsteady]
     if not shaky:
         return ""
-    told = f"the times of {len(shaky)} of {len(files)} files are not steady (see Notes); measure again with `{again}`"
-    return f"Taken on a busy machine: {told}" if any(map(_busy, shaky)) else f"{told[0].upper()}{told[1:]}"
+    found = f"times of {len(shaky)} of {len(timed)} files are not steady (see Notes); measure again with "
+    busy = any(file.measured is not None and is_busy(file.measured) for file in shaky)
+    return f"{'Taken on a busy machine: the' if busy else 'The'} {found}`{again}`"
 
 
-def _busy(file: FileRow) -> bool:
-    return isinstance(file.row, Measurement) and is_busy(file.row)
+def changed_files(files: Sequence[FileRow]) -> list[str]:
+    """Files that others have taken the place of. One that is gone is a note: it may have been moved on purpose."""
+    return [f"{file.name}: {file.altered}" for file in files if file.verdict == "changed"]
 
 
 def failures(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
-    """What must stop a user from shipping: layers outside the fast backend, answers that differ from the module's."""
+    """Reasons not to ship a file: layers outside the fast backend, logits that differ from the PyTorch model's."""
     found = []
     for artifact in artifacts:
-        name = artifact.path.name
+        name, parity = artifact.path.name, artifact.parity
         if artifact.not_delegated:
             layers = ", ".join(artifact.not_delegated)
             found.append(
                 f"{name}: {layers} would run outside XNNPACK, many times slower; keep the layer, or take .onnx"
             )
-        if artifact.verdict == "failed" and artifact.parity is not None:
-            parity = artifact.parity
+        if artifact.verdict == "failed" and parity is not None:
             found.append(
-                f"{name} does not answer like the module: relative error {parity.relative_error:.1e}, "
+                f"{name} does not match the PyTorch model: relative error {parity.relative_error:.1e}, "
                 f"top-1 agreement {100 * (parity.top1_agreement or 0):.1f} % on {parity.images} images"
             )
     return tuple(found)
-
-
-CHANCE = 0.05
-"""A difference that chance makes more often than so is none."""
-
-
-def size_notes(settings: Mapping[str, Any], files: Sequence[tuple[Artifact, Artifact]]) -> list[str]:
-    """What --max-size asked for, beside what each compressed file weighs: a plan predicts float32 files."""
-    asked = settings["plan"].get("max_size")
-    if not asked:
-        return []
-    limit, notes = parse_limit("size", asked), []
-    for original, compressed in files:
-        most = limit.most(original.bytes)
-        if compressed.bytes > most:
-            more = f"{compressed.bytes - most:,.0f} bytes"
-            notes.append(
-                f"{compressed.path.name} has {compressed.bytes:,} bytes, {more} more than --max-size {asked} allows; "
-                "ask for a little less"
-            )
-    return notes
-
-
-def runtime_notes(settings: Mapping[str, Any], formats: Sequence[str], plan: Mapping[str, Any]) -> list[str]:
-    """That layers were timed in a runtime which no exported file is for, where the plan rests on times."""
-    timed = settings["plan"].get("latency_format", "pte")
-    if not formats or timed in formats or not str(plan.get("cost_source", "")).startswith("measured"):
-        return []
-    titles = ", ".join(FORMATS[name].title for name in formats)
-    return [f"The plan's times are those of {FORMATS[timed].runtime} on this machine; {titles} may take others."]
-
-
-def origin_notes(network: Mapping[str, Any], settings: Mapping[str, Any], judged: bool) -> list[str]:
-    """What the weights and the data let a reader conclude; `judged` where both networks' accuracy is known."""
-    notes = [f"{note[0].upper()}{note[1:]}." for note in network.get("notes", ())]
-    if network["origin"] == "untrained":
-        notes.append("The weights are untrained: size, latency and parity mean something, accuracy does not.")
-    if settings["source"]["data"] is None:
-        notes.append("Accuracy was not measured: no --data was given. Files were compared on crops of photographs.")
-    elif network["origin"] != "untrained" and not judged:
-        notes.append("Accuracy was not measured yet.")
-    if settings["source"]["data"] == "digits":
-        notes.append("Digits prove that the path works; no compression ratio for real photographs follows from them.")
-    return notes
-
-
-def plan_notes(plan: Mapping[str, Any], changed: bool) -> list[str]:
-    """The plan's own notes, or that it factors nothing; `changed` where the network was tuned or shares weights."""
-    if all(layer["method"] == KEEP for layer in plan["layers"]):
-        why = "as asked" if plan["rule"] == "none" else "the limit is met without it, or no layer pays"
-        return [f"No layer is factored: {why}.{'' if changed else ' Both networks are the same.'}"]
-    return list(plan["notes"])
-
-
-def kept_notes(network: Mapping[str, Any], asked: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which epoch of tuning was kept, where it is not the last. See `keeps_best`."""
-    last = [row for row in rows if row["step"] == rows[-1]["step"]]
-    if not last or not keeps_best(network["origin"], asked.get("regularizer")):
-        return []
-    best = max(last, key=lambda row: (row["top1"], row["epoch"]))
-    if best is last[-1]:
-        return []
-    when = f"after epoch {best['epoch']}" if best["epoch"] else "as it was cut"
-    return [
-        f"Of the {len(last) - 1} epochs of tuning the best on held-out images is kept: the network {when} "
-        f"({best['top1']:.2f} %; after the last it was {last[-1]['top1']:.2f} %)."
-    ]
-
-
-def tuning_notes(accuracy: Mapping[str, Any]) -> list[str]:
-    """That tuning left the network worse than it was as cut, where the validation images tell the two apart."""
-    cut, tuned = accuracy.get("cut"), accuracy.get("unshared", accuracy["compressed"])
-    if cut is None or tuned["top1"] >= cut["top1"]:
-        return []
-    p = compare(cut["correct"], tuned["correct"], [True] * len(cut["correct"])).p
-    if p > CHANCE:
-        return []
-    return [
-        f"Tuning made the network worse: top-1 was {cut['top1']:.2f} % as cut and is {tuned['top1']:.2f} % (McNemar's "
-        f"p {p:.1g}); try a smaller --rate or --distill, or keep it as cut with --epochs 0."
-    ]

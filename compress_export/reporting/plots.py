@@ -1,4 +1,4 @@
-"""Charts of a record as SVG for the page: drawn by matplotlib, coloured by the page's own variables.
+"""Charts of a report as SVG for the page: drawn by matplotlib, coloured by the page's own variables.
 
 Original and compressed differ in stroke and filling, not in colour alone, so that a print in black and white reads too.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.measurement import Measurement
+from bench.run_files import ORIGINAL
 from bench.statistics import quantile
-from compress_export.reporting.record import Epoch, FrontPoint, Record
-from compress_export.reporting.values import FormatRow
+from compress_export.reporting.model import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,10 @@ WIDTH = 5.4
 """Inches; 72 units of the drawing each. At 390 px a drawing is shrunk by a tenth, and stays legible."""
 
 LABELS = 12
-"""Names of layers that fit below a chart; of more, every second or third is named."""
+"""Labels that fit below a chart; of more, every second or third is written."""
+
+LONGEST = 14
+"""Characters of a layer's name below a chart; of a longer name the end is written."""
 
 STYLE: dict[Any, Any] = {  # matplotlib types its keys one by one
     "svg.fonttype": "none",
@@ -54,54 +57,67 @@ STYLE: dict[Any, Any] = {  # matplotlib types its keys one by one
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing: its title, a sentence that says what it shows, and the SVG to stand in a page."""
+    """A drawing: its anchor in the page, its title, a sentence that says what it shows, and the SVG."""
 
+    id: str
     title: str
     says: str
     svg: str
 
 
-def tuning(record: Record) -> Plot | None:
-    """Held-out accuracy over all epochs of tuning, with a mark at each cut. None where nothing was tuned."""
-    rows = record.tuning
+def tuning(report: Report) -> Plot | None:
+    """Validation accuracy over all epochs of fine-tuning, a ring at each factorization. None without fine-tuning."""
+    rows = report.tuning
     if not rows:
         return None
+    starts = [index for index, row in enumerate(rows) if row.epoch == 0]
     with _figure("tuning", 2.5) as (figure, finish):
         axes = figure.subplots()
-        axes.plot([row.place for row in rows], [row.top1 for row in rows], color=AFTER, linewidth=1.8)
-        cuts = [row for row in rows if row.epoch == 0]
-        axes.plot([row.place for row in cuts], [row.top1 for row in cuts], "o", color=AFTER, markerfacecolor=PAPER,
+        axes.plot(range(len(rows)), [row.top1 for row in rows], color=AFTER, linewidth=1.8)
+        axes.plot(starts, [rows[index].top1 for index in starts], "o", color=AFTER, markerfacecolor=PAPER,
                   markersize=6, markeredgewidth=1.6)  # fmt: skip
-        _reference(axes, record.training)
-        axes.set_ylabel("held-out top-1, %")
-        named = cuts[:: 1 + (len(cuts) - 1) // LABELS]
-        axes.set_xticks([row.place for row in named], [_shorter(row.cut) for row in named], rotation=35, ha="right")
+        if report.training:
+            axes.axhline(report.training[-1].top1, color=BEFORE, linewidth=1.4, linestyle=(0, (4, 3)))
+        axes.set_ylabel("validation top-1, %")
+        if len(starts) == 1:
+            step = 1 + (len(rows) - 1) // LABELS
+            axes.set_xticks(range(0, len(rows), step))
+            axes.set_xlabel("epoch of fine-tuning")
+        else:
+            named = starts[:: 1 + (len(starts) - 1) // LABELS]
+            axes.set_xticks(named, [_step_label(rows[index].cut) for index in named], rotation=35, ha="right")
+            axes.set_xlabel("layers factorized at this step")
         axes.grid(axis="x", visible=False)
         axes.margins(x=0.03)
         svg = finish()
-    says = f"A ring marks each cut ({len(cuts)}), each followed by its epochs of tuning."
-    if record.training:
-        says += f" The dashed line is the original, {record.training[-1].top1:.1f} %."
-    return Plot("Fine-tuning", says, svg)
+    layers = f"{len(starts)} times" if len(starts) > 1 else "once"
+    says = f"A ring marks where layers were factorized ({layers}), each followed by its epochs of fine-tuning."
+    if report.training:
+        says += f" The dashed line is the original, {report.training[-1].top1:.1f} %."
+    return Plot("tuning", "Fine-tuning", says, svg)
 
 
-def _reference(axes: Axes, training: Sequence[Epoch]) -> None:
-    if training:
-        axes.axhline(training[-1].top1, color=BEFORE, linewidth=1.4, linestyle=(0, (4, 3)))
+def _step_label(names: str) -> str:
+    """The end of the layer's name, or the number of layers where one step factorizes several."""
+    several = names.count(", ")
+    if several:
+        return f"{several + 1} layers"
+    return names if len(names) <= LONGEST else f"…{names[1 - LONGEST :]}"
 
 
-def latency(record: Record) -> Plot | None:
+def latency(report: Report) -> Plot | None:
     """Every file's runs as a box, the first run apart. None where nothing was measured."""
-    pairs = list(_measured(record.summary.formats))
+    timed = [(file.name, file.measured) for file in reversed(report.files) if file.statistics is not None]
+    pairs = [(name, row) for name, row in timed if row is not None]
     if not pairs:
         return None
     from matplotlib.ticker import LogLocator, NullLocator
 
     with _figure("latency", 0.9 + 0.42 * len(pairs)) as (figure, finish):
         axes = figure.subplots()
-        for place, (_, row) in enumerate(reversed(pairs)):
-            _box(axes, place, row)
-        axes.set_yticks(range(len(pairs)), [label for label, _ in reversed(pairs)])
+        for height, (_, row) in enumerate(pairs):
+            _box(axes, height, row)
+        axes.set_yticks(range(len(pairs)), [name for name, _ in pairs])
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -114,23 +130,23 @@ def latency(record: Record) -> Plot | None:
         "A box holds the middle half of the runs, whiskers reach from p10 to p90, the bar inside is the median; x is "
         "the first run, which counts in none of them."
     )
-    return Plot("Latency", says, svg)
+    return Plot("latency", "Latency", says, svg)
 
 
-def _box(axes: Axes, place: int, row: Measurement) -> None:
+def _box(axes: Axes, height: int, row: Measurement) -> None:
     ordered = sorted(row.samples_ms)
-    low, first, middle, third, high = (quantile(ordered, share) for share in (0.1, 0.25, 0.5, 0.75, 0.9))
-    colour = BEFORE if row.network == "original" else AFTER
-    axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
-    filled = PAPER if row.network == "original" else colour
-    axes.barh(place, third - first, 0.5, left=first, facecolor=filled, edgecolor=colour, linewidth=1.4)
-    axes.plot([middle, middle], [place - 0.25, place + 0.25], color=colour if filled == PAPER else PAPER, linewidth=2)
-    axes.plot(row.first_ms, place, "x", color=colour, markersize=6, markeredgewidth=1.6)
+    low, first, middle, third, high = (quantile(ordered, fraction) for fraction in (0.1, 0.25, 0.5, 0.75, 0.9))
+    colour, filled = (BEFORE, PAPER) if row.network == ORIGINAL else (AFTER, AFTER)
+    axes.plot([low, high], [height, height], color=colour, linewidth=1.4)
+    axes.barh(height, third - first, 0.5, left=first, facecolor=filled, edgecolor=colour, linewidth=1.4)
+    bar = colour if filled == PAPER else PAPER
+    axes.plot([middle, middle], [height - 0.25, height + 0.25], color=bar, linewidth=2)
+    axes.plot(row.first_ms, height, "x", color=colour, markersize=6, markeredgewidth=1.6)
 
 
-def memory(record: Record) -> Plot | None:
+def memory(report: Report) -> Plot | None:
     """Resident memory of each file's process by phase. None where no device tells."""
-    rows = [row for row in record.summary.formats if all(_phases(file.row) for file in (row.original, row.compressed))]
+    rows = [row for row in report.formats if all(_phases(file.measured) for file in row.files)]
     if not rows:
         return None
     with _figure("memory", 2.3) as (figure, finish):
@@ -138,94 +154,56 @@ def memory(record: Record) -> Plot | None:
         for axes, row in zip(panels, rows, strict=True):
             for file, colour, line in ((row.original, BEFORE, (0, (4, 3))), (row.compressed, AFTER, "-")):
                 filled = PAPER if colour == BEFORE else AFTER
-                axes.plot(range(4), _phases(file.row), color=colour, linestyle=line, linewidth=1.7, marker="o",
+                axes.plot(range(4), _phases(file.measured), color=colour, linestyle=line, linewidth=1.7, marker="o",
                           markersize=4.5, markerfacecolor=filled)  # fmt: skip
             axes.set_title(f".{row.format}", fontsize=10.5, color=INK)
             axes.set_xticks(range(4), ["start", "loaded", "first run", "end"], rotation=35, ha="right")
             axes.grid(axis="x", visible=False)
-        peak = max(value for row in rows for file in (row.original, row.compressed) for value in _phases(file.row))
+        peak = max(value for row in rows for file in row.files for value in _phases(file.measured))
         panels[0].set_ylim(0, 1.08 * peak)
         panels[0].set_ylabel("resident memory, MB")
         svg = finish()
     says = "Resident memory of the process, its runtime included. Dashed with rings: original; solid: compressed."
-    return Plot("Memory by phase", says, svg)
+    return Plot("memory", "Memory by phase", says, svg)
 
 
-def _phases(row: object) -> list[float]:
-    """Resident MB at the start, after loading, after the first run and at the end; empty where one is not told."""
-    if not isinstance(row, Measurement):
+def _phases(row: Measurement | None) -> list[float]:
+    """Resident MB at the start, after loading, after the first run and at the end; empty where one is not known."""
+    if row is None:
         return []
     phases = (row.memory.start, row.memory.loaded, row.memory.first, row.memory.end)
     known = [phase.resident * 1024 / 1e6 for phase in phases if phase.resident is not None]
     return known if len(known) == len(phases) else []
 
 
-def front(record: Record) -> Plot | None:
-    """Predicted loss against what each plan of the front costs, and the chosen one. None without a front."""
-    axis = front_axis(record.front)
-    if axis is None:
+def pareto_front(report: Report) -> Plot | None:
+    """Predicted loss against the cost of each plan of the Pareto front, and the chosen one: the predicted time where
+    the chosen plan and two others have one, else the parameters. None without a front of two plans."""
+    points = report.pareto_front
+    timed = [(point.ms, point) for point in points if point.ms is not None]
+    by_time = len(timed) > 1 and all(point.ms is not None for point in points if point.chosen)
+    found = timed if by_time else [(point.parameters / 1e6, point) for point in points]
+    if len(found) < 2:
         return None
-    name, label, read = axis
-    points = sorted(_points(record.front, read), key=lambda each: each[:2])
-    chosen = [(x, y) for x, y, point in points if point.chosen]
     with _figure("front", 2.5) as (figure, finish):
         axes = figure.subplots()
-        line = [(x, y) for x, y, point in points if point.on_front]
+        line = sorted((cost, point.loss) for cost, point in found if point.on_front)
         axes.plot([x for x, _ in line], [y for _, y in line], color=BEFORE, linewidth=1.2, marker="o",
                   markerfacecolor=PAPER, markersize=5)  # fmt: skip
-        for place in chosen:
-            axes.plot(*place, "s", color=AFTER, markersize=9, zorder=3)
-            axes.annotate("chosen", place, xytext=(8, 8), textcoords="offset points", color=INK, weight="bold")
-        axes.set_xlabel(label)
+        for cost, point in found:
+            if point.chosen:
+                axes.plot(cost, point.loss, "s", color=AFTER, markersize=9, zorder=3)
+                at = (cost, point.loss)
+                axes.annotate("chosen", at, xytext=(8, 8), textcoords="offset points", color=INK, weight="bold")
+        axes.set_xlabel("predicted ms" if by_time else "parameters, millions")
         axes.set_ylabel("predicted loss")
         svg = finish()
-    return Plot(f"Loss against {name}", _front_says(record.front, bool(chosen)), svg)
-
-
-def _front_says(points: Sequence[FrontPoint], drawn: bool) -> str:
-    says = "Each ring is a plan at another price of size and time, made without limits."
+    says = "Each ring is a plan of the Pareto front of predicted loss against size and time, computed without limits."
     chosen = next((point for point in points if point.chosen), None)
-    if chosen is None:
-        return says
-    if not drawn:
-        return f"{says} The plan chosen is not drawn: its cost or its loss is not known."
-    off = "" if chosen.on_front else "; it was weighed by this run's own limits, and need not lie on the line"
-    return f"{says} The filled square is the plan chosen{off}."
-
-
-Reader = Callable[[FrontPoint], float | None]
-AXES: tuple[tuple[str, str, Reader], ...] = (
-    ("time", "predicted ms", lambda point: point.ms),
-    ("parameters", "parameters, millions", lambda p: None if p.parameters is None else p.parameters / 1e6),
-    ("work", "MACs, millions", lambda point: None if point.macs is None else point.macs / 1e6),
-)
-
-
-def front_axis(points: Sequence[FrontPoint]) -> tuple[str, str, Reader] | None:
-    """The first of time, parameters and work that two points or more tell, with its label and reader; one that the
-    chosen plan tells goes before."""
-    told = [axis for axis in AXES if len(list(_points(points, axis[2]))) > 1]
-    with_chosen = (axis for axis in told if any(point.chosen for _, _, point in _points(points, axis[2])))
-    return next(with_chosen, told[0] if told else None)
-
-
-def _points(points: Sequence[FrontPoint], read: Reader) -> Iterator[tuple[float, float, FrontPoint]]:
-    """(cost, loss, point) of each whose cost and loss are known."""
-    for point in points:
-        cost = read(point)
-        if cost is not None and point.loss is not None:
-            yield cost, point.loss, point
-
-
-def _measured(formats: Sequence[FormatRow]) -> Iterator[tuple[str, Measurement]]:
-    for row in formats:
-        for file in (row.original, row.compressed):
-            if isinstance(file.row, Measurement) and file.statistics is not None:
-                yield file.artifact.path.name, file.row
-
-
-def _shorter(name: str) -> str:
-    return name if len(name) <= 18 else f"…{name[-17:]}"
+    if chosen is not None:
+        off = "" if chosen.on_front else "; this run's limits keep it off the front"
+        says += f" The filled square is the chosen plan{off}."
+    return Plot("front", f"Pareto front: loss against {'time' if by_time else 'parameters'}", says, svg)
 
 
 @contextmanager

@@ -1,105 +1,55 @@
-"""The closing table in the terminal: original beside compressed."""
+"""Tables in the terminal: the closing table, original beside compressed, and the plan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compress_export.reporting import counted, figures, processes
-from compress_export.reporting.figures import closing_rows
+from compress_export.reporting import figures
+from compress_export.reporting.model import Report
 from compress_export.reporting.notes import unsteady_sentence
-from compress_export.reporting.values import Summary
 from compressor.plan import Plan
 
 if TYPE_CHECKING:
     from compressor.survey import Survey  # brings torch along, which a report does not need
 
 
-def show(summary: Summary, console: Console) -> None:
-    """Prints the summary's table, then what failed, in full."""
-    table = Table(title=Text(f"{summary.title}: original and compressed"), title_justify="left")
-    for name in ("", "original", "compressed", "change"):
-        table.add_column(name, justify="left" if name in ("", "change") else "right")
-    for row in _rows(summary):
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
-    if summary.device is not None:
-        how = "; ratios are taken round by round, in turns" if any(row.ratio for row in summary.formats) else ""
-        console.print(Text(f"latency and memory on {figures.place(summary.device)}{how}"))
-    warning = unsteady_sentence(summary.formats, summary.again)
+def show(report: Report, console: Console) -> None:
+    """Prints the report's closing table, original beside compressed, then its notes, then what failed, in full."""
+    totals = figures.totals(report, figures.count)
+    rows = [*totals.rows, *figures.format_rows(report)]
+    _print(f"{report.title}: original and compressed", figures.Table(totals.head, rows), ("", "change"), console)
+    if report.device is not None:
+        turns = "; ratios are taken round by round, in turns" if any(row.ratio for row in report.formats) else ""
+        console.print(Text(f"latency and memory on {figures.device_text(report.device)}{turns}"))
+    warning = unsteady_sentence(report.formats, report.again)
     if warning:
         console.print(Text(warning), style="bold")
-    if summary.beside:
-        _show_processes(summary, console)
-    for note in summary.notes:
+    if report.processes:
+        _print(figures.PROCESSES_TITLE, figures.processes_table(report), ("file", "process"), console)
+        console.print(Text(figures.PROCESSES_NOTE))
+    for note in report.notes:
         console.print(Text(f"note: {note}"))
-    for failure in summary.failures:
+    for failure in report.failures:
         console.print(Text(f"failed: {failure}"), style="bold red")
 
 
-def _show_processes(summary: Summary, console: Console) -> None:
-    table = Table(title=processes.TITLE, title_justify="left")
-    for place, name in enumerate(processes.HEAD):
-        table.add_column(name, justify="left" if place < 2 else "right")
-    for row in processes.table(summary.beside):
-        table.add_row(*(Text(cell) for cell in row))
+def _print(title: str, found: figures.Table, left: Container[str], console: Console) -> None:
+    """Prints a table; columns are right-aligned but those in `left`."""
+    table = Table(title=Text(title), title_justify="left")
+    for name in found.head:
+        table.add_column(name, justify="left" if name in left else "right")
+    for row in found.rows:
+        table.add_row(*map(Text, row))
     console.print(table)
-    console.print(Text(processes.SAYS))
-
-
-def _rows(summary: Summary) -> list[tuple[str, str, str, str]]:
-    rows = [
-        (
-            name,
-            figures.count(pair.original),
-            figures.count(pair.compressed),
-            figures.smaller(pair),
-        )
-        for name, pair in (("parameters", summary.parameters), ("MACs", summary.macs))
-    ]
-    if summary.paper_parameters is not None:
-        ratio = f"{summary.parameters.original / summary.paper_parameters:.2f}x smaller"
-        before = figures.count(summary.parameters.original)
-        rows.append(("parameters, papers' count", before, figures.count(summary.paper_parameters), ratio))
-    change = summary.accuracy
-    if change is None:
-        rows.append(("top-1", "not measured", "not measured", ""))
-    else:
-        flips = f"{change.gained} gained, {change.lost} lost of {change.images}"
-        rows.append(("top-1", f"{change.top1.original:.2f} %", f"{change.top1.compressed:.2f} %", flips))
-        if change.top5 is not None:
-            rows.append(("top-5", f"{change.top5.original:.2f} %", f"{change.top5.compressed:.2f} %", ""))
-    rows += closing_rows(summary.shared)
-    for row in summary.formats:
-        first, last = row.original, row.compressed
-        sizes = figures.size(row.bytes.original), figures.size(row.bytes.compressed)
-        rows.append((f".{row.format} size", *sizes, figures.smaller(row.bytes)))
-        rows.append((f".{row.format} answers", first.answers, last.answers, _short(figures.parity(last))))
-        times = figures.milliseconds(first), figures.milliseconds(last)
-        rows.append((f".{row.format} latency, p50", *times, figures.faster(row.ratio)))
-        rows.append(
-            (
-                f".{row.format} peak memory",
-                figures.memory(first),
-                figures.memory(last),
-                figures.less_memory(first, last),
-            )
-        )
-        rows += counted.closing_rows(row)
-    return rows
-
-
-def _short(text: str) -> str:
-    """The first clause; the page has the rest."""
-    return text.split(",")[0]
 
 
 def show_plan(plan: Plan, survey: Survey, console: Console) -> None:
-    """Prints the plan: a line for each layer with its share of the network, and the reason; then what is left."""
+    """Prints the plan: a line for each layer with its fraction of the network and the reason; then the totals."""
     from compressor.planning.planner import planned_parameters  # brings torch along, which a report does not need
 
     table = Table(title=Text(f"Plan: {plan.rule}, {plan.goal}"), title_justify="left")
@@ -127,7 +77,7 @@ def show_plan(plan: Plan, survey: Survey, console: Console) -> None:
 
 
 def _predicted(plan: Plan) -> Iterator[str]:
-    """What a plan with a budget predicts of the whole network, and what that rests on."""
+    """Predictions of a plan with a budget for the whole network, and what they rest on."""
     before, after = plan.original, plan.chosen
     if before is None or after is None:
         return

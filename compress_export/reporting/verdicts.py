@@ -31,7 +31,8 @@ from bench.budgets.verdicts import (
 )
 from bench.file_contents.contents import duplicates
 from bench.statistics import unsteady_clause
-from compress_export.reporting.markdown_table import escape, table
+from compress_export.reporting.figures import Table as Rows
+from compress_export.reporting.markdown import bullets, escape, table
 
 VERSION = 1
 """Of the JSON; raised when a key changes its meaning or goes. docs/check.md describes it."""
@@ -115,17 +116,12 @@ def markdown(found: Verdicts) -> str:
     failed = [verdict for verdict in found.checked.verdicts if verdict.outcome == "failed"]
     blocks += [_failure(verdict, file) for verdict in failed]
     rows = [
-        (
-            f"{MARKS[verdict.outcome]} {verdict.outcome}",
-            escape(verdict.subject),
-            title(verdict),
-            *map(escape, cells(verdict)),
-        )
+        (f"{MARKS[verdict.outcome]} {verdict.outcome}", verdict.subject, title(verdict), *cells(verdict))
         for verdict in found.checked.verdicts
     ]
-    blocks.append(table(("verdict", "file", "", "now", "limit"), rows))
+    blocks.append(table(Rows(("verdict", "file", "", "now", "limit"), rows)))
     if found.reasons:
-        blocks.append("\n".join(f"- {escape(reason)}" for reason in found.reasons))
+        blocks.append(bullets(found.reasons))
     blocks += [_inside(subject, base) for subject, base in found.opened]
     return "\n\n".join(blocks) + "\n"
 
@@ -136,12 +132,12 @@ def _failure(verdict: Verdict, file: str) -> str:
 
 def _inside(subject: ModelFile, base: ModelFile | None) -> str:
     head = f"<details><summary>Inside {escape(subject.name)}</summary>"
-    lines = "\n".join(f"- {escape(line)}" for line in inside(subject))
     parts = [
-        (escape(part.name), f"{part.now:,.0f}", "" if part.before is None else f"{part.growth:+,.0f}")
+        (part.name, f"{part.now:,.0f}", "" if part.before is None else f"{part.growth:+,.0f}")
         for part in layers(subject, base)[:LARGEST]
     ]
-    return "\n\n".join([head, lines, *([table(("layer", "bytes", "change"), parts)] if parts else []), "</details>"])
+    layer_bytes = table(Rows(("layer", "bytes", "change"), parts)) if parts else ""
+    return "\n\n".join(filter(None, [head, bullets(inside(subject)), layer_bytes, "</details>"]))
 
 
 def marks(found: Verdicts) -> Iterator[str]:

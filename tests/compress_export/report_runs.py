@@ -31,7 +31,9 @@ def report_run(path, data="digits", times=True, **options):
     if times:
         layers[0] |= {"dense_ms": 0.8, "ms": 0.2}
     points = [{"parameters": n, "macs": 2 * n, "ms": n / 1000, "loss": 1 / n} for n in (1000, 2200, 9000)]
-    front = {"pareto_front": points, "chosen": 1, "cost_source": "measured layer files on desk"} if times else {}
+    front = (
+        {"pareto_front": points, "chosen": points[1], "cost_source": "measured layer files on desk"} if times else {}
+    )
     write(
         path,
         "plan.json",

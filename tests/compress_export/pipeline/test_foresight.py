@@ -8,7 +8,7 @@ from report_runs import edit, report_run
 from bench.measurement import Device
 from compress_export.errors import InputError
 from compress_export.pipeline.validate import check_goal, check_latency, runtime_note
-from compress_export.reporting.summary import summarize_run
+from compress_export.reporting.gather import gather
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import BenchSettings, PlanSettings, SourceSettings
 
@@ -47,15 +47,15 @@ def test_the_runtime_that_stands_in_for_core_ml_is_named(tmp_path):
     assert runtime_note(PlanSettings(max_latency="0.5x"), ("pte", "mlpackage")) == ""
     run = RunDirectory(report_run(tmp_path / "net"))
     edit(run.path, "settings.json", lambda value: value | {"plan": value["plan"] | {"latency_format": "ptl"}})
-    notes = summarize_run(run).notes
+    notes = gather(run).notes
     assert "The plan's times are those of PyTorch lite interpreter on this machine; ONNX may take others." in notes
 
 
 def test_a_file_above_its_limit_is_told(tmp_path):
     run = RunDirectory(report_run(tmp_path / "net"))
     edit(run.path, "settings.json", lambda value: value | {"plan": value["plan"] | {"max_size": "1kB"}})
-    (note,) = [note for note in summarize_run(run).notes if "--max-size" in note]
+    (note,) = [note for note in gather(run).notes if "--max-size" in note]
     size = (run / "artifacts/compressed.onnx").stat().st_size
     assert note.startswith(f"compressed.onnx has {size:,} bytes, {size - 1000:,} bytes more than --max-size 1kB allows")
     edit(run.path, "settings.json", lambda value: value | {"plan": value["plan"] | {"max_size": "1x"}})
-    assert not [note for note in summarize_run(run).notes if "--max-size" in note]
+    assert not [note for note in gather(run).notes if "--max-size" in note]

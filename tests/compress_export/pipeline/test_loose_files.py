@@ -111,12 +111,12 @@ def test_files_of_different_sizes_are_not_measured_together(call, strange):
 def test_the_report_shows_the_newest_profile_in_its_layer_table(tmp_path):
     from report_runs import report_run
 
+    from compress_export.reporting.gather import gather
     from compress_export.reporting.html import html
-    from compress_export.reporting.record import gather
     from compress_export.run_directory import RunDirectory
 
     run = RunDirectory(report_run(tmp_path / "net"))
-    assert gather(run).profiled is None
+    assert gather(run).profile is None
     files = json.loads((run / "artifacts.json").read_text())
     files = files if isinstance(files, list) else files["artifacts"]
     amounts = {"original": (9e6, 1e6), "compressed": (2e6, 1e6)}
@@ -127,7 +127,7 @@ def test_the_report_shows_the_newest_profile_in_its_layer_table(tmp_path):
         names = (row["network"], row["format"], row["sha256"], device, "ONNX Runtime", "1.31.1")
         profile = Profile(*names, "instructions", 1, operators, True, "2026-11-20T13:00:00+00:00")
         keep(run / "profiles.jsonl", [profile])
-    found = gather(run).profiled
+    found = gather(run).profile
     assert (found.layers["fc1"].original, found.layers["fc1"].compressed, found.rest.original) == (9e6, 2e6, 5e5)
     page = html(gather(run))
     assert "instructions, profiled" in page

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bench.measurement import Allocations, Counts, Device, Simulated, Traffic
 from bench.simulator.latency_estimate import read_models
 from compress_export.cli import doctor
-from compress_export.reporting import counted
+from compress_export.reporting.gather import file_row
+from compress_export.reporting.model import FileRow, FormatRow
 from compress_export.reporting.notes import estimate_notes
-from compress_export.reporting.summary import _file_row
-from compress_export.reporting.values import FileRow, FormatRow
 from exporters.artifact import Artifact, Parity
 
 
@@ -49,14 +49,19 @@ def form(first, last):
 
 def test_the_newest_row_of_each_core_is_told_and_no_time_is_made_of_it():
     old, new, other = row("original", 1), row("original", 2), row("original", 3, "cortex-a53")
-    found = _file_row(artifact("original"), [old, new, other, row("small", 4)], altered="")
+    found = file_row(artifact("original"), [old, new, other, row("small", 4)], altered="")
     assert found.simulated == (new, other)
     assert (found.row, found.statistics, found.memory_kb) == (None, None, None)
 
 
+def closing_rows(both):
+    """Lines of the closing table on instructions."""
+    return [row for row in figures.format_rows(SimpleNamespace(formats=(both,))) if "instructions" in row[0]]
+
+
 def test_the_closing_table_has_a_line_for_each_core_that_counted_both():
-    table = counted.closing_rows(form((row("original", 3600), row("original", 1, "cortex-a53")), (row("small", 600),)))
-    assert table == [(".pte instructions, cortex-a76", "4,000", "1,000", "4.00x fewer")]
+    rows = closing_rows(form((row("original", 3600), row("original", 1, "cortex-a53")), (row("small", 600),)))
+    assert rows == [(".pte instructions, cortex-a76", "4,000", "1,000", "4.00x fewer")]
 
 
 @pytest.mark.parametrize(
@@ -68,15 +73,13 @@ def test_the_closing_table_has_a_line_for_each_core_that_counted_both():
     ],
 )
 def test_a_change_is_told_where_it_can_be(last, text):
-    assert counted.closing_rows(form((row("original", 3600),), (last,)))[0][3] == text
+    assert closing_rows(form((row("original", 3600),), (last,)))[0][3] == text
 
 
 def test_the_page_has_a_row_for_each_file():
-    class Both:
-        formats = (form((row("original", 3600),), (replace(row("small", 600), traffic=None),)),)
-
-    assert counted.cores(Both) == ("simulated cortex-a76",)
-    first, last = (dict(zip(counted.HEAD, cells, strict=True)) for cells in counted.rows(Both, "simulated cortex-a76"))
+    both = form((row("original", 3600),), (replace(row("small", 600), traffic=None),))
+    table = figures.instructions_table(SimpleNamespace(formats=(both,)), "simulated cortex-a76")
+    first, last = (dict(zip(table.head, cells, strict=True)) for cells in table.rows)
     assert first == {
         "file": "original.pte",
         "instructions": "4,000",
@@ -91,9 +94,9 @@ def test_the_page_has_a_row_for_each_file():
         "bytes written": "1.70 MB",
         "to and from memory": "6.40 MB",
         "peak allocated": "1.02 MB",
-        "answers against this machine's": "cosine 1.0000000; same class 4 of 4",
+        "outputs against this machine's": "cosine 1.0000000; same class 4 of 4",
     }
-    assert (last["change"], last["to and from memory"]) == ("4.00x fewer", "not looked at")
+    assert (last["change"], last["to and from memory"]) == ("4.00x fewer", "not recorded")
 
 
 def test_the_doctor_names_what_the_simulator_lacks(tmp_path, monkeypatch):

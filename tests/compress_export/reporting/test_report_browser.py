@@ -74,7 +74,7 @@ def test_it_opens_without_a_message_and_fits_the_screen(browser, pages, name, si
 @pytest.mark.parametrize("size", SIZES)
 def test_gain_loss_and_rest_stand_in_the_first_screen(browser, pages, size):
     show(browser, pages["plain"], size, "light")
-    for words in ("smaller", "faster", "points", "Where the rest is", "fc1"):
+    for words in ("smaller", "faster", "points", "Remaining parameters", "fc1"):
         found = browser.find_elements(By.XPATH, f"//*[contains(text(), '{words}')]")
         assert found, words
         assert found[0].rect["y"] + found[0].rect["height"] <= size[1], words
@@ -91,7 +91,7 @@ def test_a_busy_machine_is_said_in_the_first_screen(browser, pages, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_a_run_that_was_only_counted_says_so_in_the_first_screen(browser, pages, size):
     show(browser, pages["counted"], size, "light")
-    for words in ("fewer", "counted on simulated cortex-a76, no time", "see Instructions", "Where the rest is"):
+    for words in ("fewer", "counted on simulated cortex-a76, no time", "see Instructions", "Remaining parameters"):
         found = browser.find_elements(By.XPATH, f"//*[contains(text(), '{words}')]")
         assert found, words
         assert found[0].rect["y"] + found[0].rect["height"] <= size[1], words

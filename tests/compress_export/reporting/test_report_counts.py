@@ -7,11 +7,10 @@ import pytest
 from page_text import Elements, words
 from report_runs import counted, report_run, write
 
-from compress_export.reporting.counted import EXPLAINED, HEAD
+from compress_export.reporting import figures
+from compress_export.reporting.gather import gather
 from compress_export.reporting.html import html
-from compress_export.reporting.json_page import plain
-from compress_export.reporting.pages import write_pages
-from compress_export.reporting.record import gather
+from compress_export.reporting.pages import plain, write_pages
 from compress_export.run_directory import RunDirectory
 
 
@@ -31,30 +30,31 @@ def test_the_page_has_the_table_of_the_markdown(run):
     lines = [line for line in listed.splitlines() if line.startswith("| ") and "---" not in line]
     same = [cell.replace("&#39;", "'") for cell in cells]
     assert same == [cell for line in lines for cell in line.removeprefix("| ").removesuffix(" |").split(" | ")]
-    assert len(same) == 3 * len(HEAD)
-    assert same[2 * len(HEAD) :][:4] == ["compressed.onnx", "1,000", "4.00x fewer", "92.0 %"]
+    assert len(same) == 3 * 14
+    assert same[2 * 14 :][:4] == ["compressed.onnx", "1,000", "4.00x fewer", "92.0 %"]
 
 
 def test_the_page_says_that_counts_are_no_times_and_links_to_them(run):
     elements = Elements((run / "report.html").read_text())
     text = words(elements.text)
     assert ("a", {"href": "#instructions"}) in elements.tags
-    assert f"Instructions {EXPLAINED.replace('`', chr(34))} On the simulated cortex-a76, one thread, one image:" in text
-    assert "These are no times" in EXPLAINED
+    note = figures.COUNTED_NOTE.replace("`", '"')
+    assert f"Instructions {note} On the simulated cortex-a76, one thread, one image:" in text
+    assert "These are no times" in figures.COUNTED_NOTE
     assert ".onnx instructions 4.00x fewer 4,000 → 1,000 counted on simulated cortex-a76, no time" in text
     assert ".onnx latency, p50 2.00x faster" in text
 
 
 def test_a_run_that_was_not_counted_has_no_such_section(tmp_path):
-    record = gather(RunDirectory(report_run(tmp_path / "net")))
-    assert 'id="instructions"' not in html(record)
-    assert plain(record)["instructions"] == []
+    report = gather(RunDirectory(report_run(tmp_path / "net")))
+    assert 'id="instructions"' not in html(report)
+    assert plain(report)["instructions"] == []
 
 
 def test_json_holds_every_count(run):
     found = json.loads((run / "report.json").read_text())
     first, last = found["instructions"]
-    assert found["version"] == 1
+    assert found["version"] == 2
     assert (first["file"], first["core"], first["fewer"]) == ("original.onnx", "simulated cortex-a76", None)
     assert (last["file"], last["fewer"], last["device"]["kind"]) == ("compressed.onnx", 4.0, "simulated")
     assert first["run"] == {

@@ -5,19 +5,19 @@ import json
 from page_text import Elements, words
 from report_runs import edit, report_run
 
+from compress_export.reporting.gather import gather
 from compress_export.reporting.html import html
 from compress_export.reporting.pages import write_pages
-from compress_export.reporting.plots import front
-from compress_export.reporting.record import gather
+from compress_export.reporting.plots import pareto_front
 from compress_export.run_directory import RunDirectory
 
 
 def test_a_chosen_plan_may_be_told_by_its_figures(tmp_path):
     path = report_run(tmp_path / "net")
-    edit(path, "plan.json", lambda plan: plan | {"chosen": {"parameters": 9000, "ms": 9.0}})
-    assert [point.chosen for point in gather(RunDirectory(path)).front] == [False, False, True]
+    edit(path, "plan.json", lambda plan: plan | {"chosen": plan["pareto_front"][2]})
+    assert [point.chosen for point in gather(RunDirectory(path)).pareto_front] == [False, False, True]
     edit(path, "plan.json", lambda plan: plan | {"chosen": None})
-    assert not any(point.chosen for point in gather(RunDirectory(path)).front)
+    assert not any(point.chosen for point in gather(RunDirectory(path)).pareto_front)
 
 
 def test_a_front_that_tells_no_time_is_drawn_over_parameters(tmp_path):
@@ -27,7 +27,7 @@ def test_a_front_that_tells_no_time_is_drawn_over_parameters(tmp_path):
         "plan.json",
         lambda plan: plan | {"pareto_front": [point | {"ms": None} for point in plan["pareto_front"]]},
     )
-    assert "Loss against parameters" in html(gather(RunDirectory(path)))
+    assert "loss against parameters" in html(gather(RunDirectory(path)))
 
 
 LIMITED = {"parameters": 5000, "macs": 10_000, "ms": 5.5, "loss": 1 / 3000, "drop": None}
@@ -37,19 +37,18 @@ LIMITED = {"parameters": 5000, "macs": 10_000, "ms": 5.5, "loss": 1 / 3000, "dro
 def test_a_chosen_plan_off_the_front_is_drawn_and_stands_in_every_table(tmp_path):
     path = report_run(tmp_path / "net")
     edit(path, "plan.json", lambda plan: plan | {"chosen": LIMITED, "pareto_front": plan["pareto_front"][::-1]})
-    record = gather(RunDirectory(path))
-    assert [(point.parameters, point.chosen, point.on_front) for point in record.front] == [
+    report = gather(RunDirectory(path))
+    assert [(point.parameters, point.chosen, point.on_front) for point in report.pareto_front] == [
         (9000, False, True), (5000, True, False), (2200, False, True), (1000, False, True),
     ]  # fmt: skip
-    drawn = front(record)
-    assert drawn.title == "Loss against time"
-    off = "The filled square is the plan chosen; it was weighed by this run's own limits, and need not lie on the line."
-    assert drawn.says.endswith(off)
+    drawn = pareto_front(report)
+    assert drawn.title == "Pareto front: loss against time"
+    assert drawn.says.endswith("The filled square is the chosen plan; this run's limits keep it off the front.")
     assert drawn.svg.count(">chosen<") == 1
     write_pages(RunDirectory(path))
     assert "| chosen | 5,000 | 10.0k | 5.50 | 0.0003333 |" in (path / "report.md").read_text()
     assert "chosen 5,000 10.0k 5.50 0.0003333" in words(Elements((path / "report.html").read_text()).text)
-    told = json.loads((path / "report.json").read_text())["front"]
+    told = json.loads((path / "report.json").read_text())["pareto_front"]
     assert [point["on_front"] for point in told] == [True, False, True, True]
 
 
@@ -57,17 +56,12 @@ def test_a_chosen_plan_of_the_front_is_told_in_spite_of_its_last_digit(tmp_path)
     path = report_run(tmp_path / "net")
     chosen = {"parameters": 2200, "macs": 4400, "ms": 2.2000000000000006, "loss": 1 / 2200, "drop": None}
     edit(path, "plan.json", lambda plan: plan | {"chosen": chosen})
-    record = gather(RunDirectory(path))
-    assert [point.chosen for point in record.front] == [False, True, False]
-    assert front(record).says.endswith("The filled square is the plan chosen.")
+    report = gather(RunDirectory(path))
+    assert [point.chosen for point in report.pareto_front] == [False, True, False]
+    assert pareto_front(report).says.endswith("The filled square is the chosen plan.")
 
 
 def test_the_front_is_drawn_over_what_the_chosen_plan_tells(tmp_path):
     path = report_run(tmp_path / "net")
     edit(path, "plan.json", lambda plan: plan | {"chosen": LIMITED | {"ms": None}})
-    assert front(gather(RunDirectory(path))).title == "Loss against parameters"
-    edit(path, "plan.json", lambda plan: plan | {"chosen": LIMITED | {"loss": None}})
-    record = gather(RunDirectory(path))
-    assert [point.chosen for point in record.front] == [False, False, False, True]
-    assert ">chosen<" not in front(record).svg
-    assert "The plan chosen is not drawn: its cost or its loss is not known." in front(record).says
+    assert pareto_front(gather(RunDirectory(path))).title == "Pareto front: loss against parameters"

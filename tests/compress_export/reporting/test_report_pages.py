@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 import pytest
@@ -13,13 +13,12 @@ from report_runs import HOSTILE, PHONE, edit, epoch, make_hostile, measured_in_a
 from bench.measurement import Schedule
 from compress_export.cli import main as cli
 from compress_export.cli.to_settings import bench_of, formats_of, plan_of, share_of, source_of, tune_of
-from compress_export.reporting import processes
+from compress_export.reporting import figures
 from compress_export.reporting.command import command
+from compress_export.reporting.gather import gather
 from compress_export.reporting.html import html
-from compress_export.reporting.json_page import as_json
-from compress_export.reporting.pages import write_pages
+from compress_export.reporting.pages import as_json, write_pages
 from compress_export.reporting.plots import tuning
-from compress_export.reporting.record import gather
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
 
@@ -34,14 +33,14 @@ def run(tmp_path_factory):
 
 def test_the_page_says_what_was_gained_and_lost_and_where_the_rest_is(run):
     text = words(Elements((run / "report.html").read_text()).text)
-    assert "All 2 files answer like the module (32 images)." in text
+    assert "All 2 files match the PyTorch model (32 images)." in text
     before, after = ((run / f"artifacts/{name}.onnx").stat().st_size for name in ("original", "compressed"))
     assert f".onnx size {before / after:.2f}x smaller" in text
     assert ".onnx latency, p50 2.00x faster 10.00 ms → 5.00 ms" in text
     assert "on desk (host)" in text
-    assert "top-1 accuracy −25.00 points 100.00 % → 75.00 % 0 gained, 1 lost of 4 images" in text  # noqa: RUF001
-    assert "Where the rest is: 2,200 parameters fc1 54.5 % fc2 45.5 %" in text
-    assert text.index("What is lost") < text.index("Where the rest is") < text.index("Layers")
+    assert "top-1 accuracy −25.00 points 100.00 % → 75.00 % 0 gained, 1 lost of 4 test images" in text  # noqa: RUF001
+    assert "Remaining parameters: 2,200 fc1 54.5 % fc2 45.5 %" in text
+    assert text.index("What is lost") < text.index("Remaining parameters") < text.index("Layers")
 
 
 def test_the_page_asks_nothing_of_a_network(run):
@@ -91,7 +90,7 @@ def test_a_plan_without_times_and_front_has_neither_column_nor_chart(tmp_path):
     page = html(gather(RunDirectory(path)))
     text = words(Elements(page).text)
     assert ">ms</button>" not in page
-    assert "Loss against" not in text
+    assert "loss against" not in text
     assert "Fine-tuning" not in text
     assert "top-1 accuracy not measured no --data was given" in text
 
@@ -115,7 +114,7 @@ def test_of_many_cuts_some_are_named(tmp_path):
 def test_what_must_not_be_shipped_is_said_first(tmp_path):
     path = report_run(tmp_path / "net", agreement=30 / 32)
     text = words(Elements(html(gather(RunDirectory(path)))).text)
-    assert "✗ Do not ship this. original.onnx does not answer like the module" in text
+    assert "✗ Do not ship this. original.onnx does not match the PyTorch model" in text
     assert text.index("Do not ship") < text.index("What is gained")
 
 
@@ -148,7 +147,7 @@ def test_an_app_stands_beside_the_shell_on_every_page(tmp_path):
     ]  # fmt: skip
     assert [row["of_shell"] for row in found] == [1.0, 1.5, 1.0, 1.5]
     text = Elements((path / "report.html").read_text()).text
-    for said in (processes.TITLE, processes.SAYS, *processes.HEAD):
+    for said in (figures.PROCESSES_TITLE, figures.PROCESSES_NOTE, "of the shell's", "peak memory, MB"):
         assert said in text
     assert re.search(r"compressed\.onnx\s*app\s*7\.50\s*1\.50x\s*7\.50\s*160", text)
     assert "| compressed.onnx | app | 7.50 | 1.50x | 7.50 | 160 |" in (path / "report.md").read_text()
@@ -165,18 +164,18 @@ def test_a_phone_without_rows_of_the_shell_has_no_ratio_to_it(tmp_path):
 
 def test_json_says_the_same(run):
     found = json.loads((run / "report.json").read_text())
-    assert found["version"] == 1
+    assert found["version"] == 2
     assert found["parameters"] == {"original": 21_000, "compressed": 2200}
     assert found["accuracy"]["lost"] == 1
     assert found["layers"][0]["ms"] == {"original": 0.8, "compressed": 0.2}
     assert found["layers"][1]["ms"] is None
     file = found["files"][1]
-    assert (file["name"], file["answers"], file["not_measured"]) == ("compressed.onnx", "passed", None)
+    assert (file["name"], file["verdict"], file["not_measured"]) == ("compressed.onnx", "passed", None)
     assert (file["latency"]["p50"], file["latency"]["p99"]) == (5.0, None)
     assert file["latency"]["device"]["kind"] == "host"
     assert file["memory"]["end"]["peak"] == 391_000
     assert found["time_ratios"]["onnx"]["value"] == pytest.approx(0.5)
-    assert [point["chosen"] for point in found["front"]] == [False, True, False]
+    assert [point["chosen"] for point in found["pareto_front"]] == [False, True, False]
     assert [row["top1"] for row in found["tuning"]] == [60.0, 97.0]
     assert {row["name"] for row in found["stored"]} == {
         "artifacts/original.onnx",
@@ -194,19 +193,16 @@ def test_every_key_of_the_json_is_documented(run):
 
 def test_what_json_cannot_say_is_null(tmp_path):
     path = report_run(tmp_path / "net")
-    edit(
-        path,
-        "plan.json",
-        lambda plan: plan | {"layers": [plan["layers"][0] | {"error": float("nan")}, plan["layers"][1]]},
-    )
-    assert json.loads(as_json(gather(RunDirectory(path))))["layers"][0]["error"] is None
+    report = gather(RunDirectory(path))
+    layers = [replace(layer, error=float("nan")) for layer in report.layers]
+    assert json.loads(as_json(replace(report, layers=layers)))["layers"][0]["error"] is None
 
 
 def test_markdown_has_the_same_sections(run):
     text = (run / "report.md").read_text()
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
-        "Before and after", "Files", "Latency and memory", "Layers", "Notes", "Fine-tuning", "Memory by phase", "Front",
-        "Time by layer", "What was asked", "Environment", "Make it again",
+        "Original and compressed", "Files", "Latency and memory", "Layers", "Notes", "Fine-tuning", "Memory by phase",
+        "Pareto front", "Time by layer", "Settings", "Environment", "Reproduce",
     ]  # fmt: skip
     assert "| chosen | 2,200 | 4,400 | 2.20 | 0.0004545 |" in text
     assert "| fc1 | 0.8 | 0.2 |" in text
@@ -241,7 +237,6 @@ def test_a_command_with_backticks_stays_inside_its_fence(tmp_path):
 )
 def test_the_command_of_a_report_asks_for_the_same(words):
     """What a run stores of a command leads back to a command that stores the same, and measures where it did."""
-    from dataclasses import replace
 
     def settings(line):
         with click.Context(cli.cli) as context:
@@ -263,8 +258,6 @@ def test_the_command_of_a_report_asks_for_the_same(words):
 
 
 def _row(settings):
-    from dataclasses import replace
-
     from bench_rows import measurement
 
     from compress_export.pipeline.export_and_measure import schedule_for
@@ -276,8 +269,6 @@ STORED = {"source": plain(SourceSettings("alexnet")), "plan": plain(PlanSettings
 
 
 def test_a_command_names_the_device_that_measured_last():
-    from dataclasses import replace
-
     from bench_rows import DEVICE, measurement, simulated
 
     here = measurement()
@@ -290,8 +281,6 @@ def test_a_command_names_the_device_that_measured_last():
 
 
 def test_the_command_pins_to_the_same_cores():
-    from dataclasses import replace
-
     from bench_rows import measurement
 
     row = replace(measurement(), schedule=Schedule(cluster="little"))

@@ -5,18 +5,17 @@ import json
 
 import pytest
 from page_text import Elements, words
-from report_runs import edit, epoch, report_run
+from report_runs import edit, report_run
 from rich.console import Console
 
 from bench.statistics import Ratio
 from compress_export.reporting import figures
-from compress_export.reporting.markdown import _with_code
-from compress_export.reporting.markdown_table import escape, table
+from compress_export.reporting.gather import gather
+from compress_export.reporting.markdown import _with_code, escape, table
+from compress_export.reporting.model import Epoch, NetworkAccuracy, Pair
 from compress_export.reporting.notes import failures, kept_notes, tuning_notes
 from compress_export.reporting.pages import write_pages
-from compress_export.reporting.record import gather
 from compress_export.reporting.terminal import show
-from compress_export.reporting.values import Pair
 from compress_export.run_directory import RunDirectory
 from exporters.artifact import Artifact, Parity, size_and_sha256, size_in_bytes
 
@@ -33,27 +32,28 @@ def test_sizes_are_decimal():
     assert figures.size(41_512) == "41.5 kB"
 
 
-def answers(right, images=100):
-    """What accuracy.json holds of a network that has the first `right` of the images right."""
-    return {"top1": 100 * right / images, "correct": [place < right for place in range(images)]}
+def accuracy(right, images=100):
+    """The accuracy of a network that has the first `right` of the images right."""
+    correct = tuple(index < right for index in range(images))
+    return NetworkAccuracy(100 * right / images, 100.0, correct, (0,) * images)
 
 
 def test_tuning_that_made_the_network_worse_is_told_where_the_images_tell():
-    worse = {"original": answers(99), "cut": answers(90), "compressed": answers(84)}
+    worse = {"original": accuracy(99), "cut": accuracy(90), "compressed": accuracy(84)}
     assert tuning_notes(worse) == [
-        "Tuning made the network worse: top-1 was 90.00 % as cut and is 84.00 % (McNemar's p 0.03); try a smaller "
-        "--rate or --distill, or keep it as cut with --epochs 0."
+        "Fine-tuning made the network worse: top-1 was 90.00 % before it and is 84.00 % (McNemar's p 0.03); try a "
+        "smaller --rate or --distill, or leave it out with --epochs 0."
     ]
-    assert tuning_notes({**worse, "compressed": answers(85)}) == []  # five images, p 0.06
-    assert tuning_notes({**worse, "compressed": answers(95)}) == []
-    assert tuning_notes({**worse, "unshared": answers(91)}) == []  # what sharing lost is not tuning's
-    assert tuning_notes({"original": answers(99), "compressed": answers(84)}) == []
+    assert tuning_notes({**worse, "compressed": accuracy(85)}) == []  # five images, p 0.06
+    assert tuning_notes({**worse, "compressed": accuracy(95)}) == []
+    assert tuning_notes({**worse, "unshared": accuracy(91)}) == []  # what sharing lost is not tuning's
+    assert tuning_notes({"original": accuracy(99), "compressed": accuracy(84)}) == []
 
 
 @pytest.mark.parametrize(
     ("origin", "term", "course", "kept"),
     [
-        ("trained", None, (98.6, 96.7, 96.7), "as it was cut (98.60 %; after the last it was 96.70 %)."),
+        ("trained", None, (98.6, 96.7, 96.7), "before fine-tuning (98.60 %; after the last it was 96.70 %)."),
         ("trained", None, (90.0, 97.1, 96.7), "after epoch 1 (97.10 %; after the last it was 96.70 %)."),
         ("trained", None, (98.6, 96.7, 98.6), None),
         ("trained", "quartic", (98.6, 96.7, 96.7), None),
@@ -61,11 +61,11 @@ def test_tuning_that_made_the_network_worse_is_told_where_the_images_tell():
     ],
 )
 def test_which_epoch_was_kept_is_told_where_it_is_not_the_last(origin, term, course, kept):
-    rows = [epoch("a", 0, None, 99.0), *(epoch("b", n, None, top1) | {"step": 1} for n, top1 in enumerate(course))]
-    notes = kept_notes({"origin": origin}, {"regularizer": term}, rows)
-    said = "Of the 2 epochs of tuning the best on held-out images is kept: the network "
-    assert notes == ([] if kept is None else [said + kept])
-    assert kept_notes({"origin": origin}, {}, []) == []
+    rows = [Epoch(0, "a", 0, None, 99.0), *(Epoch(1, "b", n, None, top1) for n, top1 in enumerate(course))]
+    notes = kept_notes(origin, term, rows)
+    begin = "Of the 2 epochs of fine-tuning the best on the validation split is kept: the network "
+    assert notes == ([] if kept is None else [begin + kept])
+    assert kept_notes(origin, None, []) == []
 
 
 def test_a_command_at_the_end_of_a_sentence_stays_code():
@@ -75,17 +75,17 @@ def test_a_command_at_the_end_of_a_sentence_stays_code():
 
 def test_top_5_of_few_classes_is_left_out(tmp_path):
     path = report_run(tmp_path / "net")
-    assert gather(RunDirectory(path)).summary.accuracy.top5 is not None
+    assert gather(RunDirectory(path)).accuracy.top5 is not None
     edit(path, "network.json", lambda value: value | {"outputs": 5})
     write_pages(RunDirectory(path))
-    assert gather(RunDirectory(path)).summary.accuracy.top5 is None
+    assert gather(RunDirectory(path)).accuracy.top5 is None
     assert not [page for page in ("report.md", "report.html") if "top-5" in (path / page).read_text()]
 
 
 def test_the_originals_accuracy_alone_is_not_yet_a_comparison(tmp_path):
     path = report_run(tmp_path / "net")
     edit(path, "accuracy.json", lambda value: {"original": value["original"]})
-    summary = gather(RunDirectory(path)).summary
+    summary = gather(RunDirectory(path))
     assert (summary.accuracy, "Accuracy was not measured yet." in summary.notes) == (None, True)
 
 
@@ -130,7 +130,7 @@ def test_a_layer_that_was_not_delegated_fails_by_name(tmp_path):
 def test_answers_that_differ_fail_with_the_figures(tmp_path):
     parity = Parity(True, 32, 0.5, 0.31, 0.9, 30 / 32)
     (failure,) = failures([artifact(tmp_path, (), parity)])
-    assert "compressed.pte does not answer like the module: relative error 3.1e-01, top-1 agreement 93.8 %" in failure
+    assert "compressed.pte does not match the PyTorch model: relative error 3.1e-01, top-1 agreement 93.8 %" in failure
 
 
 def test_answers_that_agree_do_not_fail(tmp_path):
@@ -152,12 +152,12 @@ def test_a_file_that_was_cut_short_is_not_certified(tmp_path):
     size = file.stat().st_size
     file.write_bytes(file.read_bytes()[:1000])
     summary, terminal, html, markdown, files = pages(path)
-    told = f"it is not the file that artifacts.json records: 1,000 bytes, {size:,} recorded; export it again"
+    told = f"it is not the file that artifacts.json reports: 1,000 bytes, {size:,} reported; export it again"
     assert summary.failures == (f"compressed.onnx: {told}",)
     assert f"failed: compressed.onnx: {told}" in terminal
     assert f"✗ Do not ship this. compressed.onnx: {told}" in html
     assert f"## Failed\n\n- compressed.onnx: {told}" in markdown
-    assert [(row["answers"], row["altered"]) for row in files] == [("passed", None), ("changed", told)]
+    assert [(row["verdict"], row["altered"]) for row in files] == [("passed", None), ("changed", told)]
 
 
 @pytest.mark.parametrize(("name", "mark"), [("compressed", "✗"), ("original", "✓")])
@@ -165,12 +165,12 @@ def test_a_file_that_was_moved_away_is_a_note(tmp_path, name, mark):
     path = report_run(tmp_path / "net")
     (path / f"artifacts/{name}.onnx").unlink()
     summary, terminal, html, markdown, files = pages(path)
-    told = f"{name}.onnx: the run recorded it, and it is gone; export it again"
+    told = f"{name}.onnx: the run reported it, and it is gone; export it again"
     assert summary.failures == ()
     assert f"note: {told}" in terminal
-    assert f"{mark} 1 of 2 files answer like the module; 1 no longer there (see Notes)." in html
+    assert f"{mark} 1 of 2 files match the PyTorch model; 1 no longer there (see Notes)." in html
     assert f"- {told}" in markdown
-    assert {row["answers"] for row in files} == {"passed", "gone"}
+    assert {row["verdict"] for row in files} == {"passed", "gone"}
 
 
 def test_a_package_is_weighed_as_a_whole(tmp_path):

@@ -1,0 +1,415 @@
+"""gather(run) -> Report, read from the run's files alone. Imports no toolkit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+
+from bench.measurement import Device, Measurement, Row, Simulated, read
+from bench.profile.profile import FILE as PROFILES
+from bench.profile.profile import Profile
+from bench.profile.profile import read as read_profiles
+from bench.run_files import COMPRESSED, ORIGINAL, RunFiles
+from bench.statistics import summarize, time_ratio
+from compress_export.errors import InputError
+from compress_export.reporting import notes
+from compress_export.reporting.command import DEFAULTS, bench_command, command
+from compress_export.reporting.figures import device_text
+from compress_export.reporting.model import (
+    AccuracyChange,
+    Epoch,
+    FileRow,
+    FormatRow,
+    LayerProfile,
+    LayerRow,
+    NetworkAccuracy,
+    Pair,
+    ParetoPoint,
+    Report,
+    SharedLayer,
+    SharedWeights,
+    StoredFile,
+)
+from compress_export.run_directory import RunDirectory
+from compress_export.settings import plain
+from compressor.layer_shape import PlanError
+from compressor.plan import LayerPlan, Plan, Point
+from exporters.artifact import Artifact, measure, read_artifacts
+
+TOP = 5
+"""Classes among which the right one counts for top-5; of a network that has no more, it says nothing."""
+
+STORED = ("plan.json", "original.safetensors", "compressed.safetensors", "tuned.safetensors", "shared.safetensors")
+"""Files of a run whose hashes a reader may want beside those of the artifacts."""
+
+
+@dataclass(frozen=True)
+class _Network:
+    """network.json"""
+
+    name: str
+    input: tuple[int, ...]
+    outputs: int
+    origin: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Cost:
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class _SurveyedLayer:
+    name: str
+    cost: _Cost
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """survey.json and compressed.json"""
+
+    parameters: int
+    macs: int
+    layers: tuple[_SurveyedLayer, ...]
+    stability: dict[str, float | None] = field(default_factory=dict)
+    paper_parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class _Bits:
+    dense: int
+    indices: int
+    codebooks: int
+
+
+@dataclass(frozen=True)
+class _QuantizedLayer:
+    name: str
+    weight: tuple[int, ...]
+    bits: _Bits | None
+    error: float | None
+    kept: str | None
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    """shared.json"""
+
+    sharing: str
+    layers: tuple[_QuantizedLayer, ...]
+
+
+def gather(run: RunDirectory) -> Report:
+    """The report of what the run's files hold. InputError if it has no plan yet, or a file has lost its content."""
+    try:
+        return _gather(run)
+    except (KeyError, TypeError, AttributeError, msgspec.ValidationError, PlanError) as error:
+        raise InputError(f"a file of {run.path} has lost its content ({error}); remove it and run again") from error
+
+
+def read_measurements(run: RunDirectory) -> tuple[Row, ...]:
+    """Every row of the run's measurements.jsonl, oldest first; none where there is no file."""
+    return read(run / "measurements.jsonl") if run.has("measurements.jsonl") else ()
+
+
+def _gather(run: RunDirectory) -> Report:
+    plan = Plan.read(run.need("plan.json", f"plan NETWORK --name {run.path.name}"))
+    settings, network = run.settings(), msgspec.convert(run.read_json("network.json"), _Network)
+    survey_before = run.read_json("survey.json")
+    survey_after = run.read_json(run.need("compressed.json", f"compress {run.path}").name)
+    before, after = msgspec.convert(survey_before, _Survey), msgspec.convert(survey_after, _Survey)
+    accuracy = _read_accuracy(run)
+    tuning = _read_epochs(run, "tuning.jsonl")
+    artifacts = read_artifacts(run / "artifacts.json") if run.has("artifacts.json") else ()
+    shared = _shared_weights(run, accuracy)
+    every_row = read_measurements(run)
+    rows, other_devices = on_one_device(every_row)
+    device = next((row.device for row in reversed(rows) if not isinstance(row, Simulated)), None)
+    again = bench_command(run.path, device, rows)
+    names = dict.fromkeys(artifact.format for artifact in artifacts)
+    formats = tuple(_format_row(name, RunFiles(run.path), artifacts, rows) for name in names)
+    files = [file for row in formats for file in row.files]
+    counted = dict.fromkeys(row.device.cpu for file in files for row in file.simulated)
+    judged = COMPRESSED in accuracy  # until then it is the original's alone
+    sections = {
+        name: {key: value for key, value in settings[name].items() if not key.endswith("sha256")}
+        for name in DEFAULTS
+        if name in settings
+    }
+    layers = _layers(before, after, plan)
+    return Report(
+        run=run.path.name,
+        command=command(settings, names, every_row, run.path.name),
+        title=network.name,
+        origin=network.origin,
+        input="x".join(map(str, network.input)),
+        data=settings["source"]["data"],
+        rule=plan.rule,
+        goal=plan.goal,
+        settings=sections,
+        changed_settings=_changed(sections),
+        failures=(*notes.changed_files(files), *notes.failures(artifacts)),
+        notes=(
+            *notes.origin_notes(network.origin, network.notes, settings["source"]["data"], judged),
+            *(notes.tuning_notes(accuracy) if judged else ()),
+            *notes.kept_notes(network.origin, settings.get("tune", {}).get("regularizer"), tuning),
+            *notes.plan_notes(plan, run.has("tuned.safetensors") or shared is not None),
+            *notes.size_notes(settings["plan"].get("max_size"), formats),
+            *notes.runtime_notes(settings["plan"].get("latency_format", "pte"), list(names), plan.cost_source),
+            *notes.shared_notes(shared),
+            *notes.row_notes(formats, again),
+            *notes.estimate_notes(survey_before, survey_after, counted),
+            *other_devices,
+        ),
+        parameters=Pair(before.parameters, after.parameters),
+        macs=Pair(before.macs, after.macs),
+        paper_parameters=after.paper_parameters,
+        accuracy=_accuracy_change(accuracy, network.outputs) if judged else None,
+        shared=shared,
+        layers=layers,
+        cost_source=plan.cost_source or None,
+        profile=_newest_profile(run, layers, formats),
+        formats=formats,
+        device=device,
+        again=again,
+        processes=_by_process(every_row, device),
+        training=_read_epochs(run, "training.jsonl"),
+        tuning=tuning,
+        pareto_front=_pareto_front(plan),
+        environment=tuple(_environment(files)),
+        stored=(
+            *(StoredFile(f"artifacts/{file.name}", file.artifact.bytes, file.artifact.sha256) for file in files),
+            *(StoredFile(name, *measure(run / name)) for name in STORED if run.has(name)),
+        ),
+    )
+
+
+def _changed(sections: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """The options that differ from the defaults of their section."""
+    defaults = {name: plain(section) for name, section in DEFAULTS.items()}
+    return {
+        name: {key: value for key, value in values.items() if value != defaults[name].get(key)}
+        for name, values in sections.items()
+    }
+
+
+# ---- accuracy, epochs, weights -----------------------------------------------------------------------------------
+
+
+def _read_accuracy(run: RunDirectory) -> dict[str, NetworkAccuracy]:
+    """By network: original, compressed, and where they differ from it the factorized and the unquantized one."""
+    found = run.read_json("accuracy.json") if run.has("accuracy.json") else {}
+    return msgspec.convert(found, dict[str, NetworkAccuracy])
+
+
+def _read_epochs(run: RunDirectory, name: str) -> tuple[Epoch, ...]:
+    return msgspec.convert(run.read_lines(name), tuple[Epoch, ...])
+
+
+def _accuracy_change(rows: Mapping[str, NetworkAccuracy], outputs: int) -> AccuracyChange:
+    first, last = rows[ORIGINAL], rows[COMPRESSED]
+    pairs = list(zip(first.correct, last.correct, strict=True))
+    return AccuracyChange(
+        images=len(pairs),
+        top1=Pair(first.top1, last.top1),
+        top5=Pair(first.top5, last.top5) if outputs > TOP else None,
+        gained=sum(after and not before for before, after in pairs),
+        lost=sum(before and not after for before, after in pairs),
+        changed=sum(a != b for a, b in zip(first.predictions, last.predictions, strict=True)),
+        untuned_top1=rows["cut"].top1 if "cut" in rows else None,
+    )
+
+
+def _shared_weights(run: RunDirectory, accuracy: Mapping[str, NetworkAccuracy]) -> SharedWeights | None:
+    """The run's product quantization; None where there is none, or not yet."""
+    if not run.has("shared.safetensors"):
+        return None
+    record = msgspec.convert(run.read_json("shared.json"), _Quantized)
+    first = next(iter(_read_epochs(run, "sharing.jsonl")), None)
+    return SharedWeights(
+        sharing=record.sharing,
+        original_bytes=(run / "original.safetensors").stat().st_size,
+        packed_bytes=(run / "shared.safetensors").stat().st_size,
+        layers=tuple(
+            SharedLayer(
+                name=layer.name,
+                weight="x".join(map(str, layer.weight)),
+                dense_bits=layer.bits.dense if layer.bits else None,
+                index_bits=layer.bits.indices if layer.bits else None,
+                codebook_bits=layer.bits.codebooks if layer.bits else None,
+                error=layer.error,
+                kept=layer.kept,
+            )
+            for layer in record.layers
+        ),
+        unshared_top1=accuracy["unshared"].top1 if "unshared" in accuracy else None,
+        untuned_top1=None if first is None else first.top1,
+    )
+
+
+# ---- layers and plans --------------------------------------------------------------------------------------------
+
+
+def _layers(before: _Survey, after: _Survey, plan: Plan) -> tuple[LayerRow, ...]:
+    costs = {layer.name: layer.cost for layer in before.layers}
+    return tuple(_layer_row(layer, costs[layer.name], after) for layer in plan.layers)
+
+
+def _layer_row(layer: LayerPlan, cost: _Cost, after: _Survey) -> LayerRow:
+    factors = [row.cost for row in after.layers if row.name == layer.name or row.name.startswith(f"{layer.name}.")]
+    return LayerRow(
+        name=layer.name,
+        weight="x".join(map(str, layer.weight)),
+        method=layer.method,
+        rank="" if layer.kept else ", ".join(map(str, layer.rank)),
+        reason=layer.reason,
+        error=layer.error,
+        stability=after.stability.get(layer.name),
+        parameters=Pair(cost.parameters, sum(factor.parameters for factor in factors)),
+        macs=Pair(cost.macs, sum(factor.macs for factor in factors)),
+        ms=None if layer.dense_ms is None or layer.ms is None else Pair(layer.dense_ms, layer.ms),
+    )
+
+
+def _pareto_front(plan: Plan) -> tuple[ParetoPoint, ...]:
+    """The plan's Pareto front with the chosen plan at its place by loss; it is seldom one of the front's points, which
+    were computed without the run's limits."""
+    front, chosen = list(plan.front), plan.chosen
+    if not front:
+        return ()
+    same = next((index for index, point in enumerate(front) if chosen is not None and _equal(point, chosen)), None)
+    points = [_pareto_point(point, index == same) for index, point in enumerate(front)]
+    if chosen is not None and same is None:
+        index = next((index for index, point in enumerate(front) if point.loss > chosen.loss), len(front))
+        points.insert(index, _pareto_point(chosen, True, on_front=False))
+    return tuple(points)
+
+
+def _pareto_point(point: Point, chosen: bool, on_front: bool = True) -> ParetoPoint:
+    return ParetoPoint(point.parameters, point.macs, point.ms, point.loss, chosen, on_front)
+
+
+def _equal(one: Point, other: Point) -> bool:
+    """True for points of the same cost and loss; sums may differ in their last digit."""
+    pairs = ((one.parameters, other.parameters), (one.macs, other.macs), (one.ms, other.ms), (one.loss, other.loss))
+    return all(a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in pairs)
+
+
+# ---- files and measurements --------------------------------------------------------------------------------------
+
+
+def _format_row(name: str, run: RunFiles, artifacts: Sequence[Artifact], rows: Sequence[Row]) -> FormatRow:
+    files = {each.network: file_row(each, rows, run.altered(each)) for each in artifacts if each.format == name}
+    original, compressed = files[ORIGINAL], files[COMPRESSED]
+    first, last, ratio = original.measured, compressed.measured, None
+    if first is not None and last is not None and not (first.invalid or last.invalid) and first.session == last.session:
+        ratio = time_ratio(last, first)
+    return FormatRow(name, original, compressed, ratio)
+
+
+def file_row(artifact: Artifact, rows: Sequence[Row], altered: str) -> FileRow:
+    """The file with its newest measurement and its newest count on each core; counts and times are never mixed."""
+    of_file = [row for row in rows if (row.network, row.sha256) == (artifact.network, artifact.sha256)]
+    counted = tuple({row.device.name: row for row in of_file if isinstance(row, Simulated)}.values())
+    row = next((row for row in reversed(of_file) if not isinstance(row, Simulated)), None)
+    if not isinstance(row, Measurement):
+        return FileRow(artifact, row, None, None, counted, altered)
+    return FileRow(artifact, row, None if row.invalid else summarize(row), row.memory.model_peak, counted, altered)
+
+
+def on_one_device(rows: Sequence[Row]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    """The rows of the device that was timed last and all simulated ones, and a note that names the other devices.
+
+    Times of two devices never stand in one table; simulated rows hold counts, which have a table of their own.
+    """
+    timed = [row.device for row in rows if not isinstance(row, Simulated) and row.device.kind != "simulated"]
+    if not timed:
+        return tuple(rows), ()
+    others = dict.fromkeys(f"{each.name} ({each.kind})" for each in timed if not _same_phone(each, timed[-1]))
+    note = f"measurements.jsonl also has rows of {', '.join(others)}, which are not compared with these."
+    kept = tuple(row for row in rows if row.device == timed[-1] or row.device.kind == "simulated")
+    return kept, (note,) if others else ()
+
+
+def _by_process(rows: Sequence[Row], device: Device | None) -> tuple[Measurement, ...]:
+    """The newest valid measurement of each file in each process of the phone; none where there is one process only."""
+    if device is None or device.kind != "phone":
+        return ()
+    found: dict[tuple[str, str, str], Measurement] = {}
+    for row in rows:
+        if isinstance(row, Measurement) and not row.invalid and _same_phone(row.device, device):
+            found[row.format, row.network, row.device.process] = row
+    several = len({row.device.process for row in found.values()}) > 1
+    return tuple(found[key] for key in sorted(found, reverse=True)) if several else ()
+
+
+def _same_phone(one: Device, other: Device) -> bool:
+    return replace(one, process=other.process) == other
+
+
+def _newest_profile(run: RunDirectory, layers: Sequence[LayerRow], formats: Sequence[FormatRow]) -> LayerProfile | None:
+    """The newest profile of a current compressed file with the original's beside it; None where there is none."""
+    profiles = read_profiles(run / PROFILES) if run.has(PROFILES) else ()
+    current = {(row.format, row.compressed.artifact.sha256) for row in formats}
+    for last in reversed(profiles):
+        if last.network != COMPRESSED or not last.joined or (last.format, last.sha256) not in current:
+            continue
+        wanted = (ORIGINAL, last.format, last.device)
+        first = next((one for one in reversed(profiles) if (one.network, one.format, one.device) == wanted), None)
+        if first is not None and first.joined:
+            return _layer_profile(first, last, layers)
+    return None
+
+
+def _layer_profile(first: Profile, last: Profile, layers: Sequence[LayerRow]) -> LayerProfile:
+    before, after = ({layer.layer: layer.amount for layer in profile.layers()} for profile in (first, last))
+    pairs = {layer.name: Pair(before.get(layer.name, 0.0), after.get(layer.name, 0.0)) for layer in layers}
+    rest = Pair(
+        first.total - sum(pair.original for pair in pairs.values()),
+        last.total - sum(pair.compressed for pair in pairs.values()),
+    )
+    place = device_text(last.device)
+    return LayerProfile(last.format, place, last.device.kind, last.unit, last.runtime, pairs, rest)
+
+
+# ---- environment -------------------------------------------------------------------------------------------------
+
+
+def _environment(files: Sequence[FileRow]) -> Iterator[tuple[str, str]]:
+    """(name, value) of devices, conditions of measuring and versions."""
+    measured = [file.measured for file in files if file.measured is not None]
+    for device in dict.fromkeys(row.device for row in measured):
+        memory = "" if device.memory_kb is None else f", {device.memory_kb / 1e6:.1f} GB of memory"
+        yield device.kind, f"{device.name}: {device.cpu}, {device.cores} cores{memory}, {device.os}"
+    yield from _range("threads", [row.threads for row in measured])
+    cores = sorted({row.pinned_cores for row in measured if row.pinned_cores})
+    yield from _range("pinned to core", [", ".join(map(str, pinned)) for pinned in cores], ordered=True)
+    clocks = sorted(row.mhz_before for row in measured if row.mhz_before)
+    yield from _range("MHz before", [f"{clock:.0f}" for clock in clocks], ordered=True)
+    yield from _range("load average before", [row.load_average for row in measured if row.load_average is not None])
+    yield from _range("measured", [row.measured_at for row in measured])
+    yield from dict.fromkeys((row.runtime, row.runtime_version) for row in measured)
+    counted = [row for file in files for row in file.simulated]
+    for device, emulator in dict.fromkeys((row.device, row.emulator) for row in counted):
+        yield device.kind, f"{device.name}: {device.os}; counted by {emulator}"
+    for runtime, number in dict.fromkeys((row.runtime, row.runtime_version) for row in counted):
+        yield f"{runtime}, simulated", number
+    yield from sorted({name: number for file in files for name, number in file.artifact.toolkits.items()}.items())
+    try:
+        yield "compress-export (this report)", version("compress-export")
+    except PackageNotFoundError:
+        yield "compress-export (this report)", "of no known version"
+
+
+def _range(name: str, values: Iterable[Any], ordered: bool = False) -> Iterator[tuple[str, str]]:
+    """The least and the largest of the values, or the only one; nothing where there is none."""
+    found = list(values) if ordered else sorted(values)
+    if found:
+        yield name, str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
