@@ -9,6 +9,7 @@ import pytest
 from bench.measurement import Allocations, Counts, Device, Simulated, Traffic
 from bench.simulator.latency_estimate import read_models
 from compress_export.cli import doctor
+from compress_export.reporting import figures
 from compress_export.reporting.gather import file_row
 from compress_export.reporting.model import FileRow, FormatRow
 from compress_export.reporting.notes import estimate_notes
