@@ -39,7 +39,7 @@ from compress_export.run_directory import RunDirectory
 from compress_export.settings import plain
 from compressor.layer_shape import PlanError
 from compressor.plan import LayerPlan, Plan, Point
-from exporters.artifact import Artifact, measure, read_artifacts
+from exporters.artifact import Artifact, read_artifacts, size_and_sha256
 
 TOP = 5
 """Classes among which the right one counts for top-5; of a network that has no more, it says nothing."""
@@ -186,7 +186,7 @@ def _gather(run: RunDirectory) -> Report:
         environment=tuple(_environment(files)),
         stored=(
             *(StoredFile(f"artifacts/{file.name}", file.artifact.bytes, file.artifact.sha256) for file in files),
-            *(StoredFile(name, *measure(run / name)) for name in STORED if run.has(name)),
+            *(StoredFile(name, *size_and_sha256(run / name)) for name in STORED if run.has(name)),
         ),
     )
 
@@ -281,7 +281,7 @@ def _layer_row(layer: LayerPlan, cost: _Cost, after: _Survey) -> LayerRow:
 def _pareto_front(plan: Plan) -> tuple[ParetoPoint, ...]:
     """The plan's Pareto front with the chosen plan at its place by loss; it is seldom one of the front's points, which
     were computed without the run's limits."""
-    front, chosen = list(plan.front), plan.chosen
+    front, chosen = list(plan.pareto_front), plan.chosen
     if not front:
         return ()
     same = next((index for index, point in enumerate(front) if chosen is not None and _equal(point, chosen)), None)
