@@ -137,7 +137,7 @@ def totals(report: Report, number: Callable[[float], str]) -> Table:
     if change is None:
         rows.append(("top-1", NOT_MEASURED, NOT_MEASURED, ""))
     else:
-        changed = f"{change.changed} of {change.images} predictions changed: {change.gained} gained, {change.lost} lost"
+        changed = f"{change.changed} of {change.images} changed: {change.gained} gained, {change.lost} lost"
         rows.append(("top-1", percent(change.top1.original), percent(change.top1.compressed), changed))
         if change.top5 is not None:
             rows.append(("top-5", percent(change.top5.original), percent(change.top5.compressed), ""))

@@ -108,7 +108,7 @@ def test_text_from_outside_stays_text():
 
 
 def test_columns_of_figures_are_right_aligned():
-    text = table(("name", "bytes", "why"), [("a", "12", "slow"), ("b", "", "7 reasons")])
+    text = table(figures.Table(("name", "bytes", "why"), [("a", "12", "slow"), ("b", "", "7 reasons")]))
     assert text.splitlines() == [
         "| name | bytes | why |",
         "| --- | --: | --- |",
@@ -152,7 +152,7 @@ def test_a_file_that_was_cut_short_is_not_certified(tmp_path):
     size = file.stat().st_size
     file.write_bytes(file.read_bytes()[:1000])
     summary, terminal, html, markdown, files = pages(path)
-    told = f"it is not the file that artifacts.json reports: 1,000 bytes, {size:,} reported; export it again"
+    told = f"it is not the file that artifacts.json records: 1,000 bytes, {size:,} recorded; export it again"
     assert summary.failures == (f"compressed.onnx: {told}",)
     assert f"failed: compressed.onnx: {told}" in terminal
     assert f"✗ Do not ship this. compressed.onnx: {told}" in html
@@ -165,7 +165,7 @@ def test_a_file_that_was_moved_away_is_a_note(tmp_path, name, mark):
     path = report_run(tmp_path / "net")
     (path / f"artifacts/{name}.onnx").unlink()
     summary, terminal, html, markdown, files = pages(path)
-    told = f"{name}.onnx: the run reported it, and it is gone; export it again"
+    told = f"{name}.onnx: the run recorded it, and it is gone; export it again"
     assert summary.failures == ()
     assert f"note: {told}" in terminal
     assert f"{mark} 1 of 2 files match the PyTorch model; 1 no longer there (see Notes)." in html
