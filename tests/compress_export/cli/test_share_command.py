@@ -112,7 +112,7 @@ def test_a_report_says_what_is_shared(tmp_path, call):
     page = (path / "report.md").read_text()
     assert "| packed weights | 90.0 kB | 9.0 kB | 10.00x smaller |" in page
     assert "| of them 1 shared | 80.0 kB | 1.3 kB | 63.69x smaller |" in page
-    assert "| top-1, not yet shared |  | 98.50 % |  |" in page
+    assert "| top-1, before weight sharing |  | 98.50 % |  |" in page
 
 
 SIZE = ("--input", "3x16x16")
