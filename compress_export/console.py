@@ -1,4 +1,4 @@
-"""How a command speaks: --quiet, -v and --json, set once by the command line and asked wherever something is said."""
+"""The output of a command: its options --quiet, --verbose and --json, and where tables are printed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,57 +18,49 @@ WIDTH = 120
 
 
 @dataclass(frozen=True)
-class Voice:
-    """`quiet`: nothing but errors, and what was asked for as JSON. `verbose`: more often, and errors with their
-    traceback. `as_json`: the command's result as JSON on standard output, in place of its table."""
+class OutputOptions:
+    """`quiet`: nothing but errors, and what was asked for as JSON. `verbose`: progress more often, and errors with
+    their traceback. `as_json`: the command's result as JSON on standard output, in place of its table."""
 
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
 
 
-_VOICE: ContextVar[Voice] = ContextVar("voice", default=Voice())  # noqa: B039  # a Voice is frozen
+_OPTIONS: ContextVar[OutputOptions] = ContextVar("output options", default=OutputOptions())  # noqa: B039  # frozen
 
 
-def voice() -> Voice:
-    return _VOICE.get()
+def output_options() -> OutputOptions:
+    return _OPTIONS.get()
 
 
-def ordinary() -> None:
-    """Back to the ordinary voice; each command begins with it."""
-    _VOICE.set(Voice())
+def set_output(options: OutputOptions) -> None:
+    """Sets the output options; each command begins with the defaults."""
+    _OPTIONS.set(options)
 
 
 def console() -> Console:
-    """Where tables are printed: as wide as the terminal, without colour where there is none."""
+    """A console for tables: as wide as the terminal, without colour where there is none."""
     from rich.console import Console
 
     found = Console()
     return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=WIDTH)
 
 
-def tell(value: Any, show: Callable[[], None]) -> None:
-    """The command's result: `value` as JSON if that was asked for, else what `show` prints, else (quiet) nothing."""
-    if voice().as_json:
-        click.echo(value if isinstance(value, str) else json.dumps(value, indent=2), nl=not isinstance(value, str))
-    elif not voice().quiet:
+def print_result(value: object, show: Callable[[], None]) -> None:
+    """Prints the command's result: `value` as JSON with --json, else by `show`, with --quiet nothing."""
+    if output_options().as_json:
+        whole = isinstance(value, str)  # it is JSON already, with the end of its last line
+        print(value if whole else json.dumps(value, indent=2), end="" if whole else "\n")
+    elif not output_options().quiet:
         show()
 
 
-def change_voice(field: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
-    def change(_context: click.Context, _parameter: click.Parameter, value: bool) -> bool:
-        if value:
-            _VOICE.set(replace(voice(), **{field: True}))
-        return value
-
-    return change
-
-
 @contextmanager
-def hushed() -> Iterator[None]:
-    """Quiet for a while, whatever was asked for."""
-    token = _VOICE.set(replace(voice(), quiet=True, verbose=False))
+def quietly() -> Iterator[None]:
+    """Quiet inside the block, whatever was asked for."""
+    token = _OPTIONS.set(replace(output_options(), quiet=True, verbose=False))
     try:
         yield
     finally:
-        _VOICE.reset(token)
+        _OPTIONS.reset(token)

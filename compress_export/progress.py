@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from compress_export.console import voice
+from compress_export.console import output_options
 
 Advance = Callable[[float, float, str], None]
 """Tells how far a stage is: done, total, and what is running."""
@@ -25,7 +25,7 @@ class Reporter:
         self.console = console or Console(stderr=True, soft_wrap=False)
 
     def say(self, text: str) -> None:
-        if voice().quiet:
+        if output_options().quiet:
             return
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -33,7 +33,7 @@ class Reporter:
     def stage(self, title: str) -> Iterator[Advance]:
         """A stage under way; on the way out a line with the seconds it took."""
         start = time.monotonic()
-        if self.console.is_terminal and not voice().quiet:
+        if self.console.is_terminal and not output_options().quiet:
             with self._bar(title) as advance:
                 yield advance
         else:
@@ -58,7 +58,7 @@ class Reporter:
 
     def _log(self, title: str) -> Advance:
         last = time.monotonic()
-        pause = VERBOSE_SECONDS if voice().verbose else LOG_SECONDS
+        pause = VERBOSE_SECONDS if output_options().verbose else LOG_SECONDS
 
         def advance(done: float, total: float, now: str) -> None:
             nonlocal last

@@ -12,9 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bench.run_files import RUN_VERSION, check_version
 from compress_export.errors import InputError
-from compress_export.settings import Section, differences, plain
+from compress_export.settings import (
+    PlanSettings,
+    Section,
+    ShareSettings,
+    SourceSettings,
+    TuneSettings,
+    differences,
+    plain,
+)
 
 OUTPUTS = {
     "source": ("network.json", "original.safetensors", "training.jsonl", "training.pt", "survey.json", "losses.jsonl"),
@@ -44,6 +54,17 @@ UNFINISHED = (
     "artifacts/.work",
 )
 """What a killed process may leave behind; removed by the next one that has the run."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The content of settings.json: the settings of each section that the run has begun."""
+
+    version: int = RUN_VERSION
+    source: SourceSettings | None = None
+    plan: PlanSettings | None = None
+    tune: TuneSettings | None = None
+    share: ShareSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +119,15 @@ class RunDirectory:
         check_version(stored, self.path)
         return stored
 
+    def stored(self) -> RunSettings:
+        """The settings of the run. RunError if a newer version of the tool wrote them, InputError if they are none."""
+        try:
+            return msgspec.convert(self.settings(), RunSettings)
+        except msgspec.ValidationError as error:
+            raise InputError(
+                f"{self.path / 'settings.json'} holds no settings ({error}); mend it, or remove the run"
+            ) from error
+
     def stale(self, section: str, asked: Section, force: bool) -> bool:
         """Whether the section's earlier results were made with other settings and are to be replaced.
 
@@ -139,14 +169,21 @@ class RunDirectory:
         return self.path / name
 
 
+def existing_run(path: Path) -> RunDirectory:
+    """The run directory at `path`, for reading alone. InputError if it is none."""
+    if not (path / "settings.json").is_file():
+        raise InputError(f"{path} is no run directory; make one with `compress-export plan NETWORK`")
+    return RunDirectory(path)
+
+
 @contextmanager
 def open_run(path: Path, create: bool = True) -> Iterator[RunDirectory]:
     """The run directory at `path`, locked against a second process for as long as it is open.
 
     InputError if it cannot be written, if another process has it, or if it does not exist and is not to be created.
     """
-    if not create and not (path / "settings.json").is_file():
-        raise InputError(f"{path} is no run directory; make one with `compress-export plan NETWORK`")
+    if not create:
+        existing_run(path)
     existed = path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)

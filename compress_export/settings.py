@@ -1,155 +1,302 @@
-"""What a person asked for, a small value for each verb; what decides results is kept in a run's settings.json."""
+"""Settings of a run: a dataclass for each section, whose fields are what the command line and recipe files set.
+
+A field made by `setting` can be set: by an option of its own where it has one, always by `--set SECTION.FIELD=VALUE` or
+in a recipe file. The other fields are derived.
+"""
+# ruff: noqa: RUF009  # `setting` makes a dataclass's field, and no value that instances would share
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from compress_export.errors import InputError
 
 if TYPE_CHECKING:
-    pass
+    from compressor.planning.recipes import Recipe
 
 DEFAULT_RECIPE = "default"
-
-
 DIGITS_EPOCHS = 12
 
-
-def training_epochs(settings: SourceSettings) -> int | None:
-    """Epochs to train from scratch: as asked, or the embedded default's when a named network meets the digits."""
-    if settings.train is not None or settings.data != "digits" or settings.weights != "default":
-        return settings.train
-    return None if ".py:" in settings.network else DIGITS_EPOCHS
-
-
 Optimizer = Literal["adamw", "sgd"]
-
-
 RateShape = Literal["cosine", "step", "one-cycle"]
-
-
 Costs = Literal["measured", "counted"]
-
-
 Fit = Literal["outputs", "weights"]
-
-
 Trained = Literal["all", "new", "downstream"]
-
-
 CutOrder = Literal["network", "sensitive"]
+
+LIMIT = "a limit with its unit"
+NAMES = "names between commas"
+ABOVE_0 = 5e-324
+"""The least number above 0, for settings that may be as small as they like, but not 0."""
+
+
+def setting(
+    default: object, help: str, option: str = "", takes: str = "", least: float | None = None, group: str = ""
+) -> Any:
+    """A dataclass field that can be set. `option` is that of its own, with its metavar ("--max-params LIMIT"); `takes`
+    says what values it has where its type does not tell, `least` the smallest; `group` its heading in `--help` where
+    that is not its section's."""
+    metadata = {"help": help, "option": option, "takes": takes, "least": least, "group": group}
+    if default is dict:
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """The network, its weights and its data. `train` is the number of epochs a fresh network is trained for, `images`
-    how many training images are learned from at most; `mean` and `std` are what its images are normalized by, a number
-    for each channel, where it does not tell. The hashes tell a file of the user's from a later one of the same name.
-    `regularizer` and its weight act while training."""
+    """The network, its weights and its data. The hashes tell a user's file from a later one of the same name;
+    `regularizer` and its weight are those of the fine-tuning, where the network is trained from scratch."""
 
     network: str
     network_sha256: str | None = None
-    weights: str = "default"
+    weights: str = setting("default", "Weights (state_dict or safetensors); none: untrained.  [default: pretrained]",
+                           "--weights FILE|none", "a file, none or default")  # fmt: skip
     weights_sha256: str | None = None
-    input: tuple[int, int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    data: str | None = None
-    data_root: str = "data"
-    train: int | None = None
-    images: int | None = None
-    batch: int = 64
-    seed: int = 0
+    input: tuple[int, int, int] | None = setting(
+        None, "Size of the image, where the network does not tell it.", "--input CxHxW",
+        "channels x height x width, such as 3x224x224", least=1)  # fmt: skip
+    mean: tuple[float, ...] | None = setting(
+        None, "Mean that images are normalized by, pixels from 0 to 1.  [default: the network's, else ImageNet's]",
+        takes="a number for each channel, such as 0.5,0.5,0.5")  # fmt: skip
+    std: tuple[float, ...] | None = setting(
+        None, "Standard deviation that images are normalized by.  [default: the network's, else ImageNet's]",
+        takes="a number for each channel, such as 0.5,0.5,0.5")  # fmt: skip
+    data: str | None = setting(None, "digits, mnist, cifar10, imagenet, or a folder with train/ and val/.",
+                               "--data NAME|DIR", "a name or a folder")  # fmt: skip
+    data_root: str = setting("data", "Where torchvision keeps data.", "--data-root DIR", "a folder")
+    train: int | None = setting(None, "Train from scratch on --data first.", "--train EPOCHS", least=1)
+    images: int | None = setting(None, "Training images to learn from, at most.", least=2)
+    batch: int = setting(64, "Images in a training batch.", least=2)
+    seed: int = setting(0, "Seed of every random choice.", "--seed N", least=0, group="The run")
     regularizer: str | None = None
     regularizer_weight: float | None = None
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """The goal of the plan, or the plan file that is replayed. Limits are texts with their unit ("0.15x", "5ms").
+    """The goal of the plan, or the plan file that is replayed. `recipe` names the system whose settings the others are,
+    where nothing else was set. `optimizer`, `rate` and `rate_shape` train the probes of the sensitivity rule."""
 
-    No `methods` means the planner's own choice. `costs` says whether layers are timed on this machine in the runtime
-    of `latency_format`, or counted. `fit` is what factors are fitted to where there is data: the layer's outputs or
-    its weights. `optimizer`, `rate` and `rate_shape` train the probes of the sensitivity rule. `recipe` names the
-    system whose settings the others are, where nothing else was asked for.
-    """
-
-    rank_rule: str = "budget"
-    max_params: str | None = None
-    max_size: str | None = None
-    max_macs: str | None = None
-    max_latency: str | None = None
-    max_drop: str | None = None
-    methods: tuple[str, ...] = ()
-    ranks: Mapping[str, int] | str = field(default_factory=dict)
-    keep_layers: tuple[str, ...] = ()
-    costs: Costs = "measured"
-    latency_format: str = "pte"
-    fit: Fit = "outputs"
-    plan: str | None = None
+    rank_rule: str = setting("budget", "budget (the limits), none, or equal-error, sensitivity, vbmf: one method for "
+                             "each kind of layer.", takes="the name of a rank rule")  # fmt: skip
+    max_params: str | None = setting(None, "Parameters: 0.15x of the network's, or 8.7M.", "--max-params LIMIT", LIMIT)
+    max_size: str | None = setting(None, "Size of a float32 file: 0.15x, or 8MB.", "--max-size LIMIT", LIMIT)
+    max_macs: str | None = setting(None, "Multiply-accumulates: 0.4x, or 300M.", "--max-macs LIMIT", LIMIT)
+    max_latency: str | None = setting(None, "Latency of one image, one thread: 0.5x, or 5ms.", "--max-latency LIMIT",
+                                      LIMIT)  # fmt: skip
+    max_drop: str | None = setting(None, "Points of top-1 lost before fine-tuning: 1%.", "--max-drop LIMIT", LIMIT)
+    methods: tuple[str, ...] = setting((), "Methods to choose among (see list methods).  [default: all but cp, cp-als]",
+                                       "--methods NAME,...", NAMES)  # fmt: skip
+    ranks: Mapping[str, int] | str = setting(
+        dict, "Ranks by layer (for each group), or a paper's (see list ranks).", "--ranks LAYER=RANK,...",
+        "layer=rank,layer=rank with whole numbers from 1", least=1)  # fmt: skip
+    keep_layers: tuple[str, ...] = setting((), "Layers to leave alone.", "--keep-layers LAYER,...", NAMES)
+    costs: Costs = setting("measured", "Time each variant of a layer on this machine, or count MACs and traffic.")
+    latency_format: str = setting("pte", "Runtime that layers are timed in: pte, onnx or ptl.  "
+                                  "[default: the first exported that runs here]",
+                                  takes="the name of a format")  # fmt: skip
+    fit: Fit = setting("outputs", "With data: fit factors to each layer's outputs, or to its weights.")
+    plan: str | None = setting(None, "Replay a plan.json on this network.", "--plan FILE", "a file")
     plan_sha256: str | None = None
-    optimizer: Optimizer = "adamw"
-    rate: float = 3e-4
-    rate_shape: RateShape = "cosine"
-    recipe: str = "default"
+    optimizer: Optimizer = setting("adamw", "Optimizer of the sensitivity rule's probes.")
+    rate: float = setting(3e-4, "Learning rate of the sensitivity rule's probes.", least=ABOVE_0)
+    rate_shape: RateShape = setting("cosine", "Learning-rate schedule of the sensitivity rule's probes.")
+    recipe: str = DEFAULT_RECIPE
 
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """How the cut network is tuned; `epochs` is for each step of the schedule, 0 leaves it untuned; with `total_epochs`
-    all steps share so many. With the rate shape "step" the rate is divided by ten every `rate_step` epochs. No `rate`
-    means that of each step in the recipe's paces.
+    """The fine-tuning of the compressed network. No `rate` means that of each step in the recipe's paces."""
 
-    `cut_order` says which layer is cut first, `trained` what is trained after a cut. With `distill` the original
-    network teaches, by default where many layers are cut; the images of the folder `unlabelled` are learned from too.
-    `regularizer` and its weight act while tuning.
-    """
-
-    schedule: str = "auto"
-    epochs: int = 2
-    total_epochs: float | None = None
-    optimizer: Optimizer = "adamw"
-    rate: float | None = 3e-4
-    rate_shape: RateShape = "cosine"
-    rate_step: float = 5
-    patience: int | None = None
-    cut_order: CutOrder = "network"
-    trained: Trained = "all"
-    distill: bool | None = None
-    unlabelled: str | None = None
-    mixed_precision: bool = False
-    recipe: str = "default"
-    regularizer: str | None = None
-    regularizer_weight: float | None = None
+    schedule: str = setting("auto", "iterative (compress a layer, tune, next), one-shot, hybrid (windows one by one, "
+                            "then all others), or auto: one-shot for 3 times the epochs.",
+                            takes="the name of a schedule")  # fmt: skip
+    epochs: int = setting(2, "Epochs of fine-tuning for each step; 0: none.  [default: the recipe's, 2]", "--epochs N",
+                          least=0)  # fmt: skip
+    total_epochs: float | None = setting(None, "Epochs that all steps share, in place of epochs for each; may be "
+                                         "parts of one.", least=ABOVE_0)  # fmt: skip
+    optimizer: Optimizer = setting("adamw", "Optimizer; the papers take sgd.")
+    rate: float | None = setting(3e-4, "Learning rate.", least=ABOVE_0)
+    rate_shape: RateShape = setting("cosine", "Learning-rate schedule within a step.")
+    rate_step: float = setting(5, "With rate_shape step: epochs after which the rate falls to a tenth.", least=ABOVE_0)
+    patience: int | None = setting(None, "End a step when the accuracy on the validation split has not risen for so "
+                                   "many epochs.  [default: run all]", least=1)  # fmt: skip
+    cut_order: CutOrder = setting("network", "Compress layers in the order in which they run, or the most sensitive "
+                                  "first.")  # fmt: skip
+    trained: Trained = setting("all", "Trainable layers: all, the new factors, or them and what runs after them.")
+    distill: bool | None = setting(None, "Learn from the original network's logits too.  [default: where more than 8 "
+                                   "layers are compressed]")  # fmt: skip
+    unlabelled: str | None = setting(None, "With distill: a folder of images without labels to learn from too.",
+                                     takes="a folder")  # fmt: skip
+    mixed_precision: bool = setting(False, "Train in half precision where it is safe; needs a CUDA GPU.")
+    recipe: str = DEFAULT_RECIPE
+    regularizer: str | None = setting(
+        None, "While training and tuning, pull fully connected weights to few values: binarizing-l1, quartic, "
+        "centroid (centroid:8x16: of its own).", takes="the name of a regularizer")  # fmt: skip
+    regularizer_weight: float | None = setting(None, "Weight of that term at its height.  [default: its own]",
+                                               least=ABOVE_0)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ShareSettings:
-    """How weights are shared after tuning: "4x256" in `share` is length x centroids, None shares nothing.
+    """Weight sharing after tuning. No `share` shares nothing; no `share_layers` means every fully connected layer."""
 
-    No `share_layers` means every fully connected layer. The centroids are tuned for `share_epochs` at `share_rate`.
-    """
-
-    share: str | None = None
-    share_layers: tuple[str, ...] = ()
-    share_epochs: int = 1
-    share_rate: float = 3e-4
+    share: str | None = setting(None, "Share weights: each L neighbouring ones become one of K centroids, as 4x256.",
+                                "--share LxK", "length x centroids, such as 4x256 or 4x256,rows,block")  # fmt: skip
+    share_layers: tuple[str, ...] = setting((), "Layers to share.  [default: fully connected ones]", takes=NAMES)
+    share_epochs: int = setting(1, "Epochs for which the centroids are tuned.", least=0)
+    share_rate: float = setting(3e-4, "Learning rate of these epochs.", least=ABOVE_0)
 
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How latency is measured: threads, and seconds after which a measurement is cut short. Each row keeps its own.
+    """The device that measures, and how. No `device` takes the one that is connected."""
 
-    `device` is a name of bench.devices, None leaves it to what is connected; `serial` tells which phone, `cores` which
-    of its cores, `inside` (of bench.phone.measure.PLACES) inside what it runs the files.
-    """
+    threads: int = setting(1, "Threads (and cores) to run on.", "--threads N", least=1)
+    cap: float | None = setting(None, "Seconds after which the measurement of a file is cut short; recorded.",
+                                least=ABOVE_0)  # fmt: skip
+    device: str | None = setting(None, "phone, arm (simulated) or host.  [default: the first that is there]",
+                                 "--device NAME", "the name of a device")  # fmt: skip
+    serial: str | None = setting(None, "Which phone, where several are connected.", "--serial SERIAL", "a serial")
+    cores: str | None = setting(None, "Cores of the phone: big, middle, little or a mask.  [default: the fastest]",
+                                "--cores CLUSTER", "big, middle, little or a hexadecimal mask")  # fmt: skip
+    inside: str = setting("shell", "What runs the files on a phone: shell, app, app_process.", "--in PLACE",
+                          "shell, app or app_process")  # fmt: skip
 
-    threads: int = 1
-    cap: float | None = None
-    device: str | None = None
-    serial: str | None = None
-    cores: str | None = None
-    inside: str = "shell"
+
+Section = SourceSettings | PlanSettings | TuneSettings | ShareSettings
+SECTIONS: dict[str, type[Section | BenchSettings]] = {
+    "source": SourceSettings,
+    "plan": PlanSettings,
+    "fine_tune": TuneSettings,
+    "share": ShareSettings,
+    "bench": BenchSettings,
+}
+"""Settings by the first part of their dotted names. settings.json calls the fine-tuning "tune"."""
+
+GROUPS = {
+    "source": "Network and data",
+    "plan": "What to reach, at most",
+    "fine_tune": "Tuning",
+    "share": "Tuning",
+    "bench": "Measuring",
+}
+"""The heading of each section in `--help`."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A field that can be set, by its dotted name. `option` is "" where `--set` alone sets it."""
+
+    name: str
+    kind: Any
+    optional: bool
+    default: object
+    help: str
+    option: str
+    metavar: str
+    takes: str
+    least: float | None
+    group: str
+
+    def parse(self, text: str) -> object:
+        """The value that a text of the command line or of a recipe file means. InputError if it means none."""
+        shape, parts = get_origin(self.kind), get_args(self.kind)
+        if text == "none" and (self.optional or shape is tuple):
+            return None if self.optional else ()
+        try:
+            if shape is Literal or self.kind is bool:
+                return {said(choice): choice for choice in parts or (True, False)}[text]
+            if shape is tuple and Ellipsis not in parts:  # an image
+                channels, height, width = (self._number(int, part) for part in text.split("x"))
+                return channels, height, width
+            if shape is tuple and parts[0] is float:
+                return tuple(float(part) for part in text.split(","))
+            if shape is tuple:
+                return tuple(part.strip() for part in text.split(",") if part.strip())
+            if shape is Mapping and "=" in text:
+                pairs = [part.partition("=") for part in text.split(",")]
+                if all(layer.strip() for layer, _, _ in pairs):
+                    return {layer.strip(): self._number(int, rank) for layer, _, rank in pairs}
+                raise ValueError
+            return text if shape is Mapping or self.kind is str else self._number(self.kind, text)
+        except (ValueError, KeyError):
+            raise InputError(f"{self.option or self.name} takes {self.takes}, not {text!r}") from None
+
+    def _number(self, kind: type[int] | type[float], text: str) -> float:
+        number = kind(text)
+        if self.least is not None and not self.least <= number < float("inf"):
+            raise ValueError
+        return number
+
+    def words(self, value: object) -> tuple[str, str]:
+        """The two words of the command line that give the setting this value."""
+        return (self.option, said(value)) if self.option else ("--set", f"{self.name}={said(value)}")
+
+
+def said(value: object) -> str:
+    """A value as the command line takes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return ",".join(f"{layer}={rank}" for layer, rank in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ("x" if all(isinstance(part, int) for part in value) else ",").join(map(str, value)) or "none"
+    return str(value)
+
+
+def _settable() -> Iterator[Setting]:
+    for section, settings in SECTIONS.items():
+        types = get_type_hints(settings)
+        for field in dataclasses.fields(settings):
+            if not field.metadata:
+                continue
+            facts, hint = field.metadata, types[field.name]
+            kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+            option, _, metavar = facts["option"].partition(" ")
+            takes = " or ".join(get_args(kinds[0])) if get_origin(kinds[0]) is Literal else facts["takes"]
+            takes = takes or {int: f"a whole number from {facts['least']}", bool: "true or false"}.get(kinds[0], "")
+            yield Setting(
+                f"{section}.{field.name}",
+                kinds[0],
+                NoneType in kinds,
+                {} if field.default is dataclasses.MISSING else field.default,
+                facts["help"],
+                option,
+                metavar,
+                takes or "a number above 0",
+                facts["least"],
+                facts["group"] or GROUPS[section],
+            )
+    scale = "Factor of the recipe's epochs, and of those between two falls of its rate."
+    group = GROUPS["fine_tune"]
+    yield Setting("fine_tune.epochs_scale", float, True, None, scale, "", "", "a number above 0", ABOVE_0, group)
+
+
+SETTINGS = {each.name: each for each in _settable()}
+"""Every setting by its dotted name, in the order of the sections and of their fields."""
+
+
+def recipe_values(recipe: Recipe) -> dict[str, object]:
+    """The settings of a built-in recipe by dotted name. A field of one name serves the plan and the fine-tuning."""
+    own = {field.name for field in dataclasses.fields(recipe)}
+    found: dict[str, object] = {}
+    for name in SETTINGS:
+        section, _, field = name.partition(".")
+        if section in ("plan", "fine_tune", "share") and field in own:
+            found[name] = getattr(recipe, field)
+    return found | ({"fine_tune.rate": None} if recipe.paces else {})
+
+
+def training_epochs(settings: SourceSettings) -> int | None:
+    """Epochs of training from scratch: as set, or the embedded default's when a named network meets the digits."""
+    if settings.train is not None or settings.data != "digits" or settings.weights != "default":
+        return settings.train
+    return None if ".py:" in settings.network else DIGITS_EPOCHS
 
 
 SCHEDULE_NAMES = ("auto", "iterative", "one-shot", "hybrid")
@@ -157,7 +304,7 @@ SCHEDULE_NAMES = ("auto", "iterative", "one-shot", "hybrid")
 
 
 def keeps_best(origin: str, regularizer: str | None) -> bool:
-    """Whether tuning keeps its best epoch on held-out images rather than its last.
+    """True if tuning keeps its best epoch on the validation split rather than its last.
 
     Those images are new to a network of the `origin` "trained", by this tool. One that was trained elsewhere may have
     seen them, and seems to lose by all that it learns anew; towards a regularizer the last epoch has come furthest.
@@ -165,32 +312,25 @@ def keeps_best(origin: str, regularizer: str | None) -> bool:
     return origin == "trained" and regularizer is None
 
 
-Section = SourceSettings | PlanSettings | TuneSettings | ShareSettings
-
-
-def differences(asked: Section, stored: Mapping[str, Any]) -> list[str]:
-    """The options in which `asked` differs from what settings.json holds, as "--rate 0.1 (was 0.01)"."""
-    found = []
-    for name, value in plain(asked).items():
+def differences(wanted: Section, stored: Mapping[str, object]) -> list[str]:
+    """The settings in which `wanted` differs from what settings.json holds, as "--epochs 3 (was 1)"."""
+    section = next(name for name, kind in SECTIONS.items() if isinstance(wanted, kind))
+    values, found = plain(wanted), []
+    for name, value in values.items():
         before = stored.get(name)
         if before != value and not name.endswith("sha256"):
-            found.append(f"--{name.replace('_', '-')} {_text(value)} (was {_text(before)})")
-    changed_files = [name.removesuffix("_sha256") for name in plain(asked) if name.endswith("sha256")]
+            setting = SETTINGS.get(f"{section}.{name}") or SETTINGS.get(f"fine_tune.{name}")
+            words = (f"--{name}", said(value)) if setting is None else setting.words(value)
+            found.append(f"{' '.join(words)} (was {said(before)})")
     return found or [
-        f"the file of {'the network' if name == 'network' else f'--{name}'} has changed"
-        for name in changed_files
-        if stored.get(f"{name}_sha256") != plain(asked)[f"{name}_sha256"]
+        f"the file of {'the network' if name == 'network_sha256' else '--' + name.removesuffix('_sha256')} has changed"
+        for name in values
+        if name.endswith("sha256") and stored.get(name) != values[name]
     ]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ",".join(f"{name}={rank}" for name, rank in value.items()) or "none"
-    if isinstance(value, list):
-        return ("x" if all(isinstance(part, int) for part in value) else ",").join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
 
 
 def plain(section: Section) -> dict[str, Any]:
     """The section as JSON gives it back: lists for tuples, plain dicts for mappings."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(section).items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(section).items()
+    }

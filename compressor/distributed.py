@@ -145,7 +145,7 @@ class AccelerateGroup:
         batch, count = loader.batch_size or 1, self._accelerator.num_processes
         if batch % count:
             raise ProcessGroupError(
-                f"batches of {batch} images cannot be split evenly among {count} processes; pass --batch with a "
+                f"batches of {batch} images cannot be split evenly among {count} processes; set source.batch to a "
                 f"multiple of {count}, or start another number of processes"
             )
         return cast(Batches, self._accelerator.prepare_data_loader(loader))

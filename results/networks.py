@@ -21,7 +21,18 @@ NAMES = (
     "densenet121", "shufflenet_v2_x1_0", "efficientnet_b0",
 )  # fmt: skip
 TABLE = Path(__file__).with_name("networks.jsonl")
-OPTIONS = ("--weights", "none", "--max-params", "0.5x", "--rank-rule", "equal-error", "--target", "all", "--cap", "2")
+OPTIONS = (
+    "--weights",
+    "none",
+    "--max-params",
+    "0.5x",
+    "--set",
+    "plan.rank_rule=equal-error",
+    "--target",
+    "all",
+    "--set",
+    "bench.cap=2",
+)
 
 
 def run(name: str) -> dict[str, object]:

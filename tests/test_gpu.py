@@ -144,11 +144,11 @@ def test_unlabelled_pictures_join_images_that_lie_there(cifar10, tmp_path):
         Image.effect_noise((40, 40), 60).convert("RGB").save(tmp_path / "more" / f"{place}.png")
     at = ["--runs", str(tmp_path / "runs"), "--name", "small"]
     words = ["plan", f"{module}:small", "--input", "3x24x24", "--data", "cifar10", "--data-root", str(cifar10),
-             "--train", "2", "--max-macs", "0.5x", "--costs", "counted", *at]  # fmt: skip
+             "--train", "2", "--max-macs", "0.5x", "--set", "plan.costs=counted", *at]  # fmt: skip
     run = tmp_path / "runs" / "small"
     for command in (words, ["compress", str(run)],
-                    ["tune", str(run), "--epochs", "1", "--distill",
-                     "--unlabelled", str(tmp_path / "more")]):  # fmt: skip
+                    ["tune", str(run), "--epochs", "1", "--set", "fine_tune.distill=true",
+                     "--set", f"fine_tune.unlabelled={tmp_path / 'more'}"]):  # fmt: skip
         cli.main(command, standalone_mode=False)
     epochs = [json.loads(line) for line in (run / "tuning.jsonl").read_text().splitlines()]
     assert epochs[-1]["epoch"] > 0

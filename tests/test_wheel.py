@@ -61,10 +61,10 @@ def test_the_command_works_from_a_clean_environment(wheel, tmp_path):
         "3x64x64",
         "--max-params",
         "0.5x",
-        "--costs",
-        "counted",
-        "--cap",
-        "0.5",
+        "--set",
+        "plan.costs=counted",
+        "--set",
+        "bench.cap=0.5",
     )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "runs/squeezenet1_1-android/artifacts").iterdir()) == [

@@ -2,73 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from compress_export.cli.options import BENCH, SPOKEN, parse_image
-from compress_export.cli.to_settings import bench_of
-from compress_export.console import console, tell
+from compress_export.cli.options import MEASURING, OUTPUT, GroupedCommand, given_in, option, with_settings
+from compress_export.console import console, print_result
 from compress_export.errors import InputError
+from compress_export.settings import SETTINGS
 
-LOOSE = ("images", "image", "out")
 
-
-@click.command("bench", short_help="Measure a run's files again, or any files.")
+@click.command("bench", cls=GroupedCommand, short_help="Measure a run's files again, or any files.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN|FILE...")
-@BENCH
-@click.option("--images", type=click.Path(path_type=Path), metavar="FILE.npy|DIR|PICTURE", help="For files: a float32 "
-              "NxCxHxW array, or pictures that are cut to size.  [default: crops of photographs]")  # fmt: skip
-@click.option("--input", "image", metavar="CxHxW", help="For files: the size of the image where they do not tell it "
-              "(.ptl).")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="For files: where rows are added.  "
-              "[default: measurements.jsonl, or profiles.jsonl, beside the first]")  # fmt: skip
-@click.option("--profile", is_flag=True, help="Cost by layer, worst first, by each engine's own profiler; on the "
-              "simulated ARM CPU in instructions.")  # fmt: skip
-@SPOKEN
-def bench(paths: tuple[Path, ...], **asked: Any) -> None:
+@with_settings("bench")
+@option("--profile", group=MEASURING, is_flag=True, help="Cost by layer, worst first, by each engine's own profiler; "
+        "on the simulated ARM CPU in instructions.")  # fmt: skip
+@option("--images", group="Files outside a run", type=click.Path(path_type=Path), metavar="FILE.npy|DIR|PICTURE",
+        help="A float32 NxCxHxW array, or pictures that are cut to size.  [default: crops of photographs]")  # fmt: skip
+@option("--input", "image", group="Files outside a run", metavar="CxHxW",
+        help="Size of the image where the files do not tell it (.ptl).")  # fmt: skip
+@option("--out", group="Files outside a run", type=click.Path(path_type=Path), metavar="FILE", help="Where rows are "
+        "added.  [default: measurements.jsonl, or profiles.jsonl, beside the first]")  # fmt: skip
+@OUTPUT
+@click.pass_context
+def bench(
+    context: click.Context, paths: tuple[Path, ...], profile: bool, images: Path | None, image: str | None,
+    out: Path | None,
+) -> None:  # fmt: skip
     """Measure a RUN's files again (measurements.jsonl in it), or exported FILEs; those of one format take turns."""
     from bench.profile.measure import check_place
-    from compress_export.pipeline.files import is_run
+    from compress_export.cli.to_settings import bench_of
+    from compress_export.pipeline import files
 
-    if asked["profile"]:
-        check_place(bench_of(asked).inside)
-    runs = [path for path in paths if is_run(path)]
+    settings = bench_of(given_in(context))
+    if profile:
+        check_place(settings.inside)
+    runs = [path for path in paths if files.is_run(path)]
     if runs and len(paths) > 1:
         raise InputError(f"bench takes one run, or files: {runs[0]} is a folder; measure runs one by one")
     if runs:
-        _bench_run(paths[0], asked)
-    else:
-        _bench_files(paths, asked)
+        for name, value in (("--images", images), ("--input", image), ("--out", out)):
+            if value is not None:
+                raise InputError(f"{name} is for files; a run has images and rows of its own, so leave it out")
+        if profile:
+            files.profile_run(runs[0], settings)
+        else:
+            from compress_export.pipeline.run import bench_only
 
-
-def _bench_run(path: Path, asked: dict[str, Any]) -> None:
-    for name in LOOSE:
-        if asked[name] is not None:
-            option = "--input" if name == "image" else f"--{name}"
-            raise InputError(f"{option} is for files; a run has images and rows of its own, so leave it out")
-    if asked["profile"]:
-        from compress_export.pipeline.files import profile_run
-
-        profile_run(path, bench_of(asked))
-    else:
-        from compress_export.pipeline.run import bench_only
-
-        bench_only(path, bench_of(asked))
-
-
-def _bench_files(paths: Sequence[Path], asked: dict[str, Any]) -> None:
-    from compress_export.pipeline.files import artifacts_of, images_for, measure_files, profile_files, sized
+            bench_only(runs[0], settings)
+        return
     from compress_export.reporting.measured_files import as_plain, show_rows
 
-    artifacts = artifacts_of(paths, None if asked["image"] is None else parse_image(asked["image"]))
-    images = images_for(artifacts, asked["images"])
-    artifacts = sized(artifacts, images)
-    settings, beside = bench_of(asked), artifacts[0].path.parent
-    if asked["profile"]:
-        profile_files(artifacts, images, settings, asked["out"] or beside / "profiles.jsonl")
+    size = None if image is None else SETTINGS["source.input"].parse(image)
+    artifacts = files.artifacts_of(paths, size if isinstance(size, tuple) else None)
+    pictures = files.images_for(artifacts, images)
+    artifacts, beside = files.sized(artifacts, pictures), artifacts[0].path.parent
+    if profile:
+        files.profile_files(artifacts, pictures, settings, out or beside / "profiles.jsonl")
         return
-    rows, place = measure_files(artifacts, images, settings, asked["out"] or beside / "measurements.jsonl")
-    tell(as_plain(artifacts, rows, place), lambda: show_rows(artifacts, rows, place, console()))
+    rows, written = files.measure_files(artifacts, pictures, settings, out or beside / "measurements.jsonl")
+    print_result(as_plain(artifacts, rows, written), lambda: show_rows(artifacts, rows, written, console()))

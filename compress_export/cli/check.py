@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress_export.cli.options import LOUDNESS
-from compress_export.console import console, voice
+from compress_export.cli.options import QUIET, GroupedCommand, option
+from compress_export.console import console, output_options
 
 if TYPE_CHECKING:
     from compress_export.reporting.verdicts import Verdicts
@@ -18,20 +19,35 @@ if TYPE_CHECKING:
 FAILED, BAD_INPUT = 1, 2
 
 
-@click.command(short_help="Hold files to budgets.toml, as CI does.")
-@click.option("--budgets", default="budgets.toml", metavar="FILE", help="The limits.", show_default=True)
-@click.option("--base", metavar="REF|DIR", help="What changes are counted from: a git commit, or a folder that holds "
+@dataclass(frozen=True)
+class CheckOptions:
+    """What verdicts are on, what they are compared with, and where they are written; `place` is what --init drafts."""
+
+    budgets: str
+    base: str | None
+    strict: bool
+    why: bool
+    as_json: bool
+    as_markdown: bool
+    github: bool
+    files: tuple[str, ...]
+    place: str | None
+
+
+@click.command(cls=GroupedCommand, short_help="Hold files to budgets.toml, as CI does.")
+@option("--budgets", default="budgets.toml", metavar="FILE", help="The limits.", show_default=True)
+@option("--base", metavar="REF|DIR", help="What changes are counted from: a git commit, or a folder that holds "
               "the same files.")  # fmt: skip
-@click.option("--strict", is_flag=True, help="What was not measured fails.")
-@click.option("--why", is_flag=True, help="Say what is inside each file: weights by layer, types, operators, copies.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
-@click.option("--github", is_flag=True, help="In a GitHub job: write its summary, and mark the lines that failed.")
-@click.option("--write", "files", multiple=True, metavar="FILE", help="Write the verdicts to FILE as well (.md or "
+@option("--strict", is_flag=True, help="What was not measured fails.")
+@option("--why", is_flag=True, help="Say what is inside each file: weights by layer, types, operators, copies.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
+@option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
+@option("--github", is_flag=True, help="In a GitHub job: write its summary, and mark the lines that failed.")
+@option("--write", "files", multiple=True, metavar="FILE", help="Write the verdicts to FILE as well (.md or "
               ".json); may be repeated.")  # fmt: skip
-@click.option("--init", "place", metavar="RUN|DIR", help="Write budgets.toml from what a run or a folder weighs now.")
-@LOUDNESS
-def check(**asked: Any) -> None:
+@option("--init", "place", metavar="RUN|DIR", help="Write budgets.toml from what a run or a folder weighs now.")
+@QUIET
+def check(**words: Any) -> None:
     """Give a verdict on every limit of budgets.toml: passed, failed (by how much, and what grew) or not measured.
 
     Exit status 1 if one failed, 2 if the budgets or the files cannot be read. No file is run: figures come from the
@@ -40,35 +56,36 @@ def check(**asked: Any) -> None:
     from bench.measurement import BenchError
     from compress_export.errors import InputError
 
+    options = CheckOptions(**words)
     try:
-        if asked["place"] is not None:
-            _draw(Path(asked["budgets"]), Path(asked["place"]))
+        if options.place is not None:
+            _draw(Path(options.budgets), Path(options.place))
             return
-        _check_wishes(asked)
-        holds = _checked(asked)
+        _check_options(options)
+        holds = _checked(options)
     except (BenchError, InputError, OSError) as error:
-        if voice().verbose:
+        if output_options().verbose:
             raise
         click.echo(f"compress-export: {error}", err=True)
         sys.exit(BAD_INPUT)
     sys.exit(0 if holds else FAILED)
 
 
-def _check_wishes(asked: dict[str, Any]) -> None:
+def _check_options(options: CheckOptions) -> None:
     from compress_export.errors import InputError
 
-    if asked["as_json"] and asked["as_markdown"]:
+    if options.as_json and options.as_markdown:
         raise InputError("--json and --markdown both print; pass one, and --write FILE for the other")
-    if asked["as_json"] and asked["github"]:
+    if options.as_json and options.github:
         raise InputError("--json and --github both print; pass one, and --write FILE.json for the JSON")
-    for name in asked["files"]:
+    for name in options.files:
         if Path(name).suffix not in (".md", ".json"):
             raise InputError(f"--write {name}: verdicts are written as .md or .json")
-    if asked["github"] and "GITHUB_STEP_SUMMARY" not in os.environ:
+    if options.github and "GITHUB_STEP_SUMMARY" not in os.environ:
         raise InputError("--github writes the summary of a GitHub job, and there is no GITHUB_STEP_SUMMARY here")
 
 
-def _checked(asked: dict[str, Any]) -> bool:
+def _checked(options: CheckOptions) -> bool:
     """Whether all budgets hold, after saying so in every way that was asked for."""
     from bench.budgets.limits import read_budgets
     from bench.budgets.model_files import base_folder
@@ -76,15 +93,15 @@ def _checked(asked: dict[str, Any]) -> bool:
     from compress_export.reporting import verdicts as verdict_pages
     from compress_export.reporting.verdicts import Verdicts
 
-    budgets = read_budgets(Path(asked["budgets"]))
-    with base_folder(asked["base"], budgets) as base:
-        found = Verdicts(verdicts_on(budgets, base), asked["base"], asked["strict"], asked["why"])
-        for name in asked["files"]:
+    budgets = read_budgets(Path(options.budgets))
+    with base_folder(options.base, budgets) as base:
+        found = Verdicts(verdicts_on(budgets, base), options.base, options.strict, options.why)
+        for name in options.files:
             text = verdict_pages.as_json(found) if name.endswith(".json") else verdict_pages.markdown(found)
             _write(Path(name), text, "--write FILE")
-        if asked["github"]:
+        if options.github:
             _write(Path(os.environ["GITHUB_STEP_SUMMARY"]), verdict_pages.markdown(found), "GITHUB_STEP_SUMMARY", "a")
-        _print(found, asked)
+        _print(found, options)
     return found.holds
 
 
@@ -102,17 +119,17 @@ def _write(path: Path, text: str, option: str, mode: str = "w") -> None:
         ) from error
 
 
-def _print(found: Verdicts, asked: dict[str, Any]) -> None:
+def _print(found: Verdicts, options: CheckOptions) -> None:
     from compress_export.reporting import verdicts as verdict_pages
     from compress_export.reporting.verdicts import show_verdicts
 
-    if asked["as_json"]:
+    if options.as_json:
         click.echo(verdict_pages.as_json(found), nl=False)
-    elif asked["as_markdown"]:
+    elif options.as_markdown:
         click.echo(verdict_pages.markdown(found), nl=False)
-    elif not voice().quiet:
+    elif not output_options().quiet:
         show_verdicts(found, console())
-    if asked["github"]:
+    if options.github:
         for line in verdict_pages.marks(found):
             click.echo(line)
 

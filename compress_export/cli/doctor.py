@@ -20,7 +20,7 @@ from bench.phone.facts import read_facts, read_warmth
 from bench.phone.storage import HOME, remove
 from bench.runner.bundle import MANIFEST, ROOT
 from bench.simulator.emulator import find
-from compress_export.console import console, tell
+from compress_export.console import console, print_result
 from exporters.formats import FORMATS
 
 COLUMNS = ("--device", "which", "what", "state")
@@ -29,7 +29,7 @@ COLUMNS = ("--device", "which", "what", "state")
 def show_devices() -> None:
     """Prints a line for each phone, usable or not, and for each other device."""
     rows = [*_phones(), *_others()]
-    tell([dict(zip(COLUMNS, row, strict=True)) for row in rows], lambda: _draw(rows))
+    print_result([dict(zip(COLUMNS, row, strict=True)) for row in rows], lambda: _draw(rows))
 
 
 def _draw(rows: list[tuple[str, str, str, str]]) -> None:
@@ -122,7 +122,7 @@ class Finding:
 def examine() -> bool:
     """Prints every finding; True if nothing that is needed is missing."""
     findings = list(findings_here())
-    tell([asdict(finding) for finding in findings], lambda: _show(findings))
+    print_result([asdict(finding) for finding in findings], lambda: _show(findings))
     return all(finding.ready or not finding.needed for finding in findings)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
 
-from compress_export.cli.options import SPOKEN
-from compress_export.console import console, tell, voice
+from compress_export.cli.options import OUTPUT, GroupedCommand, option
+from compress_export.console import console, output_options, print_result
 from compress_export.errors import InputError, nearest
 
 
-@click.command(short_help="Set runs, files or measurements side by side.")
+@click.command(cls=GroupedCommand, short_help="Set runs, files or measurements side by side.")
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="A B ...")
-@SPOKEN
+@OUTPUT
 def compare(paths: tuple[Path, ...]) -> None:
     """Set runs, exported files or measurements.jsonl side by side, with ratios to the first.
 
@@ -29,22 +29,22 @@ def compare(paths: tuple[Path, ...]) -> None:
             "set side by side by `compress-export report RUN`"
         )
     found = compared(paths)
-    tell(as_plain(found), lambda: show_comparison(found, console()))
+    print_result(as_plain(found), lambda: show_comparison(found, console()))
 
 
-@click.command("costs", short_help="List or remove measured layer times.")
-@SPOKEN
-@click.option("--clear", is_flag=True, help="Remove them: the next plan measures anew.")
+@click.command("costs", cls=GroupedCommand, short_help="List or remove measured layer times.")
+@OUTPUT
+@option("--clear", is_flag=True, help="Remove them: the next plan measures anew.")
 def costs(clear: bool) -> None:
     """List the layer times that plans have measured, with the device and runtime they belong to."""
     from compress_export.latency import cache as layer_times_cache
 
     rows = layer_times_cache.rows()
     text = layer_times_cache.removed() if clear else layer_times_cache.listed()
-    tell({"removed": rows} if clear else rows, lambda: click.echo(text))
+    print_result({"removed": rows} if clear else rows, lambda: click.echo(text))
 
 
-Row = tuple[str, str]
+Row = tuple[str, ...]
 
 
 def _networks() -> Iterator[Row]:
@@ -93,35 +93,48 @@ def _ranks() -> Iterator[Row]:
     yield from ((name, f"{paper.network}: {paper.source}") for name, paper in PAPER_RANKS.items())
 
 
-KINDS: dict[str, Callable[[], Iterator[Row]]] = {
+def _settings() -> Iterator[Row]:
+    from compress_export.settings import SETTINGS, said
+
+    for name, setting in SETTINGS.items():
+        what, _, default = setting.help.partition("  [default: ")
+        yield name, setting.takes, default.rstrip("]") or said(setting.default), what
+
+
+KINDS: dict[str, Callable[[], Iterable[Row]]] = {
     "networks": _networks,
     "methods": _methods,
     "formats": _formats,
     "devices": _devices,
     "recipes": _recipes,
     "ranks": _ranks,
+    "settings": _settings,
 }
 
 
-@click.command("list", short_help="Say what there is to choose from.")
-@click.argument("kind", metavar="networks|methods|formats|devices|recipes|ranks")
-@SPOKEN
+@click.command("list", cls=GroupedCommand, short_help="Say what there is to choose from.")
+@click.argument("kind", metavar="|".join(KINDS))
+@OUTPUT
 def list_kind(kind: str) -> None:
     """Print every name of a KIND with what it is. With --quiet the names alone, one to a line."""
     if kind not in KINDS:
         raise InputError(f"there is no list of {kind!r}: {nearest(kind, KINDS)}")
     rows = list(KINDS[kind]())
-    if voice().quiet and not voice().as_json:
-        click.echo("\n".join(name for name, _ in rows))
-    tell([{"name": name, "what": what} for name, what in rows], lambda: _show(rows))
+    columns = ("name", "type", "default", "what") if kind == "settings" else ("name", "what")
+    if output_options().quiet and not output_options().as_json:
+        click.echo("\n".join(name for name, *_ in rows))
+    print_result([dict(zip(columns, row, strict=True)) for row in rows], lambda: _show(columns, rows))
 
 
-def _show(rows: list[Row]) -> None:
+def _show(columns: tuple[str, ...], rows: list[Row]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("name", "what", box=SIMPLE_HEAD, show_edge=False)
-    for name, what in rows:
-        table.add_row(Text(name, no_wrap=True), Text(what))
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    table.add_column(columns[0], no_wrap=True, min_width=max(len(name) for name, *_ in rows))
+    for column in columns[1:]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(Text, row))
     console().print(table)

@@ -5,26 +5,25 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from compress_export.cli.bench import bench
 from compress_export.cli.check import check
 from compress_export.cli.list import compare, costs, list_kind
-from compress_export.cli.options import BENCH, EXPORT, LOUDNESS, PLACE, PLAN, RATE, RECIPE, SHARE, SOURCE, SPOKEN, TUNE
-from compress_export.cli.study import study
-from compress_export.cli.to_settings import (
-    bench_of,
-    formats_of,
-    place_of,
-    plan_of,
-    share_of,
-    source_of,
-    tune_again_of,
-    tune_of,
+from compress_export.cli.options import (
+    EXPORT,
+    FORCE,
+    OUTPUT,
+    QUIET,
+    RUN_DIRECTORY,
+    GroupedCommand,
+    given_in,
+    option,
+    with_settings,
 )
-from compress_export.console import ordinary, voice
+from compress_export.cli.study import study
+from compress_export.console import OutputOptions, output_options, set_output
 from compress_export.errors import InputError, nearest
 
 INTERRUPTED = 130
@@ -35,6 +34,8 @@ class FrontDoor(click.Group):
 
     A subcommand's name wins over a network's.
     """
+
+    command_class = GroupedCommand
 
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
@@ -61,46 +62,48 @@ def cli() -> None:
 
 @cli.command(short_help="Do everything, from network to report.")
 @click.argument("network")
-@SOURCE
-@RECIPE
-@PLAN
-@TUNE
-@SHARE
+@with_settings("source", "plan", "fine_tune", "share", "bench", recipe=True)
 @EXPORT
-@BENCH
-@PLACE
-def run(network: str, **asked: Any) -> None:
+@RUN_DIRECTORY
+@click.pass_context
+def run(
+    context: click.Context, network: str, target: str | None, formats: tuple[str, ...], name: str | None, runs: str,
+    force: bool,
+) -> None:  # fmt: skip
     """Do everything: load, survey, plan, compress, tune, export, measure, report."""
-    formats = formats_of(asked)
-    source, plan_settings = source_of(network, asked), plan_of(asked, formats)
-    tuning, bench_settings, sharing = tune_of(asked), bench_of(asked), share_of(asked)
-    place = place_of(network, asked, asked["target"] or ("android" if not asked["formats"] else asked["formats"]))
-    from compress_export.pipeline.run import (
+    from compress_export.cli import to_settings as settings
+
+    given, written = given_in(context), settings.formats_of(target, formats)
+    source, goal = settings.source_of(network, given), settings.plan_of(given, written)
+    tuning, bench_settings, sharing = settings.tune_of(given), settings.bench_of(given), settings.share_of(given)
+    path = settings.run_path(network, name, runs, target or ",".join(formats) or "android")
+    from compress_export.pipeline.run import (  # now, for it takes seconds and a typing error none
         RunRequest,
         on_main_process,
-        run_all,  # now, for it takes seconds and a typing error none
+        run_all,
     )
 
-    request = RunRequest(source, plan_settings, tuning, formats, bench_settings, sharing)
-    on_main_process(lambda group: run_all(place, request, asked["force"], group), asked["mixed_precision"])
+    request = RunRequest(source, goal, tuning, written, bench_settings, sharing)
+    on_main_process(lambda group: run_all(path, request, force, group), tuning.mixed_precision)
 
 
 @cli.command(short_help="Choose methods and ranks: plan.json.")
 @click.argument("network")
-@SOURCE
-@RECIPE
-@PLAN
-@RATE
-@PLACE
-def plan(network: str, **asked: Any) -> None:
+@with_settings("source", "plan", recipe=True)
+@RUN_DIRECTORY
+@click.pass_context
+def plan(context: click.Context, network: str, name: str | None, runs: str, force: bool) -> None:
     """Choose a method and a rank for each layer of NETWORK: plan.json in a new run directory."""
-    place, source, settings = place_of(network, asked, None), source_of(network, asked), plan_of(asked)
+    from compress_export.cli import to_settings as settings
+
+    path, given = settings.run_path(network, name, runs), given_in(context)
+    source, goal = settings.source_of(network, given), settings.plan_of(given)
     from compress_export.pipeline.run import on_main_process, plan_only
 
-    on_main_process(lambda group: plan_only(place, source, settings, asked["force"], group))
+    on_main_process(lambda group: plan_only(path, source, goal, force, group))
 
 
-@cli.command(short_help="Cut by the plan: compressed.safetensors.")
+@cli.command(short_help="Compress by the plan: compressed.safetensors.")
 @click.argument("run_directory", type=click.Path(path_type=Path))
 def compress(run_directory: Path) -> None:
     """Put the factors of RUN_DIRECTORY's plan in place: compressed.safetensors."""
@@ -111,47 +114,49 @@ def compress(run_directory: Path) -> None:
 
 @cli.command(short_help="Fine-tune: tuned.safetensors.")
 @click.argument("run_directory", type=click.Path(path_type=Path))
-@RECIPE
-@TUNE
-@click.option("--force", is_flag=True, help="Replace results that were made with other settings.")
+@with_settings("fine_tune", recipe=True)
+@FORCE
 @click.pass_context
-def tune(context: click.Context, /, run_directory: Path, **asked: Any) -> None:
+def tune(context: click.Context, run_directory: Path, force: bool) -> None:
     """Fine-tune RUN_DIRECTORY's network: tuned.safetensors and tuning.jsonl.
 
     What is not passed is as it was when the run was tuned before, or as the defaults say.
     """
+    from compress_export.cli.to_settings import tune_again_of
+    from compress_export.run_directory import existing_run
+
+    settings = tune_again_of(given_in(context), existing_run(run_directory).stored())
     from compress_export.pipeline.run import on_main_process, tune_only
 
-    given = {name for name in asked if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
-    on_main_process(
-        lambda group: tune_only(
-            run_directory, lambda stored: tune_again_of(asked, given, stored), asked["force"], group
-        ),
-        asked["mixed_precision"],
-    )
+    on_main_process(lambda group: tune_only(run_directory, settings, force, group), settings.mixed_precision)
 
 
 @cli.command(short_help="Share weights: shared.safetensors.")
 @click.argument("run_directory", type=click.Path(path_type=Path))
-@SHARE
-@click.option("--force", is_flag=True, help="Replace results that were made with other settings.")
-def share(run_directory: Path, **asked: Any) -> None:
+@with_settings("share")
+@FORCE
+@click.pass_context
+def share(context: click.Context, run_directory: Path, force: bool) -> None:
     """Share weights of RUN_DIRECTORY's network by product quantization: shared.safetensors and sharing.jsonl."""
-    settings = share_of(asked)
+    from compress_export.cli.to_settings import share_of
+
+    settings = share_of(given_in(context))
     from compress_export.pipeline.run import share_only
 
-    share_only(run_directory, settings, asked["force"])
+    share_only(run_directory, settings, force)
 
 
 @cli.command(short_help="Write and check files: artifacts/.")
 @click.argument("run_directory", type=click.Path(path_type=Path))
 @EXPORT
-def export(run_directory: Path, **asked: Any) -> None:
+def export(run_directory: Path, target: str | None, formats: tuple[str, ...]) -> None:
     """Write RUN_DIRECTORY's networks as files, each checked: artifacts/ and artifacts.json."""
-    formats = formats_of(asked)
+    from compress_export.cli.to_settings import formats_of
+
+    written = formats_of(target, formats)
     from compress_export.pipeline.run import export_only
 
-    export_only(run_directory, formats)
+    export_only(run_directory, written)
 
 
 @cli.command(short_help="Write and print the report.")
@@ -164,7 +169,7 @@ def report(run_directory: Path) -> None:
 
 
 @cli.command(short_help="List phones and other devices.")
-@click.option("--clean", is_flag=True, help="Remove the runner that was left on each phone.")
+@option("--clean", is_flag=True, help="Remove the runner that was left on each phone.")
 def devices(clean: bool) -> None:
     """List where files can be measured: phones, the simulator, this machine."""
     from compress_export.cli.doctor import clean_phones, show_devices
@@ -181,9 +186,9 @@ def doctor() -> None:
 
 
 for command in (run, plan, report, devices, doctor):
-    SPOKEN(command)
+    OUTPUT(command)
 for command in (compress, tune, share, export):
-    LOUDNESS(command)
+    QUIET(command)
 for command in (bench, check, compare, costs, list_kind, study):
     cli.add_command(command)
 
@@ -192,7 +197,7 @@ def main() -> None:
     """Runs the command line. An error that is the user's to mend is one message and status 1, Ctrl-C is status 130."""
     # Read by OpenMP when torch is imported: threads that wait must not spin while another process measures or trains.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    ordinary()
+    set_output(OutputOptions())
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -206,7 +211,7 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}", 1)
     except (ValueError, RuntimeError) as error:
-        if not _is_ours(error) or voice().verbose:
+        if not _is_ours(error) or output_options().verbose:
             raise
         _fail(_message(error), 1)
 

@@ -1,64 +1,97 @@
-"""How values are written on the command line, and the options that several commands share."""
+"""Options of the command line: those that settings make, `--recipe` and `--set`, and those that commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from compress_export.console import change_voice
-from compress_export.errors import InputError
+from compress_export.console import output_options, set_output
+from compress_export.errors import InputError, nearest
+from compress_export.settings import GROUPS, SETTINGS, Setting, said
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+RUN, FILES, MEASURING = "The run", "Files", GROUPS["bench"]
 
 
-def parse_image(text: str) -> tuple[int, int, int]:
-    """ "3x224x224" as (3, 224, 224): channels, height, width."""
-    parts = text.split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f"--input takes channels x height x width, such as 3x224x224, not {text!r}")
-    channels, height, width = (int(part) for part in parts)
-    return channels, height, width
+@dataclass
+class Given:
+    """What the user gave: settings by dotted name, each of its type, and the recipe that they go before."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    recipe: str | None = None
+
+    def add(self, setting: Setting, text: str) -> None:
+        if setting.name in self.values:
+            raise InputError(f"{setting.option or '--set'} {setting.name} is given twice; pass it once")
+        self.values[setting.name] = setting.parse(text)
 
 
-def parse_channels(text: str | None, option: str) -> tuple[float, ...] | None:
-    """ "0.485,0.456,0.406" as a number for each channel; None stays None."""
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{option} takes a number for each channel, such as 0.5,0.5,0.5, not {text!r}") from None
+def given_in(context: click.Context) -> Given:
+    """What was given to the command of this context."""
+    found: Given = context.meta.setdefault(f"{__name__}.given", Given())
+    return found
 
 
-def parse_ranks(text: str) -> dict[str, int] | str:
-    """ "layer=rank,layer=rank" as a mapping; a text without "=" names a paper's ranks."""
-    if "=" not in text:
-        return text
-    ranks: dict[str, int] = {}
-    for part in text.split(","):
-        name, _, number = part.partition("=")
-        if not name or not number.isdigit() or int(number) < 1:
-            raise InputError(f"--ranks takes layer=rank,layer=rank with whole numbers from 1, not {part!r}")
-        ranks[name.strip()] = int(number)
-    return ranks
+def find_setting(name: str, sections: Iterable[str], where: str) -> Setting:
+    """The setting of that dotted name, found `where`. InputError, with the nearest names, unless it is one of these
+    sections."""
+    sections = tuple(sections)
+    known = [each for each in SETTINGS if each.partition(".")[0] in sections]
+    if name in known:
+        return SETTINGS[name]
+    if name in SETTINGS:
+        raise InputError(f"{where} {name}: this command takes settings of {', '.join(sections)} alone; leave it out")
+    raise InputError(
+        f"{where} {name}: there is no such setting (`compress-export list settings` has all): {nearest(name, known)}"
+    )
 
 
-def parse_names(text: str | None) -> tuple[str, ...]:
-    """Names between commas."""
-    return () if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+class GroupedOption(click.Option):
+    """An option, and the heading that it stands under in `--help`."""
+
+    def __init__(self, words: tuple[str, ...], group: str = RUN, **rest: Any) -> None:
+        super().__init__(words, **rest)
+        self.group = group
 
 
-def parse_latency_format(name: str | None, formats: tuple[str, ...]) -> str:
-    """The format whose runtime layers are timed in: the one asked for, else the first exported that runs here."""
-    from exporters.formats import FORMATS, find_format
+class GroupedCommand(click.Command):
+    """A command that shows its options in groups, and says how one is spelled that is a setting without an option."""
 
-    if name is None:
-        return next((each for each in formats if FORMATS[each].runs_here), "pte")
-    if not find_format(name).runs_here:
-        raise InputError(f"--latency-format {name}: {FORMATS[name].runtime} does not run here; pass pte, onnx or ptl")
-    return name
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(context):
+            record = option.get_help_record(context) if isinstance(option, click.Option) else None
+            if record is not None:
+                groups.setdefault(getattr(option, "group", RUN), []).append(record)
+        for title in sorted(groups, key=RUN.__eq__):
+            with formatter.section(title):
+                formatter.write_dl(groups[title])
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        words = list(args)
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            sections: tuple[str, ...] = getattr(self.callback, "sections", ())
+            moved = list(_moved(error.option_name, words, sections))
+            if not moved:
+                raise
+            raise InputError(f"{error.option_name} is no option but a setting: pass {' or '.join(moved)}") from None
+
+
+def _moved(option: str, words: list[str], sections: tuple[str, ...]) -> Iterator[str]:
+    """The `--set` for an unknown option whose name is that of a field."""
+    name = option.removeprefix("--").replace("-", "_")
+    index = next(index for index, word in enumerate(words) if word.partition("=")[0] == option)
+    text = words[index].partition("=")[2] or next(iter(words[index + 1 : index + 2]), "VALUE")
+    for setting in reversed(SETTINGS.values()):
+        section, _, own = setting.name.partition(".")
+        if section in sections and name in (own, f"no_{own}"):
+            yield f"--set {setting.name}={said(name == own) if setting.kind is bool else text}"
 
 
 def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -72,155 +105,98 @@ def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]
     return add
 
 
-LOUDNESS = options(
-    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=change_voice("quiet"),
-                 help="Print nothing but "
-                 "errors."),
-    click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=change_voice("verbose"), help="Say more "
-                 "often how far a stage is; show where an error arose."),
-)  # fmt: skip
+def option(*words: str, **rest: Any) -> Callable[[Command], Command]:
+    """click.option with a `group`."""
+    return click.option(*words, cls=GroupedOption, **rest)
 
 
-JSON = click.option("--json", is_flag=True, expose_value=False, callback=change_voice("as_json"),
-                    help="Print the result as "
-                    "JSON instead of a table.")  # fmt: skip
-
-
-SPOKEN = options(JSON, LOUDNESS)
-"""The options of every command that prints a table."""
-
-
-def listed(*words: str, metavar: str, help: str) -> Callable[[Command], Command]:
+def listed(*words: str, **rest: Any) -> Callable[[Command], Command]:
     """An option of names between commas that may also be given several times: none of them is dropped."""
 
-    def together(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> str | None:
-        return ",".join(texts) if texts else None
+    def together(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
-    return click.option(*words, multiple=True, callback=together, metavar=metavar, help=help)
+    return option(*words, multiple=True, callback=together, **rest)
 
 
-PLACE = options(
-    click.option("--runs", default="runs", metavar="DIR", help="Folder of runs.", show_default=True),
-    click.option("--name", metavar="NAME", help="Name of the run.  [default: NETWORK-TARGET, for plan NETWORK]"),
-    click.option("--force", is_flag=True, help="Replace results that were made with other settings."),
+def with_settings(*sections: str, recipe: bool = False, without: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """The options of these sections' settings, but for those `without` one, and `--set`; `given_in` tells what was
+    given."""
+
+    def own(setting: Setting) -> Callable[[Command], Command]:
+        def store(context: click.Context, option: click.Parameter, given: str | tuple[str, ...] | None) -> None:
+            beneath = context.get_parameter_source(option.name or "") is ParameterSource.ENVIRONMENT
+            if given not in (None, ()) and not (beneath and setting.name in given_in(context).values):
+                given_in(context).add(setting, given if isinstance(given, str) else ",".join(given or ()))
+
+        plain = setting.default in (None, "default", (), {}) or "[default" in setting.help
+        return option(
+            setting.option,
+            setting.name.replace(".", "_"),
+            group=setting.group,
+            metavar=setting.metavar,
+            multiple=setting.metavar.endswith(",..."),
+            envvar="COMPRESS_EXPORT_DEVICE" if setting.name == "bench.device" else None,
+            help=setting.help if plain else f"{setting.help}  [default: {said(setting.default)}]",
+            callback=store,
+            expose_value=False,
+        )
+
+    def store_recipe(context: click.Context, _option: click.Parameter, name: str | None) -> None:
+        given_in(context).recipe = name
+
+    def store_set(context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> None:
+        for text in texts:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise InputError(f"--set takes SECTION.FIELD=VALUE, such as fine_tune.optimizer=sgd, not {text!r}")
+            given_in(context).add(find_setting(name.strip(), sections, "--set"), value.strip())
+
+    found = [
+        own(each)
+        for each in SETTINGS.values()
+        if each.option and each.name.partition(".")[0] in sections and each.name not in without
+    ]
+    if recipe:
+        found.append(option("--recipe", group=GROUPS["fine_tune"], metavar="NAME|FILE.toml", expose_value=False,
+                            callback=store_recipe, help="A whole system (see list recipes), or your own. Options go "
+                            "before it.  [default: default]"))  # fmt: skip
+    found.append(option("--set", "assignments", group=GROUPS["fine_tune"], metavar="NAME=VALUE", multiple=True,
+                        expose_value=False, callback=store_set, help="Any other setting, such as "
+                        "fine_tune.optimizer=sgd (see list settings)."))  # fmt: skip
+
+    def add(command: Command) -> Command:
+        command.sections = sections  # type: ignore[attr-defined]  # a function may have attributes
+        return options(*found)(command)
+
+    return add
+
+
+def _output(*words: str, field: str, help: str) -> Callable[[Command], Command]:
+    """A flag that sets a field of the output options."""
+
+    def store(_context: click.Context, _option: click.Parameter, value: bool) -> None:
+        if value:
+            set_output(replace(output_options(), **{field: True}))
+
+    return option(*words, is_flag=True, expose_value=False, callback=store, help=help)
+
+
+QUIET = options(
+    _output("-q", "--quiet", field="quiet", help="Print nothing but errors."),
+    _output("-v", "--verbose", field="verbose", help="Print progress more often, and where an error arose."),
 )
+OUTPUT = options(_output("--json", field="as_json", help="Print the result as JSON instead of a table."), QUIET)
+"""The options of every command that prints a table."""
 
-
-SOURCE = options(
-    click.option("--weights", default="default", metavar="FILE|none", help="A file of weights (state_dict or "
-                 "safetensors), or none for an untrained network.  [default: the pretrained ones]"),
-    click.option("--input", "image", metavar="CxHxW", help="Size of the image where the network does not tell it."),
-    click.option("--mean", metavar="M,M,M", help="What images are normalized by, of pixels from 0 to 1.  [default: the "
-                 "network's own, else ImageNet's]"),
-    click.option("--std", metavar="S,S,S", help="Likewise, the deviation."),
-    click.option("--data", metavar="NAME|DIR", help="digits, mnist, cifar10, imagenet, or a folder with "
-                 "train/ and val/, whose class folders are outputs 0, 1, ... by name."),
-    click.option("--data-root", default="data", metavar="DIR", help="Where torchvision keeps data.",
-                 show_default=True),
-    click.option("--train", type=click.IntRange(1), metavar="EPOCHS", help="Train from scratch on --data first."),
-    click.option("--images", type=click.IntRange(2), metavar="N", help="Learn from at most so many training images."),
-    click.option("--batch", type=click.IntRange(2), default=64, help="Images in a training batch.", show_default=True),
-    click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every random choice.", show_default=True),
-)  # fmt: skip
-
-
-PLAN = options(
-    click.option("--max-params", metavar="LIMIT", help="At most so many parameters: 0.15x of the network's, or 8.7M."),
-    click.option("--max-size", metavar="LIMIT", help="At most so large a float32 file: 0.15x, or 8MB."),
-    click.option("--max-macs", metavar="LIMIT", help="At most so many multiply-accumulates: 0.4x, or 300M."),
-    click.option("--max-latency", metavar="LIMIT", help="At most so long, one image, one thread: 0.5x, or 5ms."),
-    click.option("--max-drop", metavar="LIMIT", help="At most so many points of top-1 lost before fine-tuning: 1%."),
-    listed("--methods", metavar="NAME,...", help="Choose among these: cp, cp-polished, cp-als, tucker, spatial, "
-           "channel, svd.  [default: all but cp and cp-als]"),
-    listed("--keep-layers", metavar="LAYER,...", help="Layers to leave alone."),
-    click.option("--costs", type=click.Choice(["measured", "counted"]), default="measured", show_default=True,
-                 help="Time each form of a layer on this machine, or count its MACs and traffic."),
-    click.option("--latency-format", metavar="FORMAT", help="The runtime that forms are timed in: pte, onnx or ptl.  "
-                 "[default: the first exported that runs here]"),
-    click.option("--fit", type=click.Choice(["outputs", "weights"]), help="With data: fit factors to each layer's "
-                 "outputs, or to its weights.  [default: outputs]"),
-    click.option("--rank-rule", metavar="RULE", help="budget (limits above), none, or equal-error, sensitivity, "
-                 "vbmf: one form for each kind of layer.  [default: budget]"),
-    listed("--ranks", metavar="LAYER=RANK,...", help="Ranks by layer (for each group), or a paper's: "
-           "astrid-lee-2017."),
-    click.option("--plan", "replay", metavar="FILE", help="Replay a plan.json on this network."),
-)  # fmt: skip
-
-
-RECIPE = click.option("--recipe", metavar="NAME", help="A whole system: how ranks are chosen, layers cut and tuned "
-                      "(see list recipes). Options beside it go before it.  [default: default]")  # fmt: skip
-
-
-RATE = options(
-    click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), help="The papers take sgd.  [default: adamw]"),
-    click.option("--rate", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: 0.0003]"),
-    click.option("--rate-shape", type=click.Choice(["cosine", "step", "one-cycle"]),
-                 help="How the rate falls within a step of the schedule.  [default: cosine]"),
-)  # fmt: skip
-
-
-REGULARIZER = options(
-    click.option("--regularizer", metavar="NAME", help="While training from scratch and tuning, pull fully connected "
-                 "weights to few values: binarizing-l1, quartic, or centroid (centroid:8x16: of its own)."),
-    click.option("--regularizer-weight", type=click.FloatRange(0, min_open=True), metavar="WEIGHT",
-                 help="Weight of that term at its height.  [default: the regularizer's own]"),
-)  # fmt: skip
-
-
-TUNE = options(
-    click.option("--schedule", metavar="NAME", help="iterative (cut a layer, tune, next), one-shot, hybrid (windows "
-                 "one by one, then all others), or auto: one-shot for 3 times the epochs.  [default: auto]"),
-    click.option("--epochs", type=click.IntRange(0), help="Epochs for each step; 0: no tuning.  [default: 2]"),
-    click.option("--total-epochs", type=click.FloatRange(0, min_open=True), metavar="EPOCHS", help="Epochs that all "
-                 "steps share, in place of --epochs for each; they may be parts of one."),
-    click.option("--epochs-scale", type=click.FloatRange(0, min_open=True), metavar="FACTOR", help="The recipe's "
-                 "epochs and the epochs between its falls of the rate, all so many times."),
-    RATE,
-    click.option("--rate-step", type=click.FloatRange(0, min_open=True), metavar="EPOCHS",
-                 help="With --rate-shape step: epochs after which the rate falls to a tenth.  [default: 5]"),
-    click.option("--patience", type=click.IntRange(1), metavar="EPOCHS", help="End a step when the held-out accuracy "
-                 "has not risen for so long.  [default: run all epochs]"),
-    click.option("--cut-order", type=click.Choice(["network", "sensitive"]), default="network", show_default=True,
-                 help="Cut the layers as they run, or the most sensitive first."),
-    click.option("--trained", type=click.Choice(["all", "new", "downstream"]), default="all", show_default=True,
-                 help="After a cut train all layers, the new factors, or them and what runs after them."),
-    click.option("--distill/--no-distill", default=None, help="Learn from the original network's answers too.  "
-                 "[default: where more than 8 layers are cut]"),
-    click.option("--unlabelled", metavar="DIR", help="With --distill: learn from the images of this folder too, which "
-                 "need no labels."),
-    click.option("--mixed-precision", is_flag=True, help="Train in half precision where it is safe; needs a CUDA GPU."),
-    REGULARIZER,
-)  # fmt: skip
-
-
-SHARE = options(
-    click.option("--share", metavar="LxK", help="Share weights after tuning: each L neighbouring ones become one of K "
-                 "centroids, such as 4x256; 4x256,rows,block says more.  [default: do not share]"),
-    listed("--share-layers", metavar="LAYER,...", help="Layers to share.  [default: fully connected ones]"),
-    click.option("--share-epochs", type=click.IntRange(0), metavar="EPOCHS",
-                 help="Epochs for which the centroids are tuned.  [default: 1]"),
-    click.option("--share-rate", type=click.FloatRange(0, min_open=True), metavar="RATE",
-                 help="Learning rate of these epochs.  [default: 0.0003]"),
-)  # fmt: skip
-
-
+FORCE = option("--force", is_flag=True, help="Replace results that were made with other settings.")
+RUN_DIRECTORY = options(
+    option("--runs", default="runs", metavar="DIR", help="Folder of runs.", show_default=True),
+    option("--name", metavar="NAME", help="Name of the run.  [default: NETWORK-TARGET, for plan NETWORK]"),
+    FORCE,
+)
 EXPORT = options(
-    click.option("--target", metavar="NAME", help="android (.pte .onnx .ptl), ios (.mlpackage) or all.  "
-                 "[default: android]"),
-    listed("--format", "formats", metavar="NAME,...", help="Single formats: pte, onnx, ptl, mlpackage."),
-)  # fmt: skip
-
-
-BENCH = options(
-    click.option("--threads", type=click.IntRange(1), default=1, help="Threads (and cores) to run on.",
-                 show_default=True),
-    click.option("--cap", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-                 help="Measure each file no longer than this; recorded."),
-    click.option("--device", metavar="NAME", envvar="COMPRESS_EXPORT_DEVICE", help="Where to measure: phone, arm "
-                 "(simulated), host.  [default: the connected phone, else arm if it is installed, else host]"),
-    click.option("--serial", metavar="SERIAL", help="Which phone, where several are connected."),
-    click.option("--in", "inside", metavar="PLACE", default="shell", show_default=True, help="Inside what a phone runs "
-                 "the files: shell, app, app_process (the app's code without an installed app)."),
-    click.option("--cores", metavar="CLUSTER", help="Cores of the phone: big, middle, little or a hexadecimal mask.  "
-                 "[default: the fastest]"),
+    option("--target", group=FILES, metavar="NAME", help="android (.pte .onnx .ptl), ios (.mlpackage) or all.  "
+           "[default: android]"),
+    listed("--format", "formats", group=FILES, metavar="NAME,...", help="Single formats: pte, onnx, ptl, mlpackage."),
 )  # fmt: skip

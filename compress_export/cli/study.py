@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress_export.cli.options import RATE, SOURCE, SPOKEN, listed, options
-from compress_export.cli.to_settings import source_of, tune_of
-from compress_export.console import tell
+from compress_export.cli.options import OUTPUT, Given, GroupedCommand, given_in, listed, option, options, with_settings
+from compress_export.console import print_result
 from compress_export.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -18,33 +18,49 @@ if TYPE_CHECKING:
     from compress_export.study.grids import Cell
     from compressor.distributed import ProcessGroup
 
-KEPT = options(
-    click.option("--results", default="results/study.jsonl", metavar="FILE", show_default=True,
-                 help="The results file; what it holds is not made again."),
-    click.option("--runs", default="runs/study", metavar="DIR", show_default=True, help="Folder of the cells' runs."),
+STUDY = "The study"
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """The cells of a grid that are made, and where their lines and runs are kept."""
+
+    network: str | None
+    seeds: tuple[str, ...]
+    systems: str | None
+    budgets: tuple[str, ...]
+    epochs: float | None
+    cap: float | None
+    tables: bool
+    results: Path
+    runs: Path
+
+
+CELLS = options(
+    option("--network", group=STUDY, metavar="NAME", help="The network to study: as in compress-export NETWORK."),
+    listed("--seeds", group=STUDY, metavar="SEED,...", help="These of the grid's seeds alone."),
+    option("--systems", group=STUDY, metavar="NAME;...", help="These systems alone, between semicolons."),
+    listed("--budgets", group=STUDY, metavar="FRACTION,...", help="These fractions of the MACs alone."),
+    option("--epochs", group=STUDY, type=click.FloatRange(0, min_open=True), help="Of each cell.  "
+           "[default: the grid's]"),
+    option("--cap", group=STUDY, type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Time the files of "
+           "each cell without times on this machine, each no longer than this.  [default: time nothing]"),
+    option("--tables", group=STUDY, is_flag=True, help="Make nothing: only print the table, and write the plot beside "
+           "the results."),
+    option("--results", group=STUDY, default="results/study.jsonl", metavar="FILE", show_default=True,
+           type=click.Path(path_type=Path), help="The results file; what it holds is not made again."),
+    option("--runs", group=STUDY, default="runs/study", metavar="DIR", show_default=True,
+           type=click.Path(path_type=Path), help="Folder of the cells' runs."),
 )  # fmt: skip
 
-CHOICE = options(
-    click.option("--network", metavar="NAME", help="The network to study: as in compress-export NETWORK."),
-    listed("--seeds", metavar="SEED,...", help="These of the grid's seeds alone."),
-    click.option("--systems", metavar="NAME;...", help="These systems alone, between semicolons."),
-    listed("--budgets", metavar="SHARE,...", help="These shares of the MACs alone."),
-    click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Of each cell.  [default: the grid's]"),
-    click.option("--cap", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Time the files of each "
-                 "cell without times on this machine, each no longer than this.  [default: time nothing]"),
-    click.option("--tables", is_flag=True, help="Make nothing: only print the table, and write the plot beside the "
-                 "results."),
-)  # fmt: skip
 
-
-@click.command("study", short_help="Measure methods and recipes against each other.")
+@click.command("study", cls=GroupedCommand, short_help="Measure methods and recipes against each other.")
 @click.argument("grid")
-@SOURCE
-@RATE
-@CHOICE
-@KEPT
-@SPOKEN
-def study(grid: str, **asked: Any) -> None:
+@with_settings("source", "fine_tune", without=("fine_tune.epochs",))
+@CELLS
+@OUTPUT
+@click.pass_context
+def study(context: click.Context, /, grid: str, **words: Any) -> None:
     """Make every cell of GRID (methods, claims, headline, deep, paper) that the results file lacks; print its table.
 
     The same command goes on where it was interrupted, within a cell too.
@@ -52,45 +68,40 @@ def study(grid: str, **asked: Any) -> None:
     from compress_export.pipeline.run import on_main_process
     from compress_export.study.grids import GRIDS
 
+    chosen, given = StudyOptions(**words), given_in(context)
     if grid not in GRIDS:
         raise InputError(f"there is no grid {grid!r}: {nearest(grid, GRIDS)}")
-    if asked["tables"]:
-        _show(grid, Path(asked["results"]))
+
+    def make(group: ProcessGroup) -> None:
+        _make(grid, chosen, given, group)
+        _show(grid, chosen.results)
+
+    if chosen.tables:
+        _show(grid, chosen.results)
     else:
-        on_main_process(lambda group: _studied(grid, asked, group))
+        on_main_process(make)
 
 
-def _studied(grid: str, asked: dict[str, Any], group: ProcessGroup) -> None:
-    _make(grid, asked, group)
-    _show(grid, Path(asked["results"]))
-
-
-def _make(grid: str, asked: dict[str, Any], group: ProcessGroup) -> None:
-    """Every cell that is asked for and not in the results file yet, each added as soon as it is made; then the times
+def _make(grid: str, chosen: StudyOptions, given: Given, group: ProcessGroup) -> None:
+    """Makes every cell that is chosen and not in the results file yet, each added as soon as it is made; then the times
     that are asked for."""
+    from compress_export.cli.to_settings import source_of, tune_of
     from compress_export.progress import Reporter
     from compress_export.study.cells import Bed, line_of
     from compress_export.study.grids import GRIDS
     from compress_export.study.lines import add_line, find, read_lines
 
-    if GRIDS[grid].kind == "trained" and not (asked["network"] and asked["data"]):
+    source = source_of(chosen.network or "alexnet-caffe", given)
+    if GRIDS[grid].kind == "trained" and not (chosen.network and source.data):
         raise InputError(f"the grid {grid} trains: pass --network and --data, such as --data cifar10 --data-root DIR")
-    names = ("schedule", "total_epochs", "epochs_scale", "rate_step", "patience", "distill", "unlabelled", "recipe",
-             "regularizer", "regularizer_weight")  # fmt: skip
-    tuning = {**asked, **dict.fromkeys(names), "epochs": None, "cut_order": "network", "trained": "all"}
-    bed = Bed(
-        source_of(asked["network"] or "alexnet-caffe", asked),
-        tune_of({**tuning, "mixed_precision": False}),
-        Path(asked["runs"]),
-        group,
-    )
-    results, cells = Path(asked["results"]), _cells(grid, asked, bed)
-    for place, cell in enumerate(cells, 1):
-        if find(read_lines(results), cell.key) is None:
-            Reporter().say(f"cell {place} of {len(cells)}: {cell.name}")
-            add_line(results, line_of(cell, bed))
-    if asked["cap"] is not None and GRIDS[grid].kind == "trained":
-        _time(results, cells, bed.source, asked["cap"])
+    bed = Bed(source, tune_of(given), chosen.runs, group)
+    cells = _cells(grid, chosen, bed)
+    for number, cell in enumerate(cells, 1):
+        if find(read_lines(chosen.results), cell.key) is None:
+            Reporter().say(f"cell {number} of {len(cells)}: {cell.name}")
+            add_line(chosen.results, line_of(cell, bed))
+    if chosen.cap is not None and GRIDS[grid].kind == "trained":
+        _time(chosen.results, cells, source, chosen.cap)
 
 
 def _time(results: Path, cells: list[Cell], source: SourceSettings, cap: float) -> None:
@@ -109,11 +120,6 @@ def _time(results: Path, cells: list[Cell], source: SourceSettings, cap: float) 
             advance(done + 1, len(cells), cell.name)
 
 
-def _course(bed: Bed) -> str:
-    tune = bed.tune
-    return f"{tune.optimizer} {tune.rate} {tune.rate_shape}, batches of {bed.source.batch}"
-
-
 def _digest(source: SourceSettings) -> str:
     """What tells a network of one name from another: its code, weights, image and training. Where its files lie, and
     what differs between cells, is no part of it."""
@@ -125,42 +131,36 @@ def _digest(source: SourceSettings) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
-def _cells(grid: str, asked: dict[str, Any], bed: Bed) -> list[Cell]:
+def _cells(grid: str, chosen: StudyOptions, bed: Bed) -> list[Cell]:
     """The cells of the grid that the options leave. InputError for a system that there is none of."""
     from dataclasses import replace
 
     from compress_export.study.grids import GRIDS, SYSTEMS, cells_of
 
-    name, course = (asked["network"] or "").rpartition("/")[2], _course(bed)
-    found = list(cells_of(grid, name, asked["data"], course, asked["images"], _digest(bed.source)))
-    systems = [name.strip() for name in (asked["systems"] or "").split(";") if name.strip()]
+    own, tune, source = GRIDS[grid], bed.tune, bed.source
+    systems = [name.strip() for name in (chosen.systems or "").split(";") if name.strip()]
     unknown = [name for name in systems if name not in SYSTEMS]
     if unknown:
         raise InputError(f"there is no system {unknown[0]!r}: {nearest(unknown[0], SYSTEMS)}")
-    absent = [name for name in systems if name not in GRIDS[grid].systems]
+    absent = [name for name in systems if name not in own.systems]
     if absent:
-        raise InputError(f"the grid {grid} has no system {absent[0]!r}; it has: {'; '.join(GRIDS[grid].systems)}")
-    own = GRIDS[grid]
-    budgets = _some("--budgets", asked["budgets"], own.budgets)
-    seeds = _some("--seeds", asked["seeds"], tuple(map(str, own.seeds)))
-    left = [
-        cell
-        for cell in found
+        raise InputError(f"the grid {grid} has no system {absent[0]!r}; it has: {'; '.join(own.systems)}")
+    seeds = tuple(map(str, own.seeds))
+    for name, values, known in (("--budgets", chosen.budgets, own.budgets), ("--seeds", chosen.seeds, seeds)):
+        foreign = [value for value in values if value not in known]
+        if foreign:
+            raise InputError(f"{name} {foreign[0]}: this grid has {', '.join(known)}")
+    network = (chosen.network or "").rpartition("/")[2]
+    course = f"{tune.optimizer} {tune.rate} {tune.rate_shape}, batches of {source.batch}"
+    return [
+        replace(cell, epochs=chosen.epochs or cell.epochs)
+        for cell in cells_of(grid, network, source.data, course, source.images, _digest(source))
         if (not systems or cell.system in systems)
-        and (cell.budget is None or (cell.budget in budgets and str(cell.seed) in seeds))
+        and (
+            cell.budget is None
+            or (cell.budget in (chosen.budgets or own.budgets) and str(cell.seed) in (chosen.seeds or seeds))
+        )
     ]
-    return [replace(cell, epochs=asked["epochs"] or cell.epochs) for cell in left]
-
-
-def _some(option: str, text: str | None, own: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of a grid's own values that the text names between commas, or all. InputError for one it has not."""
-    from compress_export.cli.options import parse_names
-
-    asked = parse_names(text)
-    foreign = [name for name in asked if name not in own]
-    if foreign:
-        raise InputError(f"{option} {foreign[0]}: this grid has {', '.join(own)}")
-    return asked or own
 
 
 def _show(grid: str, results: Path) -> None:
@@ -172,4 +172,4 @@ def _show(grid: str, results: Path) -> None:
     table = TABLES[grid](lines)
     if GRIDS[grid].kind == "trained" and lines:
         plot(lines, results.with_name(f"study-{grid}.svg"))
-    tell([dict(zip(table[0], row, strict=True)) for row in table[1:]], lambda: click.echo(markdown(table)))
+    print_result([dict(zip(table[0], row, strict=True)) for row in table[1:]], lambda: click.echo(markdown(table)))

@@ -1,221 +1,240 @@
-"""What a command was asked, as the settings of each verb. What contradicts itself is refused here."""
+"""Settings of each section, from what the user gave and the recipe beneath it. What contradicts itself is refused."""
 
 from __future__ import annotations
 
+import hashlib
+import tomllib
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
-from compress_export.cli.options import parse_channels, parse_image, parse_latency_format, parse_names, parse_ranks
+import msgspec
+
+from bench.devices import find
+from compress_export.cli.options import Given, find_setting
 from compress_export.errors import InputError, nearest
-from compress_export.settings import DEFAULT_RECIPE
+from compress_export.run_directory import RunSettings
+from compress_export.settings import (
+    DEFAULT_RECIPE,
+    SCHEDULE_NAMES,
+    SECTIONS,
+    SETTINGS,
+    BenchSettings,
+    PlanSettings,
+    ShareSettings,
+    SourceSettings,
+    TuneSettings,
+    recipe_values,
+    said,
+)
+from compressor.planning.limits import UNITS, parse_limit
+from compressor.planning.recipes import RECIPES
+from exporters.formats import FORMATS, find_format, find_target
 
-if TYPE_CHECKING:
-    from compress_export.settings import BenchSettings, PlanSettings, ShareSettings, SourceSettings, TuneSettings
-    from compressor.planning.recipes import Recipe
-
-AS_ASKED = (
-    "patience", "cut_order", "trained", "unlabelled", "mixed_precision", "regularizer_weight",
-)  # fmt: skip
+LIMITS = ("plan.max_params", "plan.max_size", "plan.max_macs", "plan.max_latency", "plan.max_drop")
 INSTEAD = {"epochs": "total_epochs", "total_epochs": "epochs", "unlabelled": "distill"}
-"""Settings of an earlier tuning that no longer hold once another one is given."""
-LIMITS = ("max_params", "max_size", "max_macs", "max_latency", "max_drop")
+"""Fields of an earlier tuning that no longer hold once another one is given."""
+T = TypeVar("T", SourceSettings, PlanSettings, TuneSettings, ShareSettings, BenchSettings)
 
 
-def source_of(network: str, asked: dict[str, Any]) -> SourceSettings:
-    """The network, weights and data asked for; files by their hash, so that a changed one counts as another setting."""
-    from compress_export.settings import SourceSettings
+@dataclass(frozen=True)
+class Choice:
+    """Settings that were given, over those of a recipe; all by dotted name. `name` is the built-in recipe beneath."""
 
-    if asked["train"] is not None and asked["data"] is None:
-        raise InputError("--train needs --data to train on, such as --data digits")
-    if asked["weights"] not in ("default", "none") and not Path(asked["weights"]).is_file():
-        raise InputError(f"--weights {asked['weights']}: there is no such file")
-    if asked["data"] is not None and "/" in asked["data"] and not Path(asked["data"]).is_dir():
-        raise InputError(f"--data {asked['data']}: there is no such folder")
-    return SourceSettings(
-        network=network,
-        network_sha256=_sha256(network.rpartition(":")[0]),
-        weights=asked["weights"],
-        weights_sha256=_sha256(asked["weights"]),
-        input=None if asked["image"] is None else parse_image(asked["image"]),
-        mean=parse_channels(asked["mean"], "--mean"),
-        std=parse_channels(asked["std"], "--std"),
-        data=asked["data"],
-        data_root=asked["data_root"],
-        train=asked["train"],
-        images=asked["images"],
-        batch=asked["batch"],
-        seed=asked["seed"],
-    )
+    given: Mapping[str, object]
+    recipe: Mapping[str, object]
+    name: str = DEFAULT_RECIPE
+
+    def get(self, name: str) -> object:
+        return self.given.get(name, self.recipe.get(name, SETTINGS[name].default))
+
+    def section(self, kind: type[T], **derived: object) -> T:
+        """The settings of a section, with fields that are `derived` from several in place of their own."""
+        section = next(name for name, each in SECTIONS.items() if each is kind)
+        own = {field.name for field in fields(kind)}
+        values = {
+            name.partition(".")[2]: value
+            for name, value in {**self.recipe, **self.given}.items()
+            if name.partition(".")[0] == section and name.partition(".")[2] in own
+        }
+        return msgspec.convert({**values, **derived}, kind)
 
 
-def plan_of(asked: dict[str, Any], formats: tuple[str, ...] = ("pte",)) -> PlanSettings:
-    """What the plan is asked for. InputError for options that exclude each other, PlanError for what is no limit."""
-    from compress_export.settings import PlanSettings
-    from compressor.planning.limits import UNITS, parse_limit
-
-    recipe = recipe_of(asked)
-    for quantity in UNITS:
-        if asked[f"max_{quantity}"] is not None:
-            parse_limit(quantity, asked[f"max_{quantity}"])
-    chosen = next((name for name in LIMITS if asked[name]), None) or ("methods" if asked["methods"] else None)
-    chosen = chosen or ("rank_rule" if asked["rank_rule"] not in (None, "budget") else None)
-    for name, does in (("replay", "--plan replays ranks that are chosen already"), ("ranks", "--ranks chooses them")):
-        if asked[name] is not None and chosen is not None:
-            raise InputError(f"{does}; leave out --{chosen.replace('_', '-')}")
-    if asked["replay"] is not None and asked["ranks"]:
-        raise InputError("--plan replays ranks that are chosen already; leave out --ranks")
-    ruled = asked["replay"] is None and asked["ranks"] is None
-    return PlanSettings(
-        **{name: asked[name] for name in LIMITS},
-        rank_rule=asked["rank_rule"] or (recipe.rank_rule if ruled else "budget"),
-        methods=parse_names(asked["methods"]) or (recipe.methods if ruled and asked["rank_rule"] is None else ()),
-        ranks={} if asked["ranks"] is None else parse_ranks(asked["ranks"]),
-        keep_layers=parse_names(asked["keep_layers"]),
-        costs=asked["costs"],
-        latency_format=parse_latency_format(asked["latency_format"], formats),
-        fit=asked["fit"] or recipe.fit,
-        plan=asked["replay"],
-        plan_sha256=_sha256(asked["replay"]),
-        optimizer=asked["optimizer"] or recipe.optimizer,
-        rate=asked["rate"] or recipe.rate,
-        rate_shape=asked["rate_shape"] or recipe.rate_shape,
-        recipe=asked["recipe"] or DEFAULT_RECIPE,
-    )
-
-
-def recipe_of(asked: dict[str, Any]) -> Recipe:
-    """The recipe asked for, or ours. InputError for a name that there is none of."""
-    from compressor.planning.recipes import RECIPES
-
-    name = asked["recipe"] or DEFAULT_RECIPE
+def choice_of(given: Given) -> Choice:
+    """What was given, over the recipe that it names. InputError for a recipe that there is none of, or a file that is
+    none."""
+    name = given.recipe or DEFAULT_RECIPE
+    values: dict[str, object] = {}
+    if name.endswith(".toml"):
+        name, values = _recipe_file(Path(name))
     if name not in RECIPES:
         raise InputError(f"there is no recipe {name!r}: {nearest(name, RECIPES)}")
-    return RECIPES[name]
+    return Choice(given.values, {**recipe_values(RECIPES[name]), **values}, name)
+
+
+def _recipe_file(path: Path) -> tuple[str, dict[str, object]]:
+    """The built-in recipe that a file names as its base, and its own settings by dotted name."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"--recipe {path}: there is no such file") from None
+    except ValueError as error:
+        raise InputError(f"--recipe {path} is no TOML ({error}); it has sections such as [fine_tune]") from error
+    base, values = str(content.pop("base", DEFAULT_RECIPE)), {}
+    for section, entries in content.items():
+        if not isinstance(entries, dict):
+            raise InputError(f"--recipe {path}: {section} stands in no section; put it under [fine_tune] or another of "
+                             f"{', '.join(SECTIONS)}, or name the recipe beneath as base")  # fmt: skip
+        for field, value in entries.items():
+            setting = find_setting(f"{section}.{field}", SECTIONS, f"--recipe {path}:")
+            values[setting.name] = setting.parse(said(value))
+    return base, values
+
+
+def source_of(network: str, given: Given) -> SourceSettings:
+    """The network, weights and data; files by their hash, so that a changed one counts as another setting."""
+    settings = choice_of(given).section(SourceSettings, network=network)
+    if settings.train is not None and settings.data is None:
+        raise InputError("--train needs --data to train on, such as --data digits")
+    if settings.weights not in ("default", "none") and not Path(settings.weights).is_file():
+        raise InputError(f"--weights {settings.weights}: there is no such file")
+    if settings.data is not None and "/" in settings.data and not Path(settings.data).is_dir():
+        raise InputError(f"--data {settings.data}: there is no such folder")
+    return replace(
+        settings, network_sha256=_sha256(network.rpartition(":")[0]), weights_sha256=_sha256(settings.weights)
+    )
 
 
 def _sha256(file: str | None) -> str | None:
     """The hash of a file that the user names, so that a change of its content counts as another setting."""
-    import hashlib
-
     if file is None or not Path(file).is_file():
         return None
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def tune_of(asked: dict[str, Any]) -> TuneSettings:
-    """How to tune: as asked, else as the recipe says. InputError for a schedule that there is none of, for a scale
-    beside what it would scale, and for images without labels where nothing is learned from them."""
-    from compress_export.settings import SCHEDULE_NAMES, TuneSettings
+def plan_of(given: Given, formats: tuple[str, ...] = ("pte",)) -> PlanSettings:
+    """The goal of the plan. InputError for settings that exclude each other, PlanError for what is no limit."""
+    choice = choice_of(given)
+    for quantity in UNITS:
+        limit = choice.get(f"plan.max_{quantity}")
+        if limit is not None:
+            parse_limit(quantity, str(limit))
+    rules = [*LIMITS, "plan.methods", *(["plan.rank_rule"] if given.values.get("plan.rank_rule") != "budget" else [])]
+    chosen = next((name for name in rules if given.values.get(name)), None)
+    replays, ranks = given.values.get("plan.plan"), given.values.get("plan.ranks")
+    for value, does in ((replays, "--plan replays ranks that are chosen already"), (ranks, "--ranks chooses them")):
+        if value is not None and chosen is not None:
+            raise InputError(f"{does}; leave out {' '.join(SETTINGS[chosen].words(given.values[chosen]))}")
+    if replays is not None and ranks is not None:
+        raise InputError("--plan replays ranks that are chosen already; leave out --ranks")
+    aside: dict[str, object] = {}
+    if choice.get("plan.plan") is not None or choice.get("plan.ranks"):  # the recipe has no say in rules and methods
+        aside = {"rank_rule": given.values.get("plan.rank_rule", "budget"), "methods": ()}
+    elif "plan.rank_rule" in given.values and not given.values.get("plan.methods"):
+        aside = {"methods": ()}
+    name = given.values.get("plan.latency_format", choice.recipe.get("plan.latency_format"))
+    settings = choice.section(PlanSettings, **aside, latency_format=latency_format(name, formats), recipe=choice.name)
+    return replace(settings, plan_sha256=_sha256(settings.plan))
 
-    recipe = recipe_of(asked)
-    schedule = asked["schedule"] or recipe.schedule
+
+def latency_format(name: object, formats: tuple[str, ...]) -> str:
+    """The format whose runtime layers are timed in: the one that is set, else the first exported that runs here."""
+    if name is None:
+        return next((each for each in formats if FORMATS[each].runs_here), "pte")
+    if not find_format(str(name)).runs_here:
+        raise InputError(
+            f"plan.latency_format={name}: {FORMATS[str(name)].runtime} does not run here; pass pte, onnx or ptl"
+        )
+    return str(name)
+
+
+def tune_of(given: Given) -> TuneSettings:
+    """The fine-tuning. InputError for a schedule that there is none of, for a scale beside what it would scale, and for
+    images without labels where nothing is learned from them."""
+    choice = choice_of(given)
+    schedule = str(choice.get("fine_tune.schedule"))
     if schedule not in SCHEDULE_NAMES:
         raise InputError(f"there is no schedule {schedule!r}: {nearest(schedule, SCHEDULE_NAMES)}")
-    epochs, total, rate_step = _epochs_of(asked, recipe)
-    distill = recipe.distill if asked["distill"] is None else asked["distill"]
-    if asked["unlabelled"] is not None and distill is None:
-        distill = True
-    if asked["unlabelled"] is not None and not distill:
-        raise InputError("--unlabelled images teach nothing without the original network's answers; pass --distill too")
-    return TuneSettings(
-        schedule,
-        epochs,
-        total,
-        asked["optimizer"] or recipe.optimizer,
-        asked["rate"] or (None if recipe.paces else recipe.rate),
-        asked["rate_shape"] or recipe.rate_shape,
-        rate_step,
-        distill=distill,
-        recipe=asked["recipe"] or DEFAULT_RECIPE,
-        regularizer=asked["regularizer"] or recipe.regularizer,
-        **{name: asked[name] for name in AS_ASKED},
-    )
+    derived = _epochs_of(choice)
+    if choice.get("fine_tune.unlabelled") is not None:
+        if choice.get("fine_tune.distill") is False:
+            raise InputError(
+                "fine_tune.unlabelled: images without labels teach nothing without the original network's logits; "
+                "pass --set fine_tune.distill=true too"
+            )
+        derived["distill"] = True
+    return choice.section(TuneSettings, **derived, recipe=choice.name)
 
 
-def tune_again_of(asked: dict[str, Any], given: AbstractSet[str], stored: Mapping[str, Any]) -> TuneSettings:
-    """The settings asked for, where something is not `given` with those of the last tuning, or of the plan's recipe, as
-    the run's settings are `stored`."""
-    from dataclasses import replace
-
-    before: Mapping[str, Any] = stored.get("tune", {})
-    recipe = asked["recipe"] or before.get("recipe") or stored["plan"].get("recipe")
-    settings = tune_of({**asked, "recipe": recipe})
-    if "recipe" in given or "epochs_scale" in given:
-        return settings
-    settled = set(given) | {other for name, other in INSTEAD.items() if name in given}
-    return replace(settings, **{name: value for name, value in before.items() if name not in settled})
-
-
-def _epochs_of(asked: dict[str, Any], recipe: Recipe) -> tuple[int, float | None, float]:
-    """Epochs of each step, of all steps together, and between two falls of the rate: as asked, or the recipe's, all
-    times --epochs-scale."""
-    scale = asked["epochs_scale"]
-    given = [name for name in ("epochs", "total_epochs", "rate_step") if asked[name] is not None]
-    if {"epochs", "total_epochs"} <= set(given):
-        raise InputError("--epochs is for each step and --total-epochs for all together; pass one of the two")
+def _epochs_of(choice: Choice) -> dict[str, object]:
+    """Epochs of each step, of all steps together, and between two falls of the rate: as given, or the recipe's times
+    fine_tune.epochs_scale."""
+    names = ("fine_tune.epochs", "fine_tune.total_epochs", "fine_tune.rate_step")
+    given = [name for name in names if choice.given.get(name) is not None]
+    if set(names[:2]) <= set(given):
+        raise InputError("--epochs is for each step and fine_tune.total_epochs for all together; pass one of the two")
+    settings, scale = choice.section(TuneSettings), choice.get("fine_tune.epochs_scale")
     if scale is None:
-        epochs = recipe.epochs if asked["epochs"] is None else asked["epochs"]
-        total = recipe.total_epochs if asked["epochs"] is None else None
-        return epochs, asked["total_epochs"] or total, asked["rate_step"] or recipe.rate_step
+        return {"total_epochs": None} if names[0] in given else {}
     if given:
-        option = given[0].replace("_", "-")
-        raise InputError(f"--epochs-scale scales the recipe's epochs, and --{option} sets them; pass one of them")
-    epochs = max(1, round(scale * recipe.epochs))
-    total = None if recipe.total_epochs is None else scale * recipe.total_epochs
-    return epochs, total, recipe.rate_step * epochs / recipe.epochs
+        option = SETTINGS[given[0]].option or given[0]
+        raise InputError(f"fine_tune.epochs_scale scales the recipe's epochs, and {option} sets them; pass one of them")
+    factor = float(str(scale))
+    epochs = max(1, round(factor * settings.epochs))
+    return {
+        "epochs": epochs,
+        "total_epochs": None if settings.total_epochs is None else factor * settings.total_epochs,
+        "rate_step": settings.rate_step * epochs / settings.epochs,
+    }
 
 
-def share_of(asked: dict[str, Any]) -> ShareSettings:
-    """How weights are shared: as asked, else as the recipe says. PlanError for a text that means no sharing; InputError
-    for layers to share, and no way to."""
-    from compress_export.settings import ShareSettings
-    from compressor.weight_sharing.product_quantization import Sharing
-
-    recipe = recipe_of({"recipe": None, **asked})
-    share = asked["share"] or recipe.share
-    if share is not None:
-        Sharing.parse(share)
-    elif asked["share_layers"] is not None:
-        raise InputError("--share-layers names layers to share, and --share says how; pass it too, such as 4x256")
-    layers = parse_names(asked["share_layers"])
-    epochs = recipe.share_epochs if asked["share_epochs"] is None else asked["share_epochs"]
-    return ShareSettings(share, layers, epochs, asked["share_rate"] or recipe.share_rate)
+def tune_again_of(given: Given, stored: RunSettings) -> TuneSettings:
+    """The fine-tuning of a run: what is not given is as in its last tuning, else as the recipe of its plan says."""
+    before = stored.tune
+    recipe = before.recipe if before is not None else stored.plan.recipe if stored.plan is not None else None
+    settings = tune_of(Given(given.values, given.recipe or recipe))
+    if before is None or given.recipe is not None or "fine_tune.epochs_scale" in given.values:
+        return settings
+    names = {name.partition(".")[2] for name in given.values}
+    changed = names | {other for name, other in INSTEAD.items() if name in names}
+    return replace(before, **{name: getattr(settings, name) for name in changed})
 
 
-def bench_of(asked: dict[str, Any]) -> BenchSettings:
-    """Where and how to measure. BenchError for a device that there is none of, or options that do not go with it."""
-    from bench.devices import find
-    from compress_export.settings import BenchSettings
+def share_of(given: Given) -> ShareSettings:
+    """The weight sharing. PlanError for a text that means none; InputError for layers to share, and no way to."""
+    settings = choice_of(given).section(ShareSettings)
+    if settings.share is None and settings.share_layers:
+        raise InputError("share.share_layers names layers to share, and --share says how; pass it too, such as 4x256")
+    if settings.share is not None:
+        from compressor.weight_sharing.product_quantization import Sharing  # imports torch
 
-    settings = BenchSettings(
-        **{name: asked[name] for name in ("threads", "cap", "device", "serial", "cores", "inside")}
-    )
+        Sharing.parse(settings.share)
+    return settings
+
+
+def bench_of(given: Given) -> BenchSettings:
+    """The device, and how to measure. BenchError for a device that there is none of, or settings that do not go with
+    it."""
+    settings = choice_of(given).section(BenchSettings)
     if settings.device is not None:
         find(settings.device, settings.serial, settings.inside)
     return settings
 
 
-def formats_of(asked: dict[str, Any]) -> tuple[str, ...]:
-    """The formats of the target or by name, Android's if neither is asked for. InputError for both at once."""
-    from exporters.formats import find_format, find_target
-
-    if asked["target"] is not None and asked["formats"] is not None:
+def formats_of(target: str | None, formats: tuple[str, ...]) -> tuple[str, ...]:
+    """The formats of the target or by name, Android's if neither is given. InputError for both at once."""
+    if target is not None and formats:
         raise InputError("--target and --format name the same thing; pass one of them")
-    if asked["formats"] is None:
-        return find_target(asked["target"] or "android")
-    names = parse_names(asked["formats"])
-    for name in names:
+    for name in formats:
         find_format(name)
-    return names
+    return formats or find_target(target or "android")
 
 
-def place_of(network: str, asked: dict[str, Any], target: str | None) -> Path:
+def run_path(network: str, name: str | None, runs: str, target: str | None = None) -> Path:
     """The run directory: --name, or the network's name (and the target's) with nothing that a path would misread."""
     own = "-".join(filter(None, (network, target)))
-    if asked["name"] is not None and (Path(asked["name"]).name != asked["name"] or asked["name"] in ("", ".", "..")):
-        raise InputError(f"--name {asked['name']!r} is not the name of one folder; --runs says where it lies")
-    name = asked["name"] or "".join(c if c.isalnum() or c in "-_." else "-" for c in own).strip(".-")
-    return Path(asked["runs"]) / name
+    if name is not None and (Path(name).name != name or name in ("", ".", "..")):
+        raise InputError(f"--name {name!r} is not the name of one folder; --runs says where it lies")
+    return Path(runs) / (name or "".join(c if c.isalnum() or c in "-_." else "-" for c in own).strip(".-"))

@@ -45,7 +45,7 @@ def check_order(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], cl
     if count >= FEW and right <= chance + SURE * math.sqrt(chance):
         return (
             f"the network is right on {right} of {count} held-out images of {data}, no more than by chance: check its "
-            "weights, --mean and --std, and that its outputs are these classes"
+            "weights, source.mean and source.std, and that its outputs are these classes"
         )
     return ""
 

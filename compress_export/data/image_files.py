@@ -22,10 +22,10 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 def unlabelled_images(folder: Path, view: View) -> Images:
     """Every image below a folder, whatever it shows, changed as for training. InputError where there is none."""
     if not folder.is_dir():
-        raise InputError(f"--unlabelled {folder}: there is no such folder")
+        raise InputError(f"--set fine_tune.unlabelled={folder}: there is no such folder")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
     if not paths:
-        raise InputError(f"--unlabelled {folder} holds no images ({' '.join(PICTURES)})")
+        raise InputError(f"--set fine_tune.unlabelled={folder} holds no images ({' '.join(PICTURES)})")
     return _Unlabelled(paths, transform(view, True, 256 / 224, True), view.device)
 
 

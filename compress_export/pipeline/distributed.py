@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from compress_export.console import hushed
+from compress_export.console import quietly
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext, load
 from compress_export.progress import Reporter
 from compress_export.run_directory import RunDirectory
-from compress_export.settings import SourceSettings
 from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, ProcessGroup
 
 JOIN, LEAVE = "join", "leave"
@@ -32,7 +31,7 @@ def initialize(mixed_precision: bool = False) -> ProcessGroup:
     gpu = torch.cuda.is_available()
     if mixed_precision and not gpu:
         raise InputError(
-            "--mixed-precision trains in half precision on a CUDA GPU, and this machine has none; leave it out"
+            "fine_tune.mixed_precision trains in half precision on a CUDA GPU, and this machine has none; leave it out"
         )
     if not gpu and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return SINGLE_PROCESS
@@ -60,7 +59,7 @@ def shut_down(group: ProcessGroup) -> None:
 def serve(group: ProcessGroup, jobs: Mapping[str, Callable[..., object]]) -> None:
     """Does every job that the main process sends, in a run directory of its own, silently, until it is shut down."""
     context: RunContext | None = None
-    with TemporaryDirectory() as folder, hushed(), redirect_stderr(StringIO()):
+    with TemporaryDirectory() as folder, quietly(), redirect_stderr(StringIO()):
         run = RunDirectory(Path(folder))
         while True:
             job, settings, what = group.broadcast(("", dict[str, Any](), ()))
@@ -68,14 +67,11 @@ def serve(group: ProcessGroup, jobs: Mapping[str, Callable[..., object]]) -> Non
                 return
             run.write_json("settings.json", settings)
             if job == JOIN:
-                context = _joined(run, settings["source"], what, group)
+                contents: tuple[bytes, ...] = what
+                for name, content in zip(FILES, contents, strict=True):
+                    (run / name).write_bytes(content)
+                source = run.stored().source
+                assert source is not None  # the main process has loaded it
+                context = load(run, source, Reporter(), group=group)
             else:
                 jobs[job](context, *what)
-
-
-def _joined(run: RunDirectory, stored: dict[str, Any], contents: tuple[bytes, ...], group: ProcessGroup) -> RunContext:
-    for name, content in zip(FILES, contents, strict=True):
-        (run / name).write_bytes(content)
-    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
-    source = SourceSettings(**fields)
-    return load(run, source, Reporter(), group=group)

@@ -16,7 +16,7 @@ from bench.profile.measure import Result
 from bench.profile.profile import FILE, Profile
 from bench.profile.profile import append as append_profiles
 from bench.run_files import RunFiles
-from compress_export.console import console, tell
+from compress_export.console import console, print_result
 from compress_export.errors import InputError
 from compress_export.pipeline.export_and_measure import choose_device, schedule_for
 from compress_export.progress import Reporter
@@ -53,7 +53,7 @@ def profile_files(artifacts: Sequence[Artifact], images: Images, settings: Bench
         found = device.profile(artifacts, images, schedule_for(settings), advance)
     append_profiles(out, [each for each in found if isinstance(each, Profile)])
     names = [artifact.path.name for artifact in artifacts]
-    tell(profiles_as_plain(names, found, out), lambda: _show(names, found, out))
+    print_result(profiles_as_plain(names, found, out), lambda: _show(names, found, out))
 
 
 def _show(names: Sequence[str], found: Sequence[Result], out: Path) -> None:

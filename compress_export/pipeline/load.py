@@ -142,10 +142,10 @@ def _normalized(network: Network, settings: SourceSettings) -> Network:
     if not len(mean) == len(std) == network.input[0]:
         raise InputError(
             f"{network.name} takes {network.input[0]} channel(s), but is normalized by {len(mean)} mean(s) and "
-            f"{len(std)} deviation(s); pass --mean and --std with a number for each channel"
+            f"{len(std)} deviation(s); set source.mean and source.std to a number for each channel"
         )
     if min(std) <= 0:
-        raise InputError(f"--std {min(std)}: a deviation is above 0")
+        raise InputError(f"source.std {min(std)}: a deviation is above 0")
     return replace(network, mean=mean, std=std)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from bench.run_files import COMPRESSED, ORIGINAL
-from compress_export.console import console, tell, voice
+from compress_export.console import console, output_options, print_result
 from compress_export.errors import InputError
 from compress_export.pipeline import compress as stages
 from compress_export.pipeline import fine_tune as tuning
@@ -141,7 +141,7 @@ def plan_only(
         stale_plan = run.stale("plan", settings, force)
         context = _context(run, source, stale_source, group)
         plan, _ = planning.plan_stage(context, settings, stale_plan)
-        tell(plan.to_json(), lambda: show_plan(plan, context.survey, console()))
+        print_result(plan.to_json(), lambda: show_plan(plan, context.survey, console()))
         context.reporter.say(f"{run / 'plan.json'}: go on with `compress-export compress {path}`")
     return plan
 
@@ -162,18 +162,13 @@ def _next(context: RunContext, path: Path) -> str:
 
 
 def tune_only(
-    path: Path,
-    settings_of: Callable[[Mapping[str, Any]], TuneSettings],
-    force: bool = False,
-    group: ProcessGroup = SINGLE_PROCESS,
+    path: Path, settings: TuneSettings, force: bool = False, group: ProcessGroup = SINGLE_PROCESS
 ) -> None:
-    """Fine-tunes the compressed network of the run at `path`, as `settings_of` its stored settings says, and measures
-    its accuracy."""
+    """Fine-tunes the compressed network of the run at `path` and measures its accuracy."""
     with _existing(path, "compressed.safetensors", f"compress {path}", group) as (run, context):
         if not context.trainable:
             lacks = "data" if context.data is None else "trained weights"
             raise InputError(f"{path} has no {lacks} to tune with; plan a run with --data and trained weights")
-        settings = settings_of(run.settings())
         check_regularizer(_source(run), settings)
         stale = run.stale("tune", settings, force)
         plan = Plan.read(run / "plan.json")
@@ -274,9 +269,10 @@ def _existing(
 
 
 def _source(run: RunDirectory) -> SourceSettings:
-    stored: dict[str, Any] = run.settings()["source"]
-    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
-    return SourceSettings(**fields)
+    source = run.stored().source
+    if source is None:
+        raise InputError(f"{run / 'settings.json'} names no network; make the run again")
+    return source
 
 
 def _modules(context: RunContext, cut: nn.Module, tuned: nn.Module, shared: nn.Module) -> dict[str, nn.Module]:
@@ -295,7 +291,7 @@ def _report(run: RunDirectory) -> Report:
 
 def _tell(report: Report) -> None:
     """The closing table, or what report.json holds."""
-    tell(as_json(report) if voice().as_json else "", lambda: show(report, console()))
+    print_result(as_json(report) if output_options().as_json else "", lambda: show(report, console()))
 
 
 def _stop(found: tuple[str, ...]) -> None:

@@ -31,7 +31,9 @@ def regularization_of(settings: SourceSettings | TuneSettings) -> Regularization
     if name not in REGULARIZERS:
         raise InputError(f"there is no regularizer {name!r}: {nearest(name, REGULARIZERS)}")
     if sharing and not REGULARIZERS[name].follows:
-        raise InputError(f"--regularizer {settings.regularizer}: {name} follows no centroids; leave out :{sharing}")
+        raise InputError(
+            f"--set fine_tune.regularizer={settings.regularizer}: {name} follows no centroids; leave out :{sharing}"
+        )
     weight = settings.regularizer_weight or REGULARIZERS[name].weight
     return Regularization(name, weight, Sharing.parse(sharing or CENTROIDS))
 
@@ -41,14 +43,20 @@ def check_regularizer(source: SourceSettings, tune: TuneSettings) -> None:
     _ = regularization_of(tune)
     if tune.regularizer is None:
         if tune.regularizer_weight is not None:
-            raise InputError("--regularizer-weight is the weight of a term that --regularizer names; pass both")
+            raise InputError(
+                "fine_tune.regularizer_weight is the weight of a term that fine_tune.regularizer names; pass both"
+            )
         return
     if source.data is None:
-        raise InputError("--regularizer acts while a network trains, and without --data none does; pass --data")
+        raise InputError("fine_tune.regularizer acts while a network trains, and without --data none does; pass --data")
     if source.regularizer is None and source.weights == "none":
-        raise InputError("--regularizer acts while a network trains, and --weights none is not trained; pass --train")
+        raise InputError(
+            "fine_tune.regularizer acts while a network trains, and --weights none is not trained; pass --train"
+        )
     if source.regularizer is None and tune.epochs == 0:
-        raise InputError("--regularizer acts while a network trains, and --epochs 0 trains none; pass 1 or more")
+        raise InputError(
+            "fine_tune.regularizer acts while a network trains, and --epochs 0 trains none; pass 1 or more"
+        )
 
 
 def with_centroids(tune: TuneSettings, share: ShareSettings) -> TuneSettings:
@@ -69,14 +77,14 @@ def check_goal(source: SourceSettings, plan: PlanSettings) -> None:
     """InputError for a goal that has nothing to be measured by: accuracy without data, times while counting."""
     blind = source.data is None or (source.weights == "none" and source.train is None)
     rule = plan.rank_rule == "sensitivity" and not plan.ranks and plan.plan is None
-    for asked, what in ((rule, "--rank-rule sensitivity"), (plan.max_drop, "--max-drop")):
+    for asked, what in ((rule, "--set plan.rank_rule=sensitivity"), (plan.max_drop, "--max-drop")):
         if asked and blind:
             raise InputError(
                 f"{what} measures accuracy, and there is none to measure: it needs --data and trained weights"
             )
     if plan.max_latency and plan.costs == "counted" and not parse_limit("latency", plan.max_latency).share:
         raise InputError(
-            f"--max-latency {plan.max_latency} needs times, and --costs counted measures none; leave --costs out, or "
+            f"--max-latency {plan.max_latency} needs times, and plan.costs=counted measures none; leave it out, or "
             "pass a share such as 0.5x"
         )
 
@@ -112,5 +120,6 @@ def runtime_note(plan: PlanSettings, formats: tuple[str, ...]) -> str:
     titles = ", ".join(FORMATS[name].title for name in formats)
     timed = FORMATS[plan.latency_format].runtime
     return (
-        f"layers are timed in {timed}, for {titles} does not run here: its times may differ (--latency-format, --costs)"
+        f"layers are timed in {timed}, for {titles} does not run here: its times may differ "
+        "(plan.latency_format, plan.costs)"
     )

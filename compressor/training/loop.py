@@ -269,7 +269,8 @@ def _epoch(course: _Course, watch: Watch) -> float:
         losses += loss.item()
         if not math.isfinite(losses):
             raise TrainingError(
-                f"the loss became {loss.item()} in epoch {state.epoch + 1} of step {state.step + 1}; lower --rate"
+                f"the loss became {loss.item()} in epoch {state.epoch + 1} of step {state.step + 1}; "
+                "lower fine_tune.rate"
             )
         watch.batch(course.done + number + 1, total)
     return losses / max(1, count)

@@ -86,7 +86,7 @@ def plan_sharing(survey: Survey, sharing: Sharing, layers: Sequence[str] = ()) -
             reasons = "; ".join(f"{row.name}: {row.kept}" for row in rows) or "the network has none"
             raise PlanError(
                 f"no fully connected layer can share its weights as {sharing.text()} ({reasons}); take fewer "
-                "centroids, or name layers with --share-layers"
+                "centroids, or name layers with share.share_layers"
             )
         return rows
     names = [layer.name for layer in survey.layers]
@@ -98,7 +98,9 @@ def plan_sharing(survey: Survey, sharing: Sharing, layers: Sequence[str] = ()) -
         asked.update({layer.name: layer for layer in own})
     for layer in asked.values():
         if layer.must_keep is not None:
-            raise PlanError(f"{layer.name} cannot share its weight: {layer.must_keep}; leave it out of --share-layers")
+            raise PlanError(
+                f"{layer.name} cannot share its weight: {layer.must_keep}; leave it out of share.share_layers"
+            )
         check_sharing(layer.name, layer.weight, sharing)
     return tuple(SharedRow(layer.name, layer.weight, bits(layer.weight, sharing)) for layer in asked.values())
 

@@ -163,7 +163,7 @@ def check_sharing(name: str, weight: tuple[int, ...], sharing: Sharing) -> None:
         raise PlanError(
             f"{sharing.centroids} centroids do not fit {name} ({'x'.join(map(str, weight))}): a codebook has at most "
             f"as many centroids as sub-vectors to serve, here {own.served} of length {sharing.length}; {cure}lower the "
-            f"number, or leave {name} out of --share-layers"
+            f"number, or leave {name} out of share.share_layers"
         )
 
 

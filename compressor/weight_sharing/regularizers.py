@@ -89,7 +89,7 @@ def penalty_of(
         wanted += "" if running is None else " that runs"
         raise PlanError(
             f"the regularizer {asked.name} acts on fully connected layers, and the network has none{wanted}; "
-            "leave --regularizer out"
+            "leave fine_tune.regularizer out"
         )
     pairs = [(layer.weight, _target(name, layer.weight, asked, seed)) for name, layer in layers]
 

@@ -46,7 +46,7 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused(monkeypatch):
     group = AccelerateGroup()
     monkeypatch.setattr(type(group._accelerator), "num_processes", 3)
     with pytest.raises(
-        ProcessGroupError, match="batches of 16 images cannot be split evenly among 3 processes; pass --batch"
+        ProcessGroupError, match=r"batches of 16 images cannot be split evenly among 3 processes; set source.batch"
     ):
         group.shard(loaders()[0])
 

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 NONE = ("--weights", "none")
-FAST = ("--costs", "counted")
+FAST = ("--set", "plan.costs=counted")
 HALF = ("--max-params", "0.5x", *FAST)
-COUNTED = (*NONE, "--input", "3x64x64", "--costs", "counted")
+COUNTED = (*NONE, "--input", "3x64x64", "--set", "plan.costs=counted")
 
 
 @pytest.mark.parametrize(
@@ -38,28 +38,37 @@ COUNTED = (*NONE, "--input", "3x64x64", "--costs", "counted")
         (["alexnet", "--max-params", "0.5"], "--max-params takes a limit with its unit, such as 0.15x or 8.7M"),
         (["alexnet", "--max-params", "1.5x"], "a share lies above 0x and is at most 1x"),
         (["alexnet", "--input", "224"], "--input takes channels x height x width"),
-        (["alexnet", "--mean", "a,b,c"], "--mean takes a number for each channel"),
-        (["squeezenet1_1", "--mean", "0.5", *NONE], "takes 3 channel(s), but is normalized by 1 mean(s)"),
-        (["squeezenet1_1", "--std", "0.5,0,0.5", *NONE], "--std 0.0: a deviation is above 0"),
+        (["alexnet", "--set", "source.mean=a,b,c"], "source.mean takes a number for each channel"),
+        (["squeezenet1_1", "--set", "source.mean=0.5", *NONE], "takes 3 channel(s), but is normalized by 1 mean(s)"),
+        (["squeezenet1_1", "--set", "source.std=0.5,0,0.5", *NONE], "source.std 0.0: a deviation is above 0"),
         (["alexnet", "--ranks", "a"], "--ranks takes layer=rank,... or a paper's, not 'a'"),
         (["alexnet", "--ranks", "a=0"], "--ranks takes layer=rank"),
         (["alexnet", "--plan", "p.json", "--max-params", "0.5x"], "--plan replays ranks that are chosen already"),
         (["alexnet", "--ranks", "a=1", "--max-params", "0.5x"], "--ranks chooses them; leave out --max-params"),
         (["alexnet", "--max-latency", "5M"], "'M' is no unit of it (units: x, us, ms, s)"),
         (["alexnet", "--methods", "cp,tuker"], "there is no method 'tuker': did you mean tucker"),
-        (["alexnet", "--max-size", "0.5x", "--rank-rule", "vbmf"], "the rank rule vbmf cannot answer to --max-size"),
+        (
+            ["alexnet", "--max-size", "0.5x", "--set", "plan.rank_rule=vbmf"],
+            "the rank rule vbmf cannot answer to --max-size",
+        ),
         (["squeezenet1_1", "--max-drop", "1%", *NONE], "--max-drop measures accuracy, and there is none to measure"),
-        (["squeezenet1_1", "--max-latency", "5ms", *COUNTED], "--max-latency 5ms needs times, and --costs counted"),
+        (
+            ["squeezenet1_1", "--max-latency", "5ms", *COUNTED],
+            "--max-latency 5ms needs times, and plan.costs=counted",
+        ),
         (
             ["alexnet", "--max-drop", "1%"],
             "--max-drop measures accuracy, and there is none to measure: it needs --data",
         ),
         (["alexnet", "--data", "digits", "--max-drop", "1%", *NONE], "--max-drop measures accuracy, and there is none"),
         (
-            ["plan", "alexnet", "--rank-rule", "sensitivity"],
-            "--rank-rule sensitivity measures accuracy, and there is n",
+            ["plan", "alexnet", "--set", "plan.rank_rule=sensitivity"],
+            "--set plan.rank_rule=sensitivity measures accuracy, and there is n",
         ),
-        (["alexnet", "--max-latency", "5ms", "--costs", "counted"], "--costs counted measures none; leave --costs out"),
+        (
+            ["alexnet", "--max-latency", "5ms", "--set", "plan.costs=counted"],
+            "plan.costs=counted measures none; leave it out",
+        ),
         (
             ["alexnet", "--max-latency", "5ms", "--threads", "2", *NONE],
             "with 2 threads, where they take other times; pas",
@@ -67,9 +76,12 @@ COUNTED = (*NONE, "--input", "3x64x64", "--costs", "counted")
         (["squeezenet1_1", "--methods", "channel", "--max-macs", "0.01x", *COUNTED], "max-macs 0.01x cannot be met"),
         (["alexnet", "--plan", "p.json", "--ranks", "a=1"], "ranks that are chosen already; leave out --ranks"),
         (["alexnet", "--plan", "missing.json"], "--plan missing.json: there is no such file"),
-        (["alexnet", "--rank-rule", "sensitivty"], "there is no rank rule 'sensitivty': did you mean sensitivity"),
-        (["alexnet", "--schedule", "oneshot"], "there is no schedule 'oneshot': did you mean one-shot"),
-        (["squeezenet1_1", "--rank-rule", "sensitivity", *NONE], "there is none to measure"),
+        (
+            ["alexnet", "--set", "plan.rank_rule=sensitivty"],
+            "there is no rank rule 'sensitivty': did you mean sensitivity",
+        ),
+        (["alexnet", "--set", "fine_tune.schedule=oneshot"], "there is no schedule 'oneshot': did you mean one-shot"),
+        (["squeezenet1_1", "--set", "plan.rank_rule=sensitivity", *NONE], "there is none to measure"),
         (["squeezenet1_1", "--keep-layers", "features.99", *NONE], "features.99"),
         (["squeezenet1_1", "--ranks", "features.3.squeeze=999", *NONE], "SVD ranks go up to 16"),
         (["squeezenet1_1", "--max-params", "1k", *COUNTED], "max-params 1k cannot be met: max-params "),
@@ -236,7 +248,7 @@ def test_a_run_that_cannot_be_written_names_what_helps(tmp_path, call):
 @pytest.mark.slow
 def test_a_handful_of_images_is_said_and_stands_in_the_report(photos, call):
     words = ("squeezenet1_1", "--input", "3x32x32", "--data", "photos", "--train", "1", "--epochs", "0", *FAST)
-    status, _, err = call(photos.parent, *words, "--format", "onnx", "--cap", "0.1", "--name", "few")
+    status, _, err = call(photos.parent, *words, "--format", "onnx", "--set", "bench.cap=0.1", "--name", "few")
     assert status == 0
     said = "3 held-out images (15 % of the training images) decide on ranks, and each is 33.3 points of top-1"
     assert f"note: {said}" in err

@@ -64,7 +64,7 @@ def rows(run: Path):
 
 @pytest.mark.usefixtures("free")
 def test_the_connected_phone_is_taken_and_named(call, run, phone):
-    status, out, err = call(run.parent, "bench", run, "--cap", "0.2")
+    status, out, err = call(run.parent, "bench", run, "--set", "bench.cap=0.2")
     assert status == 0, err
     assert "files will be measured on Nobody Virtual 8 (phone): it is connected" in err
     (original, compressed) = rows(run)
@@ -76,10 +76,10 @@ def test_the_connected_phone_is_taken_and_named(call, run, phone):
     assert call(run.parent, "report", run)[0] == 0
     page = (run / "report.md").read_text()
     assert f"On Nobody Virtual 8 (phone, VP8450, 1x1800 MHz + 1x2400 MHz, {phone.address}), cores 1, 1 thread" in page
-    assert "Measured for at most 0.2 s a file (--cap). Note: run by the adb shell, not inside an app; " in page
+    assert "Measured for at most 0.2 s a file (bench.cap). Note: run by the adb shell, not inside an app; " in page
 
     # A phone and the host never stand in one table.
-    status, out, _ = call(run.parent, "bench", run, "--cap", "0.1", "--device", "host")
+    status, out, _ = call(run.parent, "bench", run, "--set", "bench.cap=0.1", "--device", "host")
     assert status == 0
     assert [row["device"]["kind"] for row in rows(run)] == ["phone", "phone", "host", "host"]
     said = " ".join(out.split())
@@ -89,7 +89,7 @@ def test_the_connected_phone_is_taken_and_named(call, run, phone):
 
 @pytest.mark.usefixtures("free", "phone")
 def test_times_that_are_invalid_are_not_shown(call, run):
-    words = ("bench", run, "--cap", "0.2", "--device", "phone", "--cores", "little")
+    words = ("bench", run, "--set", "bench.cap=0.2", "--device", "phone", "--cores", "little")
     assert call(run.parent, *words)[0] == 0
     lines = rows(run)
     assert lines[0]["pinned_cores"] == [0]
@@ -108,7 +108,7 @@ def test_the_app_stands_beside_the_shell(call, run, phone, app, monkeypatch):
     monkeypatch.setattr(phone_turns, "PROCESSES", 2)
     install_programs(phone.root, app / "desk")
     for place in ("shell", "app"):
-        status, out, err = call(run.parent, "bench", run, "--cap", "0.4", "--in", place)
+        status, out, err = call(run.parent, "bench", run, "--set", "bench.cap=0.4", "--in", place)
         assert status == 0, err
     assert [row["device"]["process"] for row in rows(run)] == ["shell", "shell", "app", "app"]
     said = " ".join(out.split())
@@ -125,12 +125,12 @@ def test_the_app_stands_beside_the_shell(call, run, phone, app, monkeypatch):
         ("| compressed.onnx", "shell"),
         ("| compressed.onnx", "app"),
     ]
-    status, _, err = call(run.parent, "bench", run, "--cap", "1", "--device", "host", "--in", "app")
+    status, _, err = call(run.parent, "bench", run, "--set", "bench.cap=1", "--device", "host", "--in", "app")
     assert (status, err) == (
         1,
         "compress-export: --in app is a place on a phone, and --device host is none; leave one of the two out\n",
     )
-    status, _, err = call(run.parent, "bench", run, "--cap", "1", "--in", "browser")
+    status, _, err = call(run.parent, "bench", run, "--set", "bench.cap=1", "--in", "browser")
     words = "a phone runs files in shell, app, app_process, not in 'browser'; choose one of these"
     assert (status, err) == (1, f"compress-export: {words}\n")
     assert call(run.parent, "devices", "--clean")[0] == 0
@@ -147,17 +147,17 @@ def test_a_profile_inside_an_app_is_refused_before_a_phone_is_looked_for(call, t
 @pytest.mark.usefixtures("free")
 def test_several_phones_stop_it_with_their_serials(call, run, plug):
     one, other = sorted((plug().address, plug().address))
-    status, _, err = call(run.parent, "bench", run, "--cap", "1")
+    status, _, err = call(run.parent, "bench", run, "--set", "bench.cap=1")
     assert status == 1
     text = f"2 phones are connected: {one} (Virtual 8), {other} (Virtual 8); pass --serial with one of these"
     assert err == f"compress-export: {text}\n"
-    status, _, err = call(run.parent, "bench", run, "--cap", "1", "--serial", "A1")
+    status, _, err = call(run.parent, "bench", run, "--set", "bench.cap=1", "--serial", "A1")
     assert err == f"compress-export: there is no phone A1; there are: {one} (Virtual 8), {other} (Virtual 8)\n"
 
 
 @pytest.mark.usefixtures("free")
 def test_without_a_phone_it_says_where_it_measures_instead(call, run):
-    status, _, err = call(run.parent, "bench", run, "--cap", "0.1")
+    status, _, err = call(run.parent, "bench", run, "--set", "bench.cap=0.1")
     assert status == 0
     assert f"files will be measured on {platform.node()} (host): no phone is connected; no emulator" in err
 
@@ -200,14 +200,14 @@ def test_an_unplugged_phone_keeps_what_was_measured(call, run, phone):
 
     puller = threading.Thread(target=pull_the_cable)
     puller.start()
-    status, _, err = call(run.parent, "bench", run, "--cap", "0.6")
+    status, _, err = call(run.parent, "bench", run, "--set", "bench.cap=0.6")
     puller.join()
     assert status == 1
     assert f"compress-export: phone {phone.address} went away during " in err
     assert [len(row["blocks"]) for row in rows(run)] == [2, 2]
     assert all(row["invalid"].startswith("ended early: phone ") for row in rows(run))
     replug(phone)
-    status, out, _ = call(run.parent, "bench", run, "--cap", "0.2")
+    status, out, _ = call(run.parent, "bench", run, "--set", "bench.cap=0.2")
     assert status == 0
     assert [len(row["blocks"]) for row in rows(run)] == [2, 2, 5, 5]
     assert not [row["invalid"] for row in rows(run)[2:] if row["invalid"].startswith("ended early")]
@@ -260,8 +260,18 @@ def test_devices_without_adb_names_the_package(call, tmp_path, monkeypatch):
 def test_the_main_command_measures_on_the_phone(runner, call, tmp_path, net_file, phone, monkeypatch):
     assert (runner / "aarch64").is_dir()
     monkeypatch.delenv("COMPRESS_EXPORT_DEVICE")
-    words = (f"{net_file}:build", "--input", "3x16x16", "--weights", "none", "--max-params", "0.5x", "--cap", "2")
-    words += ("--costs", "counted")
+    words = (
+        f"{net_file}:build",
+        "--input",
+        "3x16x16",
+        "--weights",
+        "none",
+        "--max-params",
+        "0.5x",
+        "--set",
+        "bench.cap=2",
+    )
+    words += ("--set", "plan.costs=counted")
     # Not .ptl: its libraries take 8 s to load under QEMU, and 12 processes load them.
     status, out, err = call(tmp_path, *words, "--name", "net", "--format", "onnx,pte")
     assert status == 0, err

@@ -1,25 +1,28 @@
 """What `--recipe` and the options of tuning become, and what contradicts itself."""
 
+from dataclasses import replace
+
 import pytest
 
 from compress_export.cli.main import run
+from compress_export.cli.options import Given, given_in
 from compress_export.cli.to_settings import plan_of, source_of, tune_again_of, tune_of
 from compress_export.data.image_files import unlabelled_images
 from compress_export.errors import InputError
 from compress_export.pipeline.distributed import initialize
 from compress_export.pipeline.run import tuned_run
-from compress_export.settings import TuneSettings, plain
+from compress_export.run_directory import RunSettings
+from compress_export.settings import TuneSettings
 from compressor.plan import Plan
 from compressor.planning.recipes import RECIPES
 
 
-def asked(*words):
-    context = run.make_context("run", ["alexnet", *words])
-    return {name: value for name, value in context.params.items() if name != "network"}
+def given(*words):
+    return given_in(run.make_context("run", ["alexnet", *words]))
 
 
 def settings(*words):
-    return plan_of(asked(*words)), tune_of(asked(*words))
+    return plan_of(given(*words)), tune_of(given(*words))
 
 
 def test_a_recipe_sets_what_nobody_asked_for():
@@ -31,7 +34,16 @@ def test_a_recipe_sets_what_nobody_asked_for():
 
 def test_options_go_before_the_recipe():
     plan, tune = settings(
-        "--recipe", "cp-als", "--rank-rule", "vbmf", "--fit", "outputs", "--epochs", "1", "--rate", "0.5"
+        "--recipe",
+        "cp-als",
+        "--set",
+        "plan.rank_rule=vbmf",
+        "--set",
+        "plan.fit=outputs",
+        "--epochs",
+        "1",
+        "--set",
+        "fine_tune.rate=0.5",
     )
     assert (plan.rank_rule, plan.methods, plan.fit) == ("vbmf", (), "outputs")
     assert (tune.epochs, tune.rate, tune.schedule) == (1, 0.5, "one-shot")
@@ -49,14 +61,14 @@ def test_options_go_before_the_recipe():
     ],
 )
 def test_a_new_setting_puts_what_it_replaces_aside(before, now, epochs, total, distill):
-    stored = {"plan": {}, "tune": {**plain(TuneSettings()), **before}}
-    found = tune_again_of({**asked(), **now}, set(now), stored)
+    stored = RunSettings(tune=replace(TuneSettings(), **before))
+    found = tune_again_of(Given({f"fine_tune.{name}": value for name, value in now.items()}), stored)
     assert (found.epochs, found.total_epochs, found.distill) == (epochs, total, distill)
 
 
 @pytest.mark.parametrize(("scale", "epochs", "step"), [("0.2", 3, 1.0), ("0.1", 2, 10 / 15), ("0.01", 1, 1 / 3)])
 def test_the_scale_shortens_epochs_and_falls_of_the_rate_alike(scale, epochs, step):
-    _, tune = settings("--recipe", "cp-tpm-2017", "--epochs-scale", scale)
+    _, tune = settings("--recipe", "cp-tpm-2017", "--set", f"fine_tune.epochs_scale={scale}")
     assert (tune.epochs, tune.rate_step) == (epochs, pytest.approx(step))
 
 
@@ -65,15 +77,18 @@ def test_the_scale_shortens_epochs_and_falls_of_the_rate_alike(scale, epochs, st
     [
         (["--recipe", "cp-tmp-2017"], "there is no recipe 'cp-tmp-2017': did you mean cp-tpm-2017"),
         (
-            ["--epochs-scale", "0.5", "--epochs", "3"],
-            "--epochs-scale scales the recipe's epochs, and --epochs sets them",
+            ["--set", "fine_tune.epochs_scale=0.5", "--epochs", "3"],
+            "fine_tune.epochs_scale scales the recipe's epochs, and --epochs sets them",
         ),
-        (["--epochs", "3", "--total-epochs", "3"], "--epochs is for each step and --total-epochs for all together"),
         (
-            ["--no-distill", "--unlabelled", "x"],
-            "--unlabelled images teach nothing without the original network's answers",
+            ["--epochs", "3", "--set", "fine_tune.total_epochs=3"],
+            "--epochs is for each step and fine_tune.total_epochs for all together",
         ),
-        (["--schedule", "iterativ"], "there is no schedule 'iterativ': did you mean iterative"),
+        (
+            ["--set", "fine_tune.distill=false", "--set", "fine_tune.unlabelled=x"],
+            "images without labels teach nothing without the original network's logits",
+        ),
+        (["--set", "fine_tune.schedule=iterativ"], "there is no schedule 'iterativ': did you mean iterative"),
     ],
 )
 def test_what_contradicts_itself_is_refused(words, text):
@@ -84,7 +99,8 @@ def test_what_contradicts_itself_is_refused(words, text):
 def test_mixed_precision_needs_a_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(
-        InputError, match="--mixed-precision trains in half precision on a CUDA GPU, and this machine has"
+        InputError,
+        match=r"fine_tune.mixed_precision trains in half precision on a CUDA GPU, and this machine has",
     ):
         initialize(mixed_precision=True)
 
@@ -118,9 +134,20 @@ def test_a_recipe_on_a_network_without_its_layers(tmp_path, call):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [name for name, each in RECIPES.items() if each.rank_rule != "none"])
 def test_every_recipe_plans_cuts_and_tunes(tmp_path, net_file, recipe):
-    words = ["--data", "digits", "--train", "6", "--input", "3x16x16", "--costs", "counted", "--recipe", recipe]
+    words = [
+        "--data",
+        "digits",
+        "--train",
+        "6",
+        "--input",
+        "3x16x16",
+        "--set",
+        "plan.costs=counted",
+        "--recipe",
+        recipe,
+    ]
     limit = {"default": "--max-macs", "tucker-vbmf-2015": "--max-macs"}.get(recipe, "--max-params")
-    options = asked(*words, limit, "0.6x", "--epochs-scale", "0.1")
+    options = given(*words, limit, "0.6x", "--set", "fine_tune.epochs_scale=0.1")
     plan, tune = plan_of(options), tune_of(options)
     run = tuned_run(tmp_path / "run", source_of(f"{net_file}:build", options), plan, tune).run
     made = Plan.read(run / "plan.json")

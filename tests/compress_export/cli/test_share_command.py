@@ -1,4 +1,4 @@
-"""--share and --regularizer: what is refused, and runs that share weights."""
+"""--share and fine_tune.regularizer: what is refused, and runs that share weights."""
 
 import json
 
@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from report_runs import report_run
 from safetensors.numpy import load_file
 
+from compress_export.cli.options import Given
 from compress_export.cli.to_settings import share_of
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext
@@ -26,7 +27,6 @@ from compressor.weight_sharing.regularizers import REGULARIZERS
 DATA = SourceSettings("net.py:build", data="cifar10")
 FROM_SCRATCH = SourceSettings("net.py:build", data="cifar10", train=3)
 QUARTIC = TuneSettings(regularizer="quartic")
-ASKED = {"share": None, "share_layers": None, "share_epochs": 1, "share_rate": 3e-4}
 
 
 def test_a_sharing_is_written_in_one_word():
@@ -35,23 +35,22 @@ def test_a_sharing_is_written_in_one_word():
     for text in ("4", "4x", "axb", "4x256,diagonal", "4x256x2"):
         with pytest.raises(PlanError, match=r"weights are shared as length x centroids, with rows .* not '"):
             Sharing.parse(text)
-    assert share_of({**ASKED, "share": "4x16", "share_layers": "a, b"}) == ShareSettings("4x16", ("a", "b"))
+    assert share_of(Given({"share.share": "4x16", "share.share_layers": ("a", "b")})) == ShareSettings(
+        "4x16", ("a", "b")
+    )
     with pytest.raises(PlanError, match=r"4x256 or 8x16,rows,block, not 'much'"):
-        share_of({**ASKED, "share": "much"})
-    with pytest.raises(InputError, match="--share-layers names layers to share, and --share says how; pass it too"):
-        share_of({**ASKED, "share_layers": "fc"})
+        share_of(Given({"share.share": "much"}))
+    with pytest.raises(
+        InputError, match=r"share.share_layers names layers to share, and --share says how; pass it too"
+    ):
+        share_of(Given({"share.share_layers": ("fc",)}))
 
 
 def test_the_recipe_trains_shares_and_cuts_nothing():
-    recipe = {
-        "share": None,
-        "share_layers": None,
-        "share_epochs": None,
-        "share_rate": None,
-        "recipe": "on-the-fly-2015",
-    }
-    assert share_of(recipe) == ShareSettings("8x16", (), 2, 1e-3)
-    assert share_of({**recipe, "share": "4x16", "share_epochs": 0}) == ShareSettings("4x16", (), 0, 1e-3)
+    recipe = "on-the-fly-2015"
+    assert share_of(Given({}, recipe)) == ShareSettings("8x16", (), 2, 1e-3)
+    given = Given({"share.share": "4x16", "share.share_epochs": 0}, recipe)
+    assert share_of(given) == ShareSettings("4x16", (), 0, 1e-3)
     own = RECIPES["on-the-fly-2015"]
     assert (own.rank_rule, own.needs, own.regularizer in REGULARIZERS) == ("none", "linear", True)
 
@@ -61,7 +60,11 @@ def test_a_regularizer_needs_training():
         (SourceSettings("alexnet"), QUARTIC, "acts while a network trains, and without --data none does; pass --data"),
         (SourceSettings("a", data="mnist", weights="none"), QUARTIC, "and --weights none is not trained; pass --train"),
         (DATA, TuneSettings(regularizer="quartic", epochs=0), "and --epochs 0 trains none; pass 1 or more"),
-        (DATA, TuneSettings(regularizer_weight=2.0), "is the weight of a term that --regularizer names; pass both"),
+        (
+            DATA,
+            TuneSettings(regularizer_weight=2.0),
+            "is the weight of a term that fine_tune.regularizer names; pass both",
+        ),
         (DATA, TuneSettings(regularizer="quartik"), "there is no regularizer 'quartik': did you mean quartic"),
         (DATA, TuneSettings(regularizer="quartic:4x16"), "quartic follows no centroids; leave out :4x16"),
     ):
@@ -116,7 +119,7 @@ def test_a_report_says_what_is_shared(tmp_path, call):
 
 
 SIZE = ("--input", "3x16x16")
-WORDS = (*SIZE, "--data", "digits", "--train", "6", "--rank-rule", "none")
+WORDS = (*SIZE, "--data", "digits", "--train", "6", "--set", "plan.rank_rule=none")
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +138,7 @@ def steps(folder, net_file, call):
     if not run.exists():
         assert call(folder, "plan", f"{net_file}:build", *WORDS, "--name", "steps")[0] == 0
         assert call(folder, "compress", run)[0] == 0
-        status, _, err = call(folder, "tune", run, "--epochs", "1", "--regularizer", "binarizing-l1")
+        status, _, err = call(folder, "tune", run, "--epochs", "1", "--set", "fine_tune.regularizer=binarizing-l1")
         assert status == 0, err
     return run
 
@@ -172,10 +175,10 @@ def test_other_ways_to_share_stop_and_can_be_forced(steps, folder, call):
     assert (status, "made with other settings: --share 4x16 (was 8x16); pass --force" in err) == (1, True)
     assert (steps / "shared.safetensors").read_bytes() == before
     accuracy = (steps / "accuracy.json").read_text()
-    assert call(folder, "share", steps, "--share", "4x16", "--share-epochs", "0", "--force")[0] == 0
+    assert call(folder, "share", steps, "--share", "4x16", "--set", "share.share_epochs=0", "--force")[0] == 0
     assert (steps / "shared.safetensors").read_bytes() != before
     assert (steps / "accuracy.json").read_text() != accuracy
-    assert call(folder, "tune", steps, "--epochs", "1", "--rate", "0.001", "--force")[0] == 0
+    assert call(folder, "tune", steps, "--epochs", "1", "--set", "fine_tune.rate=0.001", "--force")[0] == 0
     assert not (steps / "shared.safetensors").exists()
 
 
@@ -186,7 +189,7 @@ class Killed(Exception):
 @pytest.mark.slow
 def test_an_interrupted_sharing_goes_on_to_the_same_bits(steps, folder, call, monkeypatch):
     torch.set_num_threads(1)
-    words = ("share", steps, "--share", "8x16", "--share-epochs", "2", "--force")
+    words = ("share", steps, "--share", "8x16", "--set", "share.share_epochs=2", "--force")
     assert call(folder, *words)[0] == 0
     whole = (steps / "shared.safetensors").read_bytes()
     lines = rows(steps / "sharing.jsonl")

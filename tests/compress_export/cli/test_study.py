@@ -237,8 +237,8 @@ def test_an_interrupted_study_goes_on_and_makes_nothing_twice(call, tmp_path, ne
         "ours;tucker-vbmf",
         "--epochs",
         "0.5",
-        "--images",
-        "200",
+        "--set",
+        "source.images=200",
     ]
     made, whole = [], cells.line_of
 

@@ -27,11 +27,32 @@ def both(folder, *words):
 
 @pytest.fixture
 def words(net_file):
-    return (f"{net_file}:build", "--input", "3x16x16", "--data", "digits", "--train", "4", "--costs", "counted")
+    return (
+        f"{net_file}:build",
+        "--input",
+        "3x16x16",
+        "--data",
+        "digits",
+        "--train",
+        "4",
+        "--set",
+        "plan.costs=counted",
+    )
 
 
 def test_two_processes_plan_and_tune_the_run_of_one(tmp_path, words):
-    more = ("--max-macs", "0.5x", "--epochs", "1", "--distill", "--format", "onnx", "--cap", "0.1")
+    more = (
+        "--max-macs",
+        "0.5x",
+        "--epochs",
+        "1",
+        "--set",
+        "fine_tune.distill=true",
+        "--format",
+        "onnx",
+        "--set",
+        "bench.cap=0.1",
+    )
     one, two, said = both(tmp_path, *words, *more)
     assert said.count("top-1") == 1  # the first process alone speaks
     assert rows(one / "losses.jsonl") == rows(two / "losses.jsonl") != []
@@ -42,6 +63,6 @@ def test_two_processes_plan_and_tune_the_run_of_one(tmp_path, words):
 
 
 def test_two_processes_share_the_probes_of_the_sensitivity_rule(tmp_path, words):
-    one, two, _ = both(tmp_path, "plan", *words, "--rank-rule", "sensitivity", "--max-params", "0.5x")
+    one, two, _ = both(tmp_path, "plan", *words, "--set", "plan.rank_rule=sensitivity", "--max-params", "0.5x")
     assert rows(one / "probes.jsonl") == rows(two / "probes.jsonl") != []
     assert json.loads((one / "plan.json").read_text()) == json.loads((two / "plan.json").read_text())

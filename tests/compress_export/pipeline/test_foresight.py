@@ -37,7 +37,7 @@ def test_a_goal_with_nothing_to_measure_it_by_is_refused():
     check_goal(SourceSettings("net"), PlanSettings(max_latency="0.5x", costs="counted"))
     with pytest.raises(InputError, match="there is none to measure: it needs --data and trained weights"):
         check_goal(SourceSettings("net"), PlanSettings(rank_rule="sensitivity"))
-    with pytest.raises(InputError, match=r"--max-latency 5ms needs times, and --costs counted measures none; leave"):
+    with pytest.raises(InputError, match=r"--max-latency 5ms needs times, and plan.costs=counted measures none; leave"):
         check_goal(SourceSettings("net"), replace(FIVE, costs="counted"))
 
 

@@ -12,7 +12,7 @@ from bench.profile.profile import Operator, Profile
 from bench.profile.profile import append as keep
 
 FILES = Path(__file__).resolve().parents[2] / "bench" / "files"
-SHORT = ("--device", "host", "--cap", "0.2")
+SHORT = ("--device", "host", "--set", "bench.cap=0.2")
 
 
 def test_two_files_take_turns_and_leave_rows_beside_them(call, tmp_path, monkeypatch):

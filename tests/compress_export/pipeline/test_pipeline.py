@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 SIZE = ("--input", "3x16x16")
-DATA = ("--data", "digits", "--train", "8", "--costs", "counted")
-QUICK = ("--epochs", "1", "--cap", "0.2")
+DATA = ("--data", "digits", "--train", "8", "--set", "plan.costs=counted")
+QUICK = ("--epochs", "1", "--set", "bench.cap=0.2")
 
 
 def rows(path):
@@ -137,7 +137,7 @@ def test_the_report_can_be_written_again_from_the_files_alone(whole, folder, cal
 @pytest.mark.slow
 def test_the_verbs_alone_read_what_the_one_before_wrote(folder, net_file, call):
     run = folder / "runs" / "steps"
-    words = (f"{net_file}:build", *SIZE, *DATA, "--costs", "measured", "--max-params", "0.4x")
+    words = (f"{net_file}:build", *SIZE, *DATA, "--set", "plan.costs=measured", "--max-params", "0.4x")
     words += ("--methods", "spatial,svd", "--name", "steps")  # each method more is timed at three ranks of each layer
     status, out, _ = call(folder, "plan", *words)
     assert (status, "max-params 0.4x" in out) == (0, True)
@@ -147,12 +147,12 @@ def test_the_verbs_alone_read_what_the_one_before_wrote(folder, net_file, call):
     assert 0 < plan["chosen"]["ms"] < 100
     assert len(rows(run / "losses.jsonl")) >= 4
     assert call(folder, "compress", run)[0] == 0
-    assert call(folder, "tune", run, "--schedule", "one-shot", "--epochs", "1")[0] == 0
+    assert call(folder, "tune", run, "--set", "fine_tune.schedule=one-shot", "--epochs", "1")[0] == 0
     factored = [layer["name"] for layer in json.loads((run / "plan.json").read_text())["layers"] if layer["rank"]]
     assert rows(run / "tuning.jsonl")[-1]["cut"] == ", ".join(factored) != ""
     assert call(folder, "export", run, "--format", "onnx")[0] == 0
-    assert call(folder, "bench", run, "--cap", "0.1")[0] == 0
-    assert call(folder, "bench", run, "--cap", "0.1")[0] == 0
+    assert call(folder, "bench", run, "--set", "bench.cap=0.1")[0] == 0
+    assert call(folder, "bench", run, "--set", "bench.cap=0.1")[0] == 0
     assert len(rows(run / "measurements.jsonl")) == 4
     status, out, _ = call(folder, "report", run)
     assert (status, ".onnx size" in out) == (0, True)
@@ -194,8 +194,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(whole, folder, net_file, rows_
 @pytest.mark.slow
 def test_untrained_weights_are_said_to_be_untrained(folder, call):
     words = ("squeezenet1_1", "--input", "3x64x64", "--weights", "none", "--max-params", "0.5x", "--format", "onnx")
-    words += ("--costs", "counted")
-    status, out, _ = call(folder, *words, "--cap", "0.1", "--name", "untrained")
+    words += ("--set", "plan.costs=counted")
+    status, out, _ = call(folder, *words, "--set", "bench.cap=0.1", "--name", "untrained")
     assert status == 0
     assert "not measured" in out
     assert "The weights are untrained" in out

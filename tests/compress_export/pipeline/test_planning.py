@@ -17,7 +17,7 @@ from compressor.planning.planner import PlanningProblem, solve
 from compressor.survey import survey
 
 SIZE = ("--input", "3x16x16")
-DATA = ("--data", "digits", "--train", "8", "--costs", "counted")
+DATA = ("--data", "digits", "--train", "8", "--set", "plan.costs=counted")
 
 
 def rows(path):
@@ -80,7 +80,18 @@ def build():
 
 def test_a_depthwise_layer_is_probed_by_a_form_that_loses_something(folder, call):
     (folder / "depthwise.py").write_text(DEPTHWISE)
-    words = ("depthwise.py:build", *SIZE, "--data", "digits", "--train", "1", "--costs", "counted", "--max-drop", "30%")
+    words = (
+        "depthwise.py:build",
+        *SIZE,
+        "--data",
+        "digits",
+        "--train",
+        "1",
+        "--set",
+        "plan.costs=counted",
+        "--max-drop",
+        "30%",
+    )
     status, _, err = call(folder, "plan", *words, "--name", "depthwise")
     assert status == 0, err
     probes = rows(folder / "runs" / "depthwise" / "losses.jsonl")

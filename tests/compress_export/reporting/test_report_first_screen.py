@@ -76,7 +76,7 @@ def test_the_command_that_measures_again_names_the_device_the_process_and_the_sc
     row = replace(measurement(), schedule=Schedule(threads=2, cap_seconds=3.0))
     app = replace(PHONE, process="app")
     assert bench_command(Path("runs/my net"), app, [row]) == (
-        "compress-export bench 'runs/my net' --device phone --in app --threads 2 --cap 3"
+        "compress-export bench 'runs/my net' --device phone --in app --threads 2 --set bench.cap=3"
     )
     assert bench_command(Path("runs/net"), PHONE, []) == "compress-export bench runs/net --device phone"
     assert bench_command(Path("runs/net"), None, [simulated()]) == "compress-export bench runs/net --device host"

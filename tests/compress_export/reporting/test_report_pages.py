@@ -5,13 +5,13 @@ import re
 import shlex
 from dataclasses import asdict, replace
 
-import click
 import pytest
 from page_text import Elements, words
 from report_runs import HOSTILE, PHONE, edit, epoch, make_hostile, measured_in_app, report_run, write
 
 from bench.measurement import Schedule
 from compress_export.cli import main as cli
+from compress_export.cli.options import given_in
 from compress_export.cli.to_settings import bench_of, formats_of, plan_of, share_of, source_of, tune_of
 from compress_export.reporting import figures
 from compress_export.reporting.command import command
@@ -223,32 +223,36 @@ def test_a_command_with_backticks_stays_inside_its_fence(tmp_path):
     [
         "alexnet --data digits --target android",
         "net.py:build --weights none --input 3x16x16 --max-params 0.15x --target all",
-        "resnet18 --max-params 8.7M --format onnx,pte --keep-layers conv1,fc --threads 2 --cap 5",
-        "net.py:build --ranks a.b=3,c=40 --mean 0.5,0.5,0.5 --std 1.0,1.0,1.0 --seed 3 --batch 32 --format ptl",
-        "alexnet-caffe --data imagenet --data-root '/my data' --ranks astrid-lee-2017 --optimizer sgd --rate 0.001",
-        "alexnet --data digits --train 4 --schedule one-shot --epochs 5 --patience 2 --rate-shape step --rate-step 3",
+        "resnet18 --max-params 8.7M --format onnx,pte --keep-layers conv1,fc --threads 2 --set bench.cap=5",
+        "net.py:build --ranks a.b=3,c=40 --set source.mean=0.5,0.5,0.5 --set source.std=1.0,1.0,1.0 --seed 3"
+        " --set source.batch=32 --format ptl",
+        "alexnet-caffe --data imagenet --data-root '/my data' --ranks astrid-lee-2017"
+        " --set fine_tune.optimizer=sgd --set fine_tune.rate=0.001",
+        "alexnet --data digits --train 4 --set fine_tune.schedule=one-shot --epochs 5"
+        " --set fine_tune.patience=2 --set fine_tune.rate_shape=step --set fine_tune.rate_step=3",
         "alexnet --data digits --recipe cp-tpm-2017",
-        "alexnet --data digits --recipe cp-tpm-2017 --optimizer adamw --rank-rule budget --rate 0.001",
-        "alexnet --data digits --recipe tucker-vbmf-2015 --fit outputs --schedule auto --epochs 2 --distill",
-        "alexnet --data digits --recipe cp-als --rank-rule equal-error --epochs-scale 0.2",
-        "alexnet --data digits --recipe cp-als --ranks features.3=40 --rate-shape cosine",
-        "alexnet --data digits --recipe on-the-fly-2015 --share 4x16 --share-epochs 1",
+        "alexnet --data digits --recipe cp-tpm-2017 --set fine_tune.optimizer=adamw --set plan.rank_rule=budget"
+        " --set fine_tune.rate=0.001",
+        "alexnet --data digits --recipe tucker-vbmf-2015 --set plan.fit=outputs --set fine_tune.schedule=auto"
+        " --epochs 2 --set fine_tune.distill=true",
+        "alexnet --data digits --recipe cp-als --set plan.rank_rule=equal-error --set fine_tune.epochs_scale=0.2",
+        "alexnet --data digits --recipe cp-als --ranks features.3=40 --set fine_tune.rate_shape=cosine",
+        "alexnet --data digits --recipe on-the-fly-2015 --share 4x16 --set share.share_epochs=1",
     ],
 )
 def test_the_command_of_a_report_asks_for_the_same(words):
     """What a run stores of a command leads back to a command that stores the same, and measures where it did."""
 
     def settings(line):
-        with click.Context(cli.cli) as context:
-            given = cli.run.make_context("run", shlex.split(line), parent=context).params
-        network = given.pop("network")
+        context = cli.run.make_context("run", shlex.split(line))
+        given, formats = given_in(context), formats_of(context.params["target"], context.params["formats"])
         sections = {
-            "source": source_of(network, given),
-            "plan": plan_of(given, formats_of(given)),
+            "source": source_of(context.params["network"], given),
+            "plan": plan_of(given, formats),
             "tune": tune_of(given),
             "share": share_of(given),
         }
-        return {name: plain(section) for name, section in sections.items()}, formats_of(given), bench_of(given)
+        return {name: plain(section) for name, section in sections.items()}, formats, bench_of(given)
 
     stored, formats, bench = settings(words)
     again = command(stored, formats, [_row(bench)], "name")

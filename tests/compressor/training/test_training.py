@@ -146,7 +146,7 @@ def test_the_best_epoch_is_returned_where_asked_for_and_after_a_kill(tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_fit():
-    with pytest.raises(TrainingError, match=r"the loss became .* in epoch 1 of step 1; lower --rate"):
+    with pytest.raises(TrainingError, match=r"the loss became .* in epoch 1 of step 1; lower fine_tune.rate"):
         fit(network(), *loaders(), (Step((), 1),), TrainOptions(optimizer="sgd", rate=1e9))
 
 

@@ -10,8 +10,8 @@ from report_runs import report_run
 from bench.devices import DEVICES
 from compress_export.cli.list import KINDS
 from compress_export.cli.main import cli
-from compress_export.cli.options import LOUDNESS
-from compress_export.console import WIDTH, console
+from compress_export.cli.options import QUIET
+from compress_export.console import WIDTH, OutputOptions, console, set_output
 from compress_export.progress import Reporter
 from compressor.decompositions.methods import METHODS
 from compressor.planning.recipes import PAPER_RANKS, RECIPES
@@ -95,7 +95,7 @@ def test_verbose_shows_where_an_error_arose(call, tmp_path):
 
 
 @click.command()
-@LOUDNESS
+@QUIET
 def log():
     with Reporter().stage("Work") as advance:
         for moment in range(30):
@@ -108,15 +108,14 @@ clock = [0.0]
 
 @pytest.mark.parametrize(("words", "lines"), [([], 3), (["-v"], 16), (["-q"], 0)])
 def test_a_log_speaks_every_twenty_seconds_or_two(monkeypatch, capsys, words, lines):
-    from compress_export import console as voice
     from compress_export import progress
 
-    voice.ordinary()
+    set_output(OutputOptions())
     clock[0] = 0
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     log.main(words, standalone_mode=False)
     assert len(capsys.readouterr().err.splitlines()) == lines
-    voice.ordinary()
+    set_output(OutputOptions())
 
 
 def test_tables_are_as_wide_as_a_log_or_as_told(monkeypatch):
