@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,9 +161,7 @@ def _next(context: RunContext, path: Path) -> str:
     return f"go on with `compress-export tune {path}`, or `{export}`" if context.trainable else f"go on with `{export}`"
 
 
-def tune_only(
-    path: Path, settings: TuneSettings, force: bool = False, group: ProcessGroup = SINGLE_PROCESS
-) -> None:
+def tune_only(path: Path, settings: TuneSettings, force: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> None:
     """Fine-tunes the compressed network of the run at `path` and measures its accuracy."""
     with _existing(path, "compressed.safetensors", f"compress {path}", group) as (run, context):
         if not context.trainable:

@@ -9,9 +9,26 @@ from typing import Any
 
 from bench.devices import name_of
 from bench.measurement import Device, Measurement, Row, Schedule, Simulated
-from compress_export.settings import DEFAULT_RECIPE, SETTINGS, recipe_values
+from compress_export.settings import (
+    DEFAULT_RECIPE,
+    SETTINGS,
+    PlanSettings,
+    Section,
+    ShareSettings,
+    SourceSettings,
+    TuneSettings,
+    recipe_values,
+)
 from compressor.planning.recipes import RECIPES
 from exporters.formats import TARGETS
+
+DEFAULTS: dict[str, Section] = {
+    "source": SourceSettings(""),
+    "plan": PlanSettings(),
+    "tune": TuneSettings(),
+    "share": ShareSettings(),
+}
+"""The sections of settings.json."""
 
 SETTINGS_JSON = {"source": "source", "plan": "plan", "fine_tune": "tune", "share": "share"}
 """Sections of the settings, and their keys in settings.json."""

@@ -98,7 +98,7 @@ def _latency(report: Report) -> Iterator[str]:
     cores = "".join(f", cores {', '.join(map(str, cores))}" for cores in pinned)
     threads = ", ".join(f"{n} thread{'s' if n > 1 else ''}" for n in sorted({row.threads for row in rows}))
     cap = min(row.schedule.cap_seconds for row in rows)
-    short = f" Measured for at most {cap:g} s a file (--cap)." if cap < Schedule.cap_seconds else ""
+    short = f" Measured for at most {cap:g} s a file (bench.cap)." if cap < Schedule.cap_seconds else ""
     notes = "".join(
         f" Note: {escape(n)}." for n in dict.fromkeys(row.note for row in rows if row.processes and row.note)
     )

@@ -52,7 +52,7 @@ def tuning_notes(accuracy: Mapping[str, NetworkAccuracy]) -> list[str]:
         return []
     return [
         f"Fine-tuning made the network worse: top-1 was {factorized.top1:.2f} % before it and is {tuned.top1:.2f} % "
-        f"(McNemar's p {p:.1g}); try a smaller --rate or --distill, or leave it out with --epochs 0."
+        f"(McNemar's p {p:.1g}); try a smaller fine_tune.rate, or fine_tune.distill, or leave it out with --epochs 0."
     ]
 
 

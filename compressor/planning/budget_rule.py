@@ -98,8 +98,8 @@ def bounds(problem: PlanningProblem, dense: Mapping[str, Candidate]) -> dict[str
         if quantity == "latency":
             if costs.unit != "ms" and not limit.share:
                 raise PlanError(
-                    f"--max-latency {limit.text} needs times, and costs are {costs.source}; pass --costs measured, or "
-                    "a share such as 0.5x"
+                    f"--max-latency {limit.text} needs times, and costs are {costs.source}; set plan.costs to "
+                    "measured, or pass a share such as 0.5x"
                 )
             allowed = limit.most(whole[quantity]) - problem.latency_offset
             limits[quantity] = layers_within(allowed, whole[quantity], total(dense, quantity))

@@ -241,7 +241,7 @@ def rows_by_limit(problem: PlanningProblem) -> list[LayerPlan]:
 
 def _measured(drops: Mapping[str, float] | None) -> Mapping[str, float]:
     if drops is None:
-        raise PlanError("the rule sensitivity needs data to measure with: pass --data, or another --rank-rule")
+        raise PlanError("the rule sensitivity needs data to measure with: pass --data, or another plan.rank_rule")
     return drops
 
 
