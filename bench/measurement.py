@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from exporters.artifact import Parity
+from exporters.artifact import Parity, write_whole
 
 Kind = Literal["host", "phone", "simulated"]
 
@@ -375,9 +375,7 @@ def from_line(line: str, where: str = "line") -> Row:
 def append(path: Path, rows: Iterable[Row]) -> None:
     """Adds one line for each row to the file at `path`, which may be new; all of them or none."""
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(before + "".join(map(to_line, rows)), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, before + "".join(map(to_line, rows)))
 
 
 def read(path: Path) -> tuple[Row, ...]:

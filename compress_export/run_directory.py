@@ -25,6 +25,7 @@ from compress_export.settings import (
     differences,
     plain,
 )
+from exporters.artifact import write_whole
 
 OUTPUTS = {
     "source": ("network.json", "original.safetensors", "training.jsonl", "training.pt", "survey.json", "losses.jsonl"),
@@ -87,12 +88,7 @@ class RunDirectory:
             raise InputError(f"{self.path / name} is no JSON any more ({error}); mend it, or remove the run") from error
 
     def write_text(self, name: str, text: str) -> None:
-        unfinished = self.path / f".{name}.partial"
-        try:
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(self.path / name)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_whole(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_text(name, json.dumps(value, indent=2) + "\n")

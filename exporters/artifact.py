@@ -126,12 +126,20 @@ class Artifact:
         )
 
 
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Writes a file under a temporary name beside it and renames it, so that a file that exists is whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_artifacts(path: Path, artifacts: Iterable[Artifact]) -> None:
     """Writes artifacts.json: a list, one object for each file, complete or not at all."""
     rows = [artifact.to_row(path.parent) for artifact in artifacts]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(rows, indent=2) + "\n")
 
 
 def read_artifacts(path: Path) -> tuple[Artifact, ...]:

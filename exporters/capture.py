@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from exporters.artifact import ExportError
+from exporters.artifact import ExportError, write_whole
 from exporters.graph_passes import (
     drop_identities,
     drop_unused_weights,
@@ -68,14 +68,9 @@ def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
 
 def save(program: ExportedProgram, path: Path) -> None:
     """Writes the program as .pt2, complete or not at all. OSError where it cannot be written."""
-    partial = path.with_name(f".{path.stem}.partial.pt2")
     content = io.BytesIO()  # not straight to the file: torch's own writer aborts the process on a full disk
     torch.export.save(program, content)
-    try:
-        partial.write_bytes(content.getbuffer())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, content.getbuffer())
 
 
 def load(path: Path) -> ExportedProgram:

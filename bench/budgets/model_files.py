@@ -20,7 +20,7 @@ from bench.budgets.limits import Budget, BudgetError, Budgets
 from bench.file_contents.contents import ContentError, Contents
 from bench.file_contents.readers import read
 from bench.run_files import COMPRESSED, GONE, ORIGINAL, RunError, RunFiles, altered
-from exporters.artifact import Artifact, size_and_sha256
+from exporters.artifact import Artifact, size_and_sha256, write_whole
 
 BLOCK = 1 << 20
 REMEMBERED = "shipped.json"
@@ -103,11 +103,9 @@ class ModelFile:
         known = self.run.json(REMEMBERED) or {}
         if self.measured[1] not in known:
             known[self.measured[1]] = _deflated(self.path)
-            unfinished = self.run.path / f".{REMEMBERED}.partial"
             # A run that may only be read is deflated anew each time, which costs seconds and changes no figure.
             with suppress(OSError):
-                unfinished.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-                unfinished.replace(self.run.path / REMEMBERED)
+                write_whole(self.run.path / REMEMBERED, json.dumps(known, indent=2) + "\n")
         return int(known[self.measured[1]])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.measurement import BenchError, Device
+from exporters.artifact import write_whole
 
 Unit = Literal["ms", "instructions"]
 FILE = "profiles.jsonl"
@@ -72,9 +73,7 @@ class Profile:
 def append(path: Path, profiles: Iterable[Profile]) -> None:
     """Adds a line of JSON for each profile to the file at `path`, which may be new."""
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(before + "".join(json.dumps(asdict(each)) + "\n" for each in profiles), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, before + "".join(json.dumps(asdict(each)) + "\n" for each in profiles))
 
 
 def read(path: Path) -> tuple[Profile, ...]:

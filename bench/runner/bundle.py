@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measurement import BenchError
-from exporters.artifact import size_and_sha256
+from exporters.artifact import size_and_sha256, write_whole
 
 NEEDED = re.compile(r"\(NEEDED\)\s+Shared library: \[([^]]+)\]")
 
@@ -134,6 +134,5 @@ def write_manifest(bundle: Bundle) -> None:
     fields = {"schema": SCHEMA, "arch": bundle.arch, "abi": bundle.abi, "glibc": bundle.glibc}
     engines = {name: asdict(each) for name, each in sorted(bundle.engines.items())}
     files = {name: asdict(each) for name, each in sorted(bundle.files.items())}
-    partial = bundle.path / f".{MANIFEST}.partial"
-    partial.write_text(json.dumps({**fields, "engines": engines, "files": files}, indent=2) + "\n", encoding="utf-8")
-    partial.replace(bundle.path / MANIFEST)
+    content = json.dumps({**fields, "engines": engines, "files": files}, indent=2) + "\n"
+    write_whole(bundle.path / MANIFEST, content)

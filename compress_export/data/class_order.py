@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from compress_export.data.builtin import CPU
+from compress_export.data.in_memory import CPU
 from compress_export.errors import InputError
 
 IMAGES_OF_CLASS, MOST = 20, 512

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from compress_export.data.builtin import CPU
-from compress_export.data.builtin import DigitImages
-from compress_export.data.builtin import Image
-from compress_export.data.builtin import Images
-from compress_export.data.builtin import View
-from compress_export.data.builtin import grey_digits
+from compress_export.data.in_memory import CPU
+from compress_export.data.in_memory import DigitImages
+from compress_export.data.in_memory import Image
+from compress_export.data.in_memory import Images
+from compress_export.data.in_memory import View
+from compress_export.data.in_memory import grey_digits
 from compress_export.errors import InputError
 from compress_export.errors import nearest
 from compress_export.data.image_files import read_image

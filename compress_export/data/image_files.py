@@ -9,11 +9,11 @@ from typing import Any
 from typing import cast
 import torch
 from torch import Tensor
-from compress_export.data.builtin import View
+from compress_export.data.in_memory import View
 from compress_export.errors import InputError
 from torch.utils.data import Dataset
-from compress_export.data.builtin import Image
-from compress_export.data.builtin import Images
+from compress_export.data.in_memory import Image
+from compress_export.data.in_memory import Images
 from compressor.training.distillation import UNLABELLED
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from compress_export.latency.cache import cache_folder
 from compressor.layers import find_layer
 from compressor.plan import LayerVariant
 from compressor.planning.goal import Errors
+from exporters.artifact import write_whole
 
 SCHEMA = 1
 
@@ -52,9 +52,7 @@ def _write(errors: Errors, places: Mapping[str, Path]) -> None:
             if variant.layer == name
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({"schema": SCHEMA, "errors": rows}) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps({"schema": SCHEMA, "errors": rows}) + "\n")
 
 
 def _file_name(network: nn.Module, name: str, seed: int) -> str:

@@ -135,8 +135,8 @@ def _stacked(place: Path) -> Images:
 
 
 def _pictures(place: Path | None, size: tuple[int, int, int]) -> Images:
-    from compress_export.data.builtin import View, photograph_crops
     from compress_export.data.image_files import PICTURES, pictures
+    from compress_export.data.in_memory import View, photograph_crops
     from compress_export.models.networks import usual_normalization
 
     view = View(size, *usual_normalization(size[0]))

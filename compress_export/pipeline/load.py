@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress_export.data.builtin import View, photograph_crops
 from compress_export.data.class_order import check_order, few_images
 from compress_export.data.datasets import Data, Source, find_data, load_data
+from compress_export.data.in_memory import View, photograph_crops
 from compress_export.errors import InputError
 from compress_export.models.networks import Network, Order, load_network, settle
 from compress_export.pipeline.validate import regularization_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from compress_export.data.builtin import View, photograph_crops
+from compress_export.data.in_memory import View, photograph_crops
 from compress_export.models.networks import Network
 from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.run import tuned_run

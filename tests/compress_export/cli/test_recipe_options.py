@@ -106,7 +106,7 @@ def test_mixed_precision_needs_a_gpu(monkeypatch):
 
 
 def test_images_without_labels_must_be_there(tmp_path):
-    from compress_export.data.builtin import View
+    from compress_export.data.in_memory import View
 
     view = View((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(InputError, match="there is no such folder"):

@@ -5,7 +5,7 @@ from PIL import Image
 
 from compress_export.data.datasets import find_data
 from compress_export.data.datasets import load_data
-from compress_export.data.builtin import View
+from compress_export.data.in_memory import View
 from compress_export.errors import InputError
 from compress_export.data.in_memory import CIFAR10_CLASSES
 from compress_export.data.in_memory import SmallImages
