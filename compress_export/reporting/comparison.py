@@ -1,16 +1,13 @@
-"""Several runs, files or measurements as columns of one table. Rows are compared only where they mean the same."""
+"""Several runs, files or measurements as columns of one table; figures are compared only where they mean the same."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from bench.budgets.limits import Unit
@@ -20,175 +17,190 @@ from bench.measurement import BenchError, Measurement, process_said, read
 from bench.run_files import COMPRESSED, RunFiles
 from bench.statistics import Ratio, summarize, time_ratio, times_remark
 from compress_export.errors import InputError
+from compress_export.reporting.figures import NOT_MEASURED, Table
+from compress_export.reporting.terminal import print_table
 from exporters.artifact import Artifact
 
-
-def show_comparison(found: Comparison, console: Console) -> None:
-    """Prints a column for each thing compared, ratios beside the figures, and the notes."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
-    table.add_column("", overflow="fold")
-    for column in found.columns:
-        table.add_column(Text(column.name), justify="right", overflow="fold")
-    for row in found.rows:
-        table.add_row(Text(_title(row)), *(Text(cell) for cell in _cells(found, row)))
-    console.print(table)
-    for note in (*found.notes, *_type_notes(found)):
-        console.print(Text(f"note: {note}"), soft_wrap=True)
-
-
-def _title(row: Row) -> str:
-    return f"{row.title}\n  on {row.where}" if row.where else row.title
-
-
-def _cells(found: Comparison, row: Row) -> list[str]:
-    """The row's figures, exact where two that differ would look the same, with each one's ratio to the first."""
-    missing = "not there" if row.unit in ("bytes", "count") and not row.where else "not measured"
-    known = [column.figures[row].value for column in found.columns if row in column.figures]
-    said = iter(contrast(row.unit, *known))
-    return [
-        f"{next(said)}{_ratio(found, row, column)}" if row in column.figures else missing for column in found.columns
-    ]
-
-
-def _ratio(found: Comparison, row: Row, column: Column) -> str:
-    ratio = found.ratio(row, column)
-    if row.unit == "percent" and column is not found.columns[0] and row in found.columns[0].figures:
-        return f" ({column.figures[row].value - found.columns[0].figures[row].value:+.2f})"
-    if ratio is None:
-        return ""
-    bounds = "" if ratio.low is None or ratio.high is None else f", {ratio.low:.3g} to {ratio.high:.3g}"
-    mark = "*" if found.mixed(row, column) else ""
-    return f" ({ratio.value:.3g}x{bounds}){mark}"
-
-
-def _type_notes(found: Comparison) -> list[str]:
-    """What a star beside a ratio means."""
-    pairs = {found.mixed(row, column) for row in found.rows for column in found.columns[1:]} - {""}
-    return [f"* {pair}: the ratio is partly that of the types" for pair in sorted(pairs)]
-
-
-def as_plain(found: Comparison) -> dict[str, Any]:
-    """The comparison as JSON holds it: null where there is no figure, or no ratio that means something."""
-    return {
-        "version": 1,
-        "columns": [column.name for column in found.columns],
-        "rows": [_plain_row(found, row) for row in found.rows],
-        "notes": [*found.notes, *_type_notes(found)],
-    }
-
-
-def _plain_row(found: Comparison, row: Row) -> dict[str, Any]:
-    entries = [column.figures.get(row) for column in found.columns]
-    ratios = [found.ratio(row, column) for column in found.columns]
-    return {
-        "title": row.title,
-        "unit": row.unit,
-        "device": row.where or None,
-        "kind": row.kind or None,
-        "values": [None if entry is None else entry.value for entry in entries],
-        "types": [None if entry is None else entry.dtype or None for entry in entries],
-        "ratios": [None if ratio is None else ratio.value for ratio in ratios],
-        "intervals": [None if r is None or r.low is None else [r.low, r.high] for r in ratios],
-    }
+LATENCY = "latency, p50"
 
 
 @dataclass(frozen=True)
-class Row:
-    """What a figure is. Two figures stand in one row only if all of this is equal; `where` is the device, with its
-    kind and threads, so that host, simulated and phone figures never do."""
+class Metric:
+    """A quantity and where it was measured. Two figures stand in one row only if all of this is equal; `where` is the
+    device, with its kind and threads, so that host, simulated and phone figures never do."""
 
     title: str
     unit: Unit
     where: str = ""
     kind: str = ""
-    more: bool = False
-
-    def usable(self, entry: Entry) -> bool:
-        """Whether a figure of this row is to be shown: invalid times are not, the memory beside them is."""
-        return self.unit != "ms" or entry.measured is None or not entry.measured.invalid
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One figure; `dtype` is the type of the file that it was taken from, `measured` the row that it came from."""
+class Figure:
+    """One figure; `dtype` is the type of the file that it belongs to, `measured` the measurement that it came from."""
 
     value: float
     dtype: str = ""
     measured: Measurement | None = None
 
+    def in_turns_with(self, other: Figure) -> bool:
+        """True where the two files were measured in one session, A B B A."""
+        ours, theirs = self.measured, other.measured
+        return ours is not None and theirs is not None and ours.session == theirs.session
+
 
 @dataclass(frozen=True)
 class Column:
-    """One of the things compared, with its figures."""
+    """One of the things compared, with its figures; invalid times are left out, the memory beside them is not."""
 
     name: str
-    figures: dict[Row, Entry]
+    figures: dict[Metric, Figure]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The columns, the rows in order, and what a reader must know to judge them."""
+    """The columns, the metrics in order, and notes that a reader needs to judge them."""
 
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    metrics: tuple[Metric, ...]
     notes: tuple[str, ...]
 
-    def ratio(self, row: Row, column: Column) -> Ratio | None:
-        """The column's figure over the first column's; with an interval where the two files took turns. None where
-        one of the two is missing, and for percentages, whose difference in points says more."""
-        first, own = self.columns[0].figures.get(row), column.figures.get(row)
-        if column is self.columns[0] or first is None or own is None or not first.value or row.unit == "percent":
+    def pair(self, metric: Metric, column: Column) -> tuple[Figure, Figure] | None:
+        """The figures of the first column and of `column`; None for the first itself, or where one is missing."""
+        first, figure = self.columns[0].figures.get(metric), column.figures.get(metric)
+        return None if column is self.columns[0] or first is None or figure is None else (first, figure)
+
+    def ratio(self, metric: Metric, column: Column) -> Ratio | None:
+        """The column's figure over the first column's, with an interval where the two files took turns. None where
+        one is missing, and for percentages, whose difference in points says more."""
+        pair = self.pair(metric, column)
+        if pair is None or not pair[0].value or metric.unit == "percent":
             return None
-        if row.title.endswith("latency, p50") and took_turns(first, own):
-            assert first.measured is not None
-            assert own.measured is not None
-            return time_ratio(own.measured, first.measured)
-        return Ratio(own.value / first.value, None, None, 0)
+        first, last = pair[0].measured, pair[1].measured
+        if metric.title.endswith(LATENCY) and first is not None and last is not None and pair[0].in_turns_with(pair[1]):
+            return time_ratio(last, first)
+        return Ratio(pair[1].value / pair[0].value, None, None, 0)
 
-    def mixed(self, row: Row, column: Column) -> str:
-        """The remark on a ratio between files of different types; "" where they are of one."""
-        first, own = self.columns[0].figures.get(row), column.figures.get(row)
-        if first is None or own is None or first.dtype == own.dtype or not (first.dtype and own.dtype):
-            return ""
-        return f"{own.dtype} beside {first.dtype}"
+    def mixed_types(self, metric: Metric, column: Column) -> str:
+        """The two types where a ratio is between files of different types, else ""."""
+        first, last = (figure.dtype for figure in self.pair(metric, column) or (Figure(0), Figure(0)))
+        return f"{last} beside {first}" if first and last and first != last else ""
 
 
-def took_turns(one: Entry, other: Entry) -> bool:
-    """Whether the two files were measured in one session, A B B A."""
-    rows = one.measured, other.measured
-    return all(rows) and len({row.session for row in rows if row is not None}) == 1
+def show_comparison(found: Comparison, console: Console) -> None:
+    """Prints a column for each thing compared, ratios beside the figures, and the notes."""
+    rows = [
+        (f"{metric.title}\n  on {metric.where}" if metric.where else metric.title, *_cells(found, metric))
+        for metric in found.metrics
+    ]
+    print_table(Table(("", *(column.name for column in found.columns)), rows), ("",), console, light=True)
+    for note in found.notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)
+
+
+def _cells(found: Comparison, metric: Metric) -> Iterator[str]:
+    """The metric's figures, exact where two that differ would look the same, with each one's ratio to the first."""
+    missing = "not there" if metric.unit in ("bytes", "count") and not metric.where else NOT_MEASURED
+    texts = iter(contrast(metric.unit, *(c.figures[metric].value for c in found.columns if metric in c.figures)))
+    for column in found.columns:
+        pair, ratio = found.pair(metric, column), found.ratio(metric, column)
+        if metric not in column.figures:
+            yield missing
+        elif pair is not None and metric.unit == "percent":
+            yield f"{next(texts)} ({pair[1].value - pair[0].value:+.2f})"
+        elif ratio is None:
+            yield next(texts)
+        else:
+            bounds = "" if ratio.low is None or ratio.high is None else f", {ratio.low:.3g} to {ratio.high:.3g}"
+            star = "*" if found.mixed_types(metric, column) else ""
+            yield f"{next(texts)} ({ratio.value:.3g}x{bounds}){star}"
+
+
+def as_plain(found: Comparison) -> dict[str, object]:
+    """The comparison as JSON holds it: null where there is no figure, or no ratio that means something."""
+    rows = []
+    for metric in found.metrics:
+        figures = [column.figures.get(metric) for column in found.columns]
+        ratios = [found.ratio(metric, column) for column in found.columns]
+        rows.append(
+            {
+                "title": metric.title,
+                "unit": metric.unit,
+                "device": metric.where or None,
+                "kind": metric.kind or None,
+                "values": [None if figure is None else figure.value for figure in figures],
+                "types": [None if figure is None else figure.dtype or None for figure in figures],
+                "ratios": [None if ratio is None else ratio.value for ratio in ratios],
+                "intervals": [None if r is None or r.low is None else [r.low, r.high] for r in ratios],
+            }
+        )
+    names = [column.name for column in found.columns]
+    return {"version": 1, "columns": names, "rows": rows, "notes": list(found.notes)}
 
 
 def compared(paths: Sequence[Path]) -> Comparison:
     """The comparison of what lies at these paths. InputError for what is none of the three; BenchError from readers."""
-    files_only = all(_is_file(path) for path in paths)
+    files_only = all(not _is_run(path) and path.suffix != ".jsonl" for path in paths)
     try:
-        figures = [_figures(path, files_only) for path in paths]
+        every = [_figures(path, files_only) for path in paths]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"a file of these runs has lost its content ({error}); make the run again") from error
-    taken = [Column(name, own) for name, own in zip(_names(paths), figures, strict=True)]
-    rows = tuple(dict.fromkeys(row for column in taken for row in column.figures))
-    columns = tuple(Column(each.name, {row: e for row, e in each.figures.items() if row.usable(e)}) for each in taken)
-    altered = [note for path, column in zip(paths, taken, strict=True) for note in _altered(path, column.name)]
-    return Comparison(columns, rows, (*altered, *_doubts(taken), *_notes(columns, rows)))
+    shared = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    names = [path.absolute().relative_to(shared).as_posix() for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    notes, columns = [], []
+    for path, name, figures in zip(paths, names, every, strict=True):
+        notes += [f"{name}, {note}" for note in _altered(path)]
+        usable = {
+            metric: figure
+            for metric, figure in figures.items()
+            if metric.unit != "ms" or figure.measured is None or not figure.measured.invalid
+        }
+        columns.append(Column(name, usable))
+    for name, figures in zip(names, every, strict=True):
+        for metric, figure in figures.items():
+            if metric.unit == "ms" and figure.measured is not None and (remark := times_remark(figure.measured)):
+                title = metric.title.removesuffix(LATENCY).strip()
+                notes.append(f"{name}{', ' if title else ''}{title} on {metric.where}: {remark}")
+    metrics = tuple(dict.fromkeys(metric for figures in every for metric in figures))
+    found = Comparison(tuple(columns), metrics, ())
+    return Comparison(found.columns, metrics, (*notes, *_notes(found)))
+
+
+def _notes(found: Comparison) -> Iterator[str]:
+    """Which figures are not ranked together, times of different sessions, and ratios between two types."""
+    kinds = sorted({metric.kind for metric in found.metrics if metric.kind})
+    if len(kinds) > 1:
+        yield f"{', '.join(kinds[:-1])} and {kinds[-1]} figures are not ranked together: each has rows of its own"
+    titles = [metric.title for metric in found.metrics if metric.kind]
+    places = sorted({metric.where for metric in found.metrics if metric.kind and titles.count(metric.title) > 1})
+    if len(places) > 1 and len(kinds) == 1:
+        yield f"times of different devices are not ranked together: {'; '.join(places)}"
+    timed = [[c.figures[m] for c in found.columns if m in c.figures] for m in found.metrics if m.unit == "ms"]
+    if any(not figures[0].in_turns_with(other) for figures in timed for other in figures[1:]):
+        yield "times come from different sessions, and machines drift: trust no few percent before one session has both"
+    for types in sorted({found.mixed_types(m, c) for m in found.metrics for c in found.columns[1:]} - {""}):
+        yield f"* {types}: the ratio is partly that of the types"
+
+
+def _altered(path: Path) -> Iterator[str]:
+    """Compressed files of a run that are no longer those whose figures it recorded; a file alone is refused then."""
+    run = RunFiles(path)
+    for artifact in run.artifacts if _is_run(path) else ():
+        remark = run.altered(artifact) if artifact.network == COMPRESSED else ""
+        if remark:
+            yield f"{artifact.path.name}: {remark}"
+
+
+# ---- figures of a run, a file or measurements.jsonl ---------------------------------------------------------------
 
 
 def _is_run(path: Path) -> bool:
     return path.is_dir() and ((path / "settings.json").is_file() or (path / "artifacts.json").is_file())
 
 
-def _is_file(path: Path) -> bool:
-    return not _is_run(path) and path.suffix != ".jsonl"
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The paths without the folders that all share."""
-    shared = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    names = [path.absolute().relative_to(shared).as_posix() for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
-
-
-def _figures(path: Path, files_only: bool) -> dict[Row, Entry]:
+def _figures(path: Path, files_only: bool) -> dict[Metric, Figure]:
     if not path.exists():
         raise InputError(f"{path}: there is no such run or file")
     if _is_run(path):
@@ -200,38 +212,38 @@ def _figures(path: Path, files_only: bool) -> dict[Row, Entry]:
     run = RunFiles.of(path)
     if run is not None:
         run.check()
-    subject = ModelFile(str(path), path, run)
-    if subject.problem is not None:
-        raise InputError(f"{path}: {subject.problem}")
-    return dict(_of_file(subject, "" if files_only else f"{path.suffix} "))
+    file = ModelFile(str(path), path, run)
+    if file.problem is not None:
+        raise InputError(f"{path}: {file.problem}")
+    return dict(_of_file(file, "" if files_only else f"{path.suffix} "))
 
 
-def _of_run(run: RunFiles) -> Iterator[tuple[Row, Entry]]:
+def _of_run(run: RunFiles) -> Iterator[tuple[Metric, Figure]]:
     run.check()
     survey, accuracy = run.survey(COMPRESSED), run.accuracy(COMPRESSED)
     if survey is not None:
-        yield Row("parameters", "count"), Entry(survey["parameters"])
-        yield Row("MACs", "count"), Entry(survey["macs"])
+        yield Metric("parameters", "count"), Figure(survey["parameters"])
+        yield Metric("MACs", "count"), Figure(survey["macs"])
     if accuracy is not None:
-        yield Row("top-1 accuracy", "percent", more=True), Entry(accuracy["top1"])
+        yield Metric("top-1 accuracy", "percent"), Figure(accuracy["top1"])
     for artifact in run.artifacts:
         if artifact.network == COMPRESSED:
-            yield Row(f".{artifact.format} size", "bytes"), Entry(artifact.bytes, artifact.dtype)
+            yield Metric(f".{artifact.format} size", "bytes"), Figure(artifact.bytes, artifact.dtype)
             yield from _timed(run, artifact, f".{artifact.format} ")
 
 
-def _of_file(subject: ModelFile, prefix: str) -> Iterator[tuple[Row, Entry]]:
-    contents, artifact = subject.contents, subject.artifact
+def _of_file(file: ModelFile, prefix: str) -> Iterator[tuple[Metric, Figure]]:
+    contents, artifact = file.contents, file.artifact
     types = [name for name in (contents.dtypes if contents is not None else ()) if "int64" not in name]
     dtype = artifact.dtype if artifact is not None else next(iter(types), "")
-    yield Row(f"{prefix}size", "bytes"), Entry(subject.measured[0], dtype)
+    yield Metric(f"{prefix}size", "bytes"), Figure(file.measured[0], dtype)
     if contents is not None:
-        yield Row("stored numbers", "count"), Entry(contents.parameters)
-    if artifact is not None and subject.run is not None:
-        yield from _timed(subject.run, artifact, prefix)
+        yield Metric("stored numbers", "count"), Figure(contents.parameters)
+    if artifact is not None and file.run is not None:
+        yield from _timed(file.run, artifact, prefix)
 
 
-def _timed(run: RunFiles, artifact: Artifact, prefix: str) -> Iterator[tuple[Row, Entry]]:
+def _timed(run: RunFiles, artifact: Artifact, prefix: str) -> Iterator[tuple[Metric, Figure]]:
     """Latency and memory of the file on every device that measured it, the newest figures of each (of a phone, in each
     process)."""
     places = [(row["device"]["name"], row["device"].get("process", "")) for _, row in run.rows]
@@ -241,7 +253,7 @@ def _timed(run: RunFiles, artifact: Artifact, prefix: str) -> Iterator[tuple[Row
             yield from _measured(row, prefix, artifact.dtype)
 
 
-def _of_measurements(path: Path) -> Iterator[tuple[Row, Entry]]:
+def _of_measurements(path: Path) -> Iterator[tuple[Metric, Figure]]:
     rows = [row for row in read(path) if isinstance(row, Measurement)]
     if not rows:
         raise BenchError(f"{path} holds no measurement; `compress-export bench RUN` makes some")
@@ -249,45 +261,10 @@ def _of_measurements(path: Path) -> Iterator[tuple[Row, Entry]]:
         yield from _measured(row, f"{row.network} .{row.format} ", "")
 
 
-def _measured(row: Measurement, prefix: str, dtype: str) -> Iterator[tuple[Row, Entry]]:
+def _measured(row: Measurement, prefix: str, dtype: str) -> Iterator[tuple[Metric, Figure]]:
     device, threads = row.device, f"{row.threads} thread{'s' if row.threads > 1 else ''}"
     where = f"{device.name} ({device.kind}, {device.cpu}{process_said(device.process)}, {threads})"
-    yield Row(f"{prefix}latency, p50", "ms", where, device.kind), Entry(summarize(row).p50, dtype, row)
+    yield Metric(f"{prefix}{LATENCY}", "ms", where, device.kind), Figure(summarize(row).p50, dtype, row)
     if row.memory.model_peak is not None:
-        yield Row(f"{prefix}peak memory", "bytes", where, device.kind), Entry(row.memory.model_peak * 1024, dtype, row)
-
-
-def _altered(path: Path, name: str) -> Iterator[str]:
-    """Which compressed files of a run are no longer those whose figures it recorded; a file alone is refused then."""
-    run = RunFiles(path)
-    for artifact in run.artifacts if _is_run(path) else ():
-        told = run.altered(artifact) if artifact.network == COMPRESSED else ""
-        if told:
-            yield f"{name}, {artifact.path.name}: {told}"
-
-
-def _doubts(columns: Iterable[Column]) -> Iterator[str]:
-    """Which files have times that are not to be used, or not to be trusted, and why."""
-    for column in columns:
-        for row, entry in column.figures.items():
-            told = times_remark(entry.measured) if row.unit == "ms" and entry.measured is not None else ""
-            if told:
-                title = row.title.removesuffix("latency, p50").strip()
-                yield f"{column.name}{', ' if title else ''}{title} on {row.where}: {told}"
-
-
-def _notes(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
-    kinds = sorted({row.kind for row in rows if row.kind})
-    if len(kinds) > 1:
-        yield f"{', '.join(kinds[:-1])} and {kinds[-1]} figures are not ranked together: each has rows of its own"
-    titles = [row.title for row in rows if row.kind]
-    places = sorted({row.where for row in rows if row.kind and titles.count(row.title) > 1})
-    if len(places) > 1 and len(kinds) == 1:
-        yield f"times of different devices are not ranked together: {'; '.join(places)}"
-    if any(_apart(columns, row) for row in rows if row.unit == "ms"):
-        yield "times come from different sessions, and machines drift: trust no few percent before one session has both"
-
-
-def _apart(columns: Iterable[Column], row: Row) -> bool:
-    entries = [column.figures[row] for column in columns if row in column.figures]
-    return any(not took_turns(entries[0], other) for other in entries[1:])
+        memory = Figure(row.memory.model_peak * 1024, dtype, row)
+        yield Metric(f"{prefix}peak memory", "bytes", where, device.kind), memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,7 +23,8 @@ def show(report: Report, console: Console) -> None:
     """Prints the report's closing table, original beside compressed, then its notes, then what failed, in full."""
     totals = figures.totals(report, figures.count)
     rows = [*totals.rows, *figures.format_rows(report)]
-    _print(f"{report.title}: original and compressed", figures.Table(totals.head, rows), ("", "change"), console)
+    title = f"{report.title}: original and compressed"
+    print_table(figures.Table(totals.head, rows), ("", "change"), console, title)
     if report.device is not None:
         turns = "; ratios are taken round by round, in turns" if any(row.ratio for row in report.formats) else ""
         console.print(Text(f"latency and memory on {figures.device_text(report.device)}{turns}"))
@@ -30,7 +32,7 @@ def show(report: Report, console: Console) -> None:
     if warning:
         console.print(Text(warning), style="bold")
     if report.processes:
-        _print(figures.PROCESSES_TITLE, figures.processes_table(report), ("file", "process"), console)
+        print_table(figures.processes_table(report), ("file", "process"), console, figures.PROCESSES_TITLE)
         console.print(Text(figures.PROCESSES_NOTE))
     for note in report.notes:
         console.print(Text(f"note: {note}"))
@@ -38,11 +40,14 @@ def show(report: Report, console: Console) -> None:
         console.print(Text(f"failed: {failure}"), style="bold red")
 
 
-def _print(title: str, found: figures.Table, left: Container[str], console: Console) -> None:
-    """Prints a table; columns are right-aligned but those in `left`."""
-    table = Table(title=Text(title), title_justify="left")
+def print_table(
+    found: figures.Table, left: Container[str], console: Console, title: str = "", light: bool = False
+) -> None:
+    """Prints a table, a `light` one without frame; columns are right-aligned but those in `left`."""
+    box = SIMPLE_HEAD if light else HEAVY_HEAD
+    table = Table(title=Text(title) if title else None, title_justify="left", box=box, show_edge=not light)
     for name in found.head:
-        table.add_column(name, justify="left" if name in left else "right")
+        table.add_column(Text(name), justify="left" if name in left else "right", overflow="fold")
     for row in found.rows:
         table.add_row(*map(Text, row))
     console.print(table)

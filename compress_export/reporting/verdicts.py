@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -33,10 +32,17 @@ from bench.file_contents.contents import duplicates
 from bench.statistics import unsteady_clause
 from compress_export.reporting.figures import Table as Rows
 from compress_export.reporting.markdown import bullets, escape, table
+from compress_export.reporting.terminal import print_table
 
 VERSION = 1
 """Of the JSON; raised when a key changes its meaning or goes. docs/check.md describes it."""
 
+STYLES: dict[Outcome, str] = {"passed": "green", "failed": "bold red", "not measured": "yellow", "new file": "cyan"}
+
+HOLDS = "what disturbs a file makes it slower, so the limit holds"
+
+LARGEST = 12
+"""Layers that `--why` lists for a file; a line says how many are left out."""
 
 MARKS: dict[Outcome, str] = {"passed": "✅", "failed": "❌", "not measured": "❔", "new file": "🆕"}
 
@@ -52,12 +58,12 @@ def as_json(found: Verdicts) -> str:
         "holds": found.holds,
         "counts": {outcome.replace(" ", "_"): checked.count(outcome) for outcome in OUTCOMES},
         "verdicts": [_verdict(verdict) for verdict in checked.verdicts],
-        "files": [_file(subject, base) for subject, base in found.opened],
+        "files": [_file(file, base) for file, base in found.opened],
     }
-    return json.dumps(value, indent=2) + "\n"
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _verdict(verdict: Verdict) -> dict[str, object]:
     limit = verdict.limit
     return {
         "outcome": verdict.outcome,
@@ -72,36 +78,26 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
         "reference": verdict.reference,
         "excess": verdict.excess,
         "reason": verdict.reason,
-        "unsteady": list(verdict.unsteady),
+        "unsteady": verdict.unsteady,
         "parts_of": None if limit is None or not verdict.parts else MEASURES[limit.quantity],
-        "parts": [_part(part) for part in verdict.parts],
+        "parts": verdict.parts,
     }
 
 
-def _part(part: Part) -> dict[str, Any]:
-    return {
-        "name": part.name,
-        "now": part.now,
-        "before": part.before,
-        "shapes": part.shapes,
-        "shapes_before": part.shapes_before,
-    }
-
-
-def _file(subject: ModelFile, base: ModelFile | None) -> dict[str, Any]:
-    contents = subject.contents
-    row = {"name": subject.name, "bytes": subject.measured[0], "sha256": subject.measured[1]}
+def _file(file: ModelFile, base: ModelFile | None) -> dict[str, object]:
+    contents = file.contents
+    row: dict[str, object] = {"name": file.name, "bytes": file.measured[0], "sha256": file.measured[1]}
     if contents is None:
         return row
     return {
         **row,
         "other_bytes": contents.other_bytes,
         "types": contents.dtypes,
-        "operators": dict(contents.operators),
-        "layers": [_part(part) for part in layers(subject, base)],
+        "operators": contents.operators,
+        "layers": layers(file, base),
         "weights": [
             {"name": weight.name, "layer": layer, "type": weight.dtype, "shape": weight.shape, "bytes": weight.bytes}
-            for weight, layer in zip(contents.weights, layers_of(subject), strict=True)
+            for weight, layer in zip(contents.weights, layers_of(file), strict=True)
         ],
         "duplicates": [[weight.name for weight in group] for group in duplicates(contents)],
     }
@@ -122,7 +118,7 @@ def markdown(found: Verdicts) -> str:
     blocks.append(table(Rows(("verdict", "file", "", "now", "limit"), rows)))
     if found.reasons:
         blocks.append(bullets(found.reasons))
-    blocks += [_inside(subject, base) for subject, base in found.opened]
+    blocks += [_inside(file, base) for file, base in found.opened]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -130,14 +126,14 @@ def _failure(verdict: Verdict, file: str) -> str:
     return f"**{escape(verdict.subject)}**, {title(verdict)}: {escape(remark(verdict, file))}"
 
 
-def _inside(subject: ModelFile, base: ModelFile | None) -> str:
-    head = f"<details><summary>Inside {escape(subject.name)}</summary>"
+def _inside(file: ModelFile, base: ModelFile | None) -> str:
+    head = f"<details><summary>Inside {escape(file.name)}</summary>"
     parts = [
         (part.name, f"{part.now:,.0f}", "" if part.before is None else f"{part.growth:+,.0f}")
-        for part in layers(subject, base)[:LARGEST]
+        for part in layers(file, base)[:LARGEST]
     ]
     layer_bytes = table(Rows(("layer", "bytes", "change"), parts)) if parts else ""
-    return "\n\n".join(filter(None, [head, bullets(inside(subject)), layer_bytes, "</details>"]))
+    return "\n\n".join(filter(None, [head, bullets(inside(file)), layer_bytes, "</details>"]))
 
 
 def marks(found: Verdicts) -> Iterator[str]:
@@ -158,16 +154,6 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-STYLES: dict[Outcome, str] = {"passed": "green", "failed": "bold red", "not measured": "yellow", "new file": "cyan"}
-
-
-HOLDS = "what disturbs a file makes it slower, so the limit holds"
-
-
-LARGEST = 12
-"""Layers that `--why` lists for a file; a line says how many are left out."""
-
-
 @dataclass(frozen=True)
 class Verdicts:
     """The verdicts, and how they are to be read: what the base was called, and whether unmeasured figures fail."""
@@ -180,11 +166,6 @@ class Verdicts:
     @property
     def holds(self) -> bool:
         return self.checked.holds(self.strict)
-
-    @property
-    def by_subject(self) -> Iterator[tuple[str, list[Verdict]]]:
-        for name, own in groupby(self.checked.verdicts, key=lambda verdict: verdict.subject):
-            yield name, list(own)
 
     @property
     def closing(self) -> str:
@@ -223,19 +204,21 @@ def title(verdict: Verdict) -> str:
 def show_verdicts(found: Verdicts, console: Console) -> None:
     """Prints every verdict, passed ones too, then what is inside the files where that was asked, then the sum."""
     file = found.checked.budgets.path.name
-    for name, own in found.by_subject:
+    for name, group in groupby(found.checked.verdicts, key=lambda verdict: verdict.subject):
+        verdicts = list(group)
         console.print(Text(name, style="bold"), soft_wrap=True)
-        console.print(_table(own))
-        said = ""
-        for verdict in own:
+        console.print(_table(verdicts))
+        before = ("", "")
+        for verdict in verdicts:
             if verdict.outcome == "failed":
+                failed = title(verdict), culprits(verdict)
                 # two limits of one quantity are failed for one reason
-                grew = culprits(verdict) if f"{title(verdict)}{culprits(verdict)}" != said else ""
-                said = f"{title(verdict)}{culprits(verdict)}"
-                console.print(Text(f"  {title(verdict)}: {remark(verdict, file, grew)}", style="red"), soft_wrap=True)
+                text = remark(verdict, file, "" if failed == before else failed[1])
+                console.print(Text(f"  {failed[0]}: {text}", style="red"), soft_wrap=True)
+                before = failed
         console.print()
-    for subject, base in found.opened:
-        _show_inside(subject, base, console)
+    for opened, base in found.opened:
+        _show_inside(opened, base, console)
     for reason in found.reasons:
         console.print(Text(reason, style="yellow"), soft_wrap=True)
     console.print(Text(found.closing, style="green" if found.holds else "bold red"), soft_wrap=True)
@@ -251,11 +234,11 @@ def _table(verdicts: list[Verdict]) -> Table:
     return table
 
 
-def inside(subject: ModelFile) -> list[str]:
+def inside(file: ModelFile) -> list[str]:
     """Lines that say what a file holds: bytes, types, operators, and what it stores twice."""
-    contents = subject.contents
+    contents = file.contents
     if contents is None:
-        return [f"{exact('bytes', subject.measured[0])}; no reader knows this kind of file"]
+        return [f"{exact('bytes', file.measured[0])}; no reader knows this kind of file"]
     types = ", ".join(f"{amount('bytes', size)} {dtype}" for dtype, size in contents.dtypes.items()) or "none"
     graph = ", ".join(f"{count} {name}" for name, count in contents.operators.items()) or "none: it holds weights only"
     copies = duplicates(contents)
@@ -269,27 +252,30 @@ def inside(subject: ModelFile) -> list[str]:
     return lines if copies else [*lines, "nothing is stored twice"]
 
 
-def layers(subject: ModelFile, base: ModelFile | None) -> tuple[Part, ...]:
+def layers(file: ModelFile, base: ModelFile | None) -> tuple[Part, ...]:
     """The file's bytes by layer, the largest first, each with the base's where there is one."""
-    whole = accounts("size", subject, None)
-    grown = {part.name: part for part in (accounts("size", subject, base) if base is not None else ())}
+    whole = accounts("size", file, None)
+    grown = {part.name: part for part in (accounts("size", file, base) if base is not None else ())}
     return tuple(grown.get(part.name, part) for part in whole)
 
 
-def _show_inside(subject: ModelFile, base: ModelFile | None, console: Console) -> None:
-    console.print(Text(f"Inside {subject.name}", style="bold"), soft_wrap=True)
-    for line in inside(subject):
+def _show_inside(file: ModelFile, base: ModelFile | None, console: Console) -> None:
+    console.print(Text(f"Inside {file.name}", style="bold"), soft_wrap=True)
+    for line in inside(file):
         console.print(Text(f"  {line}"), soft_wrap=True)
-    parts = layers(subject, base)
+    parts = layers(file, base)
     if parts:
-        table = Table(box=SIMPLE_HEAD, show_edge=False)
-        for name in ("layer", "bytes", "share", "from the base"):
-            table.add_column(name, justify="left" if name in ("layer", "from the base") else "right", overflow="fold")
-        for part in parts[:LARGEST]:
-            change = part_text(part, "bytes").removeprefix(part.name).strip() if part.before is not None else ""
-            share = f"{100 * part.now / subject.measured[0]:.1f} %"
-            table.add_row(Text(part.name), f"{part.now:,.0f}", share, Text(change))
-        console.print(table)
+        rows = [
+            (
+                part.name,
+                f"{part.now:,.0f}",
+                f"{100 * part.now / file.measured[0]:.1f} %",
+                "" if part.before is None else part_text(part, "bytes").removeprefix(part.name).strip(),
+            )
+            for part in parts[:LARGEST]
+        ]
+        head = ("layer", "bytes", "fraction", "from the base")
+        print_table(Rows(head, rows), ("layer", "from the base"), console, light=True)
         if len(parts) > LARGEST:
             console.print(f"  and {len(parts) - LARGEST} smaller layers (--json has all)")
     console.print()
