@@ -169,7 +169,7 @@ def compared(paths: Sequence[Path]) -> Comparison:
 
 
 def _notes(found: Comparison) -> Iterator[str]:
-    """Which figures are not ranked together, times of different sessions, and ratios between two types."""
+    """Notes on figures that are not ranked together, times of different sessions, and ratios between two types."""
     kinds = sorted({metric.kind for metric in found.metrics if metric.kind})
     if len(kinds) > 1:
         yield f"{', '.join(kinds[:-1])} and {kinds[-1]} figures are not ranked together: each has rows of its own"
@@ -206,7 +206,10 @@ def _figures(path: Path, files_only: bool) -> dict[Metric, Figure]:
     if _is_run(path):
         return dict(_of_run(RunFiles(path)))
     if path.suffix == ".jsonl":
-        return dict(_of_measurements(path))
+        rows = [row for row in read(path) if isinstance(row, Measurement)]
+        if not rows:
+            raise BenchError(f"{path} holds no measurement; `compress-export bench RUN` makes some")
+        return dict(pair for row in rows for pair in _measured(row, f"{row.network} .{row.format} ", ""))
     if path.is_dir() and path.suffix != ".mlpackage":
         raise InputError(f"{path} is a folder, and neither a run (it has no settings.json) nor an .mlpackage")
     run = RunFiles.of(path)
@@ -251,14 +254,6 @@ def _timed(run: RunFiles, artifact: Artifact, prefix: str) -> Iterator[tuple[Met
         row = run.measured(artifact.network, artifact.sha256, name, process)
         if row is not None:
             yield from _measured(row, prefix, artifact.dtype)
-
-
-def _of_measurements(path: Path) -> Iterator[tuple[Metric, Figure]]:
-    rows = [row for row in read(path) if isinstance(row, Measurement)]
-    if not rows:
-        raise BenchError(f"{path} holds no measurement; `compress-export bench RUN` makes some")
-    for row in rows:
-        yield from _measured(row, f"{row.network} .{row.format} ", "")
 
 
 def _measured(row: Measurement, prefix: str, dtype: str) -> Iterator[tuple[Metric, Figure]]:

@@ -271,27 +271,46 @@ def instructions_table(report: Report, core: str) -> Table:
         first = form.original.counted_on(core)
         for file in form.files:
             row = file.counted_on(core)
-            if row is not None:
-                change = counted_change(first, row) if first is not None and file is form.compressed else ""
-                rows.append((file.name, *_counts(row, change)))
+            if row is None:
+                continue
+            run, same = row.run, round((row.parity.top1_agreement or 0) * row.parity.images)
+            classes = (run.vector, run.load, run.store, run.branch, run.other)
+            rows.append(
+                (
+                    file.name,
+                    f"{run.instructions:,}",
+                    counted_change(first, row) if first is not None and file is form.compressed else "",
+                    *(f"{100 * part / run.instructions:.1f} %" for part in classes),
+                    count(row.load.instructions),
+                    size(run.load_bytes),
+                    size(run.store_bytes),
+                    "not recorded" if row.traffic is None else size(row.traffic.memory_bytes),
+                    size(row.memory.model_peak * 1024),
+                    f"cosine {row.parity.cosine:.7f}; same class {same} of {row.parity.images}",
+                )
+            )
     return Table(head, rows)
 
 
-def _counts(row: Simulated, change: str) -> tuple[str, ...]:
-    run = row.run
-    same = round((row.parity.top1_agreement or 0) * row.parity.images)
-    classes = (run.vector, run.load, run.store, run.branch, run.other)
-    return (
-        f"{run.instructions:,}",
-        change,
-        *(f"{100 * part / run.instructions:.1f} %" for part in classes),
-        count(row.load.instructions),
-        size(run.load_bytes),
-        size(run.store_bytes),
-        "not recorded" if row.traffic is None else size(row.traffic.memory_bytes),
-        size(row.memory.model_peak * 1024),
-        f"cosine {row.parity.cosine:.7f}; same class {same} of {row.parity.images}",
-    )
+def layers_table(report: Report) -> Table:
+    rows = [
+        (
+            layer.name,
+            layer.weight,
+            layer.method,
+            layer.rank,
+            count_of(layer.parameters.original, report.parameters.original),
+            count(layer.parameters.compressed),
+            count_of(layer.macs.original, report.macs.original),
+            count(layer.macs.compressed),
+            "" if layer.error is None else f"{layer.error:.3f}",
+            "" if layer.stability is None else f"{layer.stability:.3f}",
+            layer.reason,
+        )
+        for layer in report.layers
+    ]
+    costs = "parameters", "compressed", "MACs", "compressed"
+    return Table(("layer", "weight", "method", "rank", *costs, "weight error", "stability", "why"), rows)
 
 
 def epochs_table(epochs: Iterable[Epoch]) -> Table:

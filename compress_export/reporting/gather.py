@@ -125,7 +125,8 @@ def _gather(run: RunDirectory) -> Report:
     survey_before = run.read_json("survey.json")
     survey_after = run.read_json(run.need("compressed.json", f"compress {run.path}").name)
     before, after = msgspec.convert(survey_before, _Survey), msgspec.convert(survey_after, _Survey)
-    accuracy = _read_accuracy(run)
+    stored = run.read_json("accuracy.json") if run.has("accuracy.json") else {}
+    accuracy = msgspec.convert(stored, dict[str, NetworkAccuracy])
     tuning = _read_epochs(run, "tuning.jsonl")
     artifacts = read_artifacts(run / "artifacts.json") if run.has("artifacts.json") else ()
     shared = _shared_weights(run, accuracy)
@@ -143,7 +144,13 @@ def _gather(run: RunDirectory) -> Report:
         for name in DEFAULTS
         if name in settings
     }
-    layers = _layers(before, after, plan)
+    defaults = {name: plain(section) for name, section in DEFAULTS.items()}
+    changed = {
+        name: {key: value for key, value in values.items() if value != defaults[name].get(key)}
+        for name, values in sections.items()
+    }
+    costs = {layer.name: layer.cost for layer in before.layers}
+    layers = tuple(_layer_row(layer, costs[layer.name], after) for layer in plan.layers)
     return Report(
         run=run.path.name,
         command=command(settings, names, every_row, run.path.name),
@@ -154,7 +161,7 @@ def _gather(run: RunDirectory) -> Report:
         rule=plan.rule,
         goal=plan.goal,
         settings=sections,
-        changed_settings=_changed(sections),
+        changed_settings=changed,
         failures=(*notes.changed_files(files), *notes.failures(artifacts)),
         notes=(
             *notes.origin_notes(network.origin, network.notes, settings["source"]["data"], judged),
@@ -191,22 +198,7 @@ def _gather(run: RunDirectory) -> Report:
     )
 
 
-def _changed(sections: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
-    """The options that differ from the defaults of their section."""
-    defaults = {name: plain(section) for name, section in DEFAULTS.items()}
-    return {
-        name: {key: value for key, value in values.items() if value != defaults[name].get(key)}
-        for name, values in sections.items()
-    }
-
-
 # ---- accuracy, epochs, weights -----------------------------------------------------------------------------------
-
-
-def _read_accuracy(run: RunDirectory) -> dict[str, NetworkAccuracy]:
-    """By network: original, compressed, and where they differ from it the factorized and the unquantized one."""
-    found = run.read_json("accuracy.json") if run.has("accuracy.json") else {}
-    return msgspec.convert(found, dict[str, NetworkAccuracy])
 
 
 def _read_epochs(run: RunDirectory, name: str) -> tuple[Epoch, ...]:
@@ -255,11 +247,6 @@ def _shared_weights(run: RunDirectory, accuracy: Mapping[str, NetworkAccuracy]) 
 
 
 # ---- layers and plans --------------------------------------------------------------------------------------------
-
-
-def _layers(before: _Survey, after: _Survey, plan: Plan) -> tuple[LayerRow, ...]:
-    costs = {layer.name: layer.cost for layer in before.layers}
-    return tuple(_layer_row(layer, costs[layer.name], after) for layer in plan.layers)
 
 
 def _layer_row(layer: LayerPlan, cost: _Cost, after: _Survey) -> LayerRow:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bench.measurement import NotMeasured
 from compress_export.reporting import figures, plots
-from compress_export.reporting.model import FormatRow, LayerProfile, LayerRow, Pair, Report, comparable
+from compress_export.reporting.model import FormatRow, LayerProfile, Pair, Report, comparable
 from compress_export.reporting.notes import unsteady_sentence
 from compressor.plan import KEEP
 
@@ -40,6 +40,7 @@ def html(report: Report) -> str:
     drawn = (draw(report) for draw in (plots.tuning, plots.pareto_front, plots.latency, plots.memory))
     gains, losses = cards(report)
     verdict, fine = parity_verdict(report)
+    layer_head, layer_rows = _layer_table(report)
     return templates.get_template("report.html").render(
         report=report,
         figures=figures,
@@ -51,8 +52,8 @@ def html(report: Report) -> str:
         remaining=remaining(report),
         verdict=verdict,
         fine=fine,
-        layer_head=_layer_head(report),
-        layer_rows=_layer_rows(report),
+        layer_head=layer_head,
+        layer_rows=layer_rows,
         profile_note=_profile_note(report.profile) if report.profile else "",
         plots={plot.id: plot for plot in drawn if plot is not None},
     )
@@ -240,39 +241,34 @@ class Cell:
     bars: tuple[float, float] | None = None
 
 
-def _layer_head(report: Report) -> list[str]:
-    times = ["ms"] if any(layer.ms is not None for layer in report.layers) else []
-    profiled = [f"{report.profile.unit}, profiled"] if report.profile else []
-    costs = ["parameters", "MACs", *times, *profiled]
-    return ["layer", "method", "rank", *costs, "weight error", "weight", "why"]
-
-
-def _layer_rows(report: Report) -> list[list[Cell]]:
+def _layer_table(report: Report) -> tuple[list[str], list[list[Cell]]]:
+    """Head and rows; a column that nothing is known of is left out."""
     layers, profile = report.layers, report.profile
-    columns = [
-        _bars([layer.parameters for layer in layers], figures.count),
-        _bars([layer.macs for layer in layers], figures.count),
-    ]
+    costs = {
+        "parameters": _bars([layer.parameters for layer in layers], figures.count),
+        "MACs": _bars([layer.macs for layer in layers], figures.count),
+    }
     if any(layer.ms is not None for layer in layers):
-        columns.append(_bars([layer.ms for layer in layers], "{:.3g}".format))
+        costs["ms"] = _bars([layer.ms for layer in layers], "{:.3g}".format)
     if profile is not None:
         amounts = [profile.layers[layer.name] for layer in layers]
-        columns.append(_bars(amounts, lambda value: figures.profiled(profile.unit, value)))
-    return [_layer_row(layer, costs) for layer, costs in zip(layers, zip(*columns, strict=True), strict=True)]
-
-
-def _layer_row(layer: LayerRow, costs: Sequence[Cell]) -> list[Cell]:
-    first_rank = layer.rank.partition(", ")[0]
-    method = "kept" if layer.method == KEEP else layer.method
-    return [
-        Cell(layer.name, layer.name),
-        Cell(method, method),
-        Cell(layer.rank or "–", int(first_rank or 0)),  # noqa: RUF001  # an en dash, as tables write "none"
-        *costs,
-        Cell("", -1) if layer.error is None else Cell(f"{layer.error:.3f}", layer.error),
-        Cell(layer.weight, layer.weight),
-        Cell(why := layer.reason.removeprefix("kept: "), why),
-    ]
+        costs[f"{profile.unit}, profiled"] = _bars(amounts, lambda value: figures.profiled(profile.unit, value))
+    rows = []
+    for layer, bars in zip(layers, zip(*costs.values(), strict=True), strict=True):
+        method, reason = "kept" if layer.method == KEEP else layer.method, layer.reason.removeprefix("kept: ")
+        first_rank = int(layer.rank.partition(", ")[0] or 0)
+        rows.append(
+            [
+                Cell(layer.name, layer.name),
+                Cell(method, method),
+                Cell(layer.rank or "–", first_rank),  # noqa: RUF001  # an en dash, as tables write "none"
+                *bars,
+                Cell("", -1) if layer.error is None else Cell(f"{layer.error:.3f}", layer.error),
+                Cell(layer.weight, layer.weight),
+                Cell(reason, reason),
+            ]
+        )
+    return ["layer", "method", "rank", *costs, "weight error", "weight", "why"], rows
 
 
 def _bars(pairs: Sequence[Pair | None], say: Callable[[float], str]) -> list[Cell]:

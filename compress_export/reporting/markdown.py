@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from bench.measurement import Schedule
 from compress_export.reporting import figures
@@ -64,7 +64,7 @@ def _blocks(report: Report) -> Iterator[str]:
             yield f"On the {escape(core)}, one thread, one image:"
             yield table(figures.instructions_table(report, core))
         yield figures.COUNTED_NOTE
-    yield from ("## Layers", table(_layers(report)))
+    yield from ("## Layers", table(figures.layers_table(report)))
     if report.notes:
         yield from ("## Notes", bullets(report.notes))
     if epochs := figures.epochs_table(report.tuning):
@@ -116,24 +116,3 @@ def _with_code(text: str) -> str:
     before, _, command = text.partition("`")
     whole = command.endswith("`") and "`" not in command[:-1]  # else a name in it has a backtick of its own
     return f"{escape(before)} `{command}" if whole else escape(text)
-
-
-def _layers(report: Report) -> Table:
-    rows: list[Sequence[str]] = [
-        (
-            layer.name,
-            layer.weight,
-            layer.method,
-            layer.rank,
-            figures.count_of(layer.parameters.original, report.parameters.original),
-            figures.count(layer.parameters.compressed),
-            figures.count_of(layer.macs.original, report.macs.original),
-            figures.count(layer.macs.compressed),
-            "" if layer.error is None else f"{layer.error:.3f}",
-            "" if layer.stability is None else f"{layer.stability:.3f}",
-            layer.reason,
-        )
-        for layer in report.layers
-    ]
-    costs = "parameters", "compressed", "MACs", "compressed"
-    return Table(("layer", "weight", "method", "rank", *costs, "weight error", "stability", "why"), rows)

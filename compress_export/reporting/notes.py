@@ -21,7 +21,7 @@ SIGNIFICANCE = 0.05
 
 
 def origin_notes(origin: str, notes: Iterable[str], data: str | None, judged: bool) -> list[str]:
-    """What the weights and the data let a reader conclude; `judged` where both networks' accuracy is known."""
+    """Conclusions that the weights and the data allow; `judged` where both networks' accuracy is known."""
     found = [f"{note[0].upper()}{note[1:]}." for note in notes]
     if origin == "untrained":
         found.append("The weights are untrained: size, latency and parity mean something, accuracy does not.")
@@ -43,7 +43,7 @@ def plan_notes(plan: Plan, changed: bool) -> list[str]:
 
 
 def tuning_notes(accuracy: Mapping[str, NetworkAccuracy]) -> list[str]:
-    """That fine-tuning lowered the test accuracy, where the difference is significant (McNemar's test)."""
+    """A note that fine-tuning lowered the test accuracy, where the difference is significant (McNemar's test)."""
     factorized, tuned = accuracy.get("cut"), accuracy.get("unshared", accuracy["compressed"])
     if factorized is None or tuned.top1 >= factorized.top1:
         return []
@@ -57,7 +57,7 @@ def tuning_notes(accuracy: Mapping[str, NetworkAccuracy]) -> list[str]:
 
 
 def kept_notes(origin: str, regularizer: str | None, epochs: Sequence[Epoch]) -> list[str]:
-    """Which epoch of fine-tuning was kept, where it is not the last. See `keeps_best`."""
+    """A note on the epoch of fine-tuning that was kept, where it is not the last. See `keeps_best`."""
     last_step = [epoch for epoch in epochs if epoch.step == epochs[-1].step]
     if not last_step or not keeps_best(origin, regularizer):
         return []
@@ -87,7 +87,7 @@ def size_notes(asked: str | None, formats: Sequence[FormatRow]) -> list[str]:
 
 
 def runtime_notes(timed: str, formats: Sequence[str], cost_source: str) -> list[str]:
-    """That layers were timed in a runtime which no exported file is for, where the plan rests on times."""
+    """A note that layers were timed in a runtime which no exported file is for, where the plan rests on times."""
     if not formats or timed in formats or not cost_source.startswith("measured"):
         return []
     titles = ", ".join(FORMATS[name].title for name in formats)
@@ -95,7 +95,7 @@ def runtime_notes(timed: str, formats: Sequence[str], cost_source: str) -> list[
 
 
 def shared_notes(shared: SharedWeights | None) -> list[str]:
-    """Which layers are quantized, and that exported files do not shrink by it."""
+    """A note on the layers whose weights are shared; exported files do not shrink by it."""
     if shared is None:
         return []
     names = ", ".join(layer.name for layer in shared.shared)
@@ -152,8 +152,8 @@ def estimate_notes(before: Mapping[str, Any], after: Mapping[str, Any], cores: I
 
 
 def unsteady_sentence(formats: Sequence[FormatRow], again: str) -> str:
-    """That the machine was busy, or the times are not steady, for how many files, and the command that measures them
-    `again`; "" where all are steady. What was found of each file stands in the notes."""
+    """A sentence on a busy machine or unsteady times: for how many files, and the command that measures them `again`;
+    "" where all are steady. The reasons of each file stand in the notes."""
     timed = [file for row in formats for file in row.files if file.statistics is not None]
     shaky = [file for file in timed if file.unsteady]
     if not shaky:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bench.measurement import Counts, NotMeasured, Simulated
+from bench.measurement import NotMeasured, Simulated
 from bench.statistics import summarize
 from compress_export.progress import Reporter
 from compress_export.reporting.figures import shell_ratio
@@ -115,13 +115,12 @@ def _counted(file: FileRow, row: Simulated, first: Simulated | None) -> dict[str
         "runtime_version": row.runtime_version,
         "images": row.images,
         "measured_at": row.measured_at,
-        **{name: _with_sum(counts) for name, counts in (("load", row.load), ("first", row.first), ("run", row.run))},
+        **{
+            name: {"instructions": counts.instructions, **msgspec.to_builtins(counts)}
+            for name, counts in (("load", row.load), ("first", row.first), ("run", row.run))
+        },
         "fewer": first.run.instructions / row.run.instructions if first is not None and same else None,
         "traffic": row.traffic and {**msgspec.to_builtins(row.traffic), "memory_bytes": row.traffic.memory_bytes},
         "allocated_peak_kb": row.memory.model_peak,
         "parity": row.parity,
     }
-
-
-def _with_sum(counts: Counts) -> dict[str, object]:
-    return {"instructions": counts.instructions, **msgspec.to_builtins(counts)}

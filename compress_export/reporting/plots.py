@@ -220,20 +220,16 @@ def _figure(name: str, height: float) -> Iterator[tuple[Figure, Callable[[], str
         def finish() -> str:
             text = io.StringIO()
             figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-            return _for_the_page(text.getvalue(), name)
+            svg = text.getvalue()
+            svg = svg[svg.index("<svg") :]  # without the head of an XML file
+            svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+            svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)  # the page sets the size
+            svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+            svg = svg.replace("<svg", f'<svg role="img" aria-labelledby="{name}" class="plot"', 1)
+            svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # every drawing would number its groups alike
+            svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", svg)
+            for colour, variable in VARIABLES.items():
+                svg = svg.replace(colour, f"var(--{variable})")
+            return svg
 
         yield figure, finish
-
-
-def _for_the_page(svg: str, name: str) -> str:
-    """The drawing without its XML head, in the page's colours and font, its size left to the page."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg", f'<svg role="img" aria-labelledby="{name}" class="plot"', 1)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # every drawing would number its groups alike
-    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", svg)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    return svg

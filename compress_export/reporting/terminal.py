@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
@@ -75,24 +75,21 @@ def show_plan(plan: Plan, survey: Survey, console: Console) -> None:
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     console.print(Text(f"parameters: {survey.parameters:,} -> {planned_parameters(plan, survey):,}"))
-    for line in _predicted(plan):
-        console.print(Text(line))
+    before, after = plan.original, plan.chosen
+    if before is not None and after is not None:
+        fewer = f"{before.macs / max(1, after.macs):.2f}x fewer"
+        lines = [f"MACs: {before.macs / 1e6:,.1f}M -> {after.macs / 1e6:,.1f}M ({fewer})"]
+        if before.ms is not None and after.ms is not None:
+            faster = f"{before.ms / max(after.ms, 1e-9):.2f}x faster"
+            lines.append(f"predicted time: {before.ms:.2f} ms -> {after.ms:.2f} ms ({faster}), {plan.cost_source}")
+        else:
+            lines.append(f"time: {plan.cost_source}")
+        if plan.timed is not None:
+            ratio = f"{1 / plan.timed:.2f}x faster"
+            lines.append(f"measured in turns with the original, at this plan's ranks: {ratio}")
+        if after.drop is not None:
+            lines.append(f"predicted loss before tuning: {after.drop:.2f} points of top-1 ({plan.loss_source})")
+        for line in lines:
+            console.print(Text(line))
     for note in plan.notes:
         console.print(Text(f"note: {note}"))
-
-
-def _predicted(plan: Plan) -> Iterator[str]:
-    """Predictions of a plan with a budget for the whole network, and what they rest on."""
-    before, after = plan.original, plan.chosen
-    if before is None or after is None:
-        return
-    yield f"MACs: {before.macs / 1e6:,.1f}M -> {after.macs / 1e6:,.1f}M ({before.macs / max(1, after.macs):.2f}x fewer)"
-    if before.ms is not None and after.ms is not None:
-        faster = before.ms / max(after.ms, 1e-9)
-        yield f"predicted time: {before.ms:.2f} ms -> {after.ms:.2f} ms ({faster:.2f}x faster), {plan.cost_source}"
-    else:
-        yield f"time: {plan.cost_source}"
-    if plan.timed is not None:
-        yield f"measured in turns with the original, at this plan's ranks: {1 / plan.timed:.2f}x faster"
-    if after.drop is not None:
-        yield f"predicted loss before tuning: {after.drop:.2f} points of top-1 ({plan.loss_source})"

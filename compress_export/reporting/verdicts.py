@@ -110,7 +110,7 @@ def markdown(found: Verdicts) -> str:
     mark = "✅" if found.holds else "❌"
     blocks = [f"### {mark} Budgets: {escape(found.closing)}"]
     failed = [verdict for verdict in found.checked.verdicts if verdict.outcome == "failed"]
-    blocks += [_failure(verdict, file) for verdict in failed]
+    blocks += [f"**{escape(each.subject)}**, {title(each)}: {escape(remark(each, file))}" for each in failed]
     rows = [
         (f"{MARKS[verdict.outcome]} {verdict.outcome}", verdict.subject, title(verdict), *cells(verdict))
         for verdict in found.checked.verdicts
@@ -118,40 +118,29 @@ def markdown(found: Verdicts) -> str:
     blocks.append(table(Rows(("verdict", "file", "", "now", "limit"), rows)))
     if found.reasons:
         blocks.append(bullets(found.reasons))
-    blocks += [_inside(file, base) for file, base in found.opened]
+    for opened, base in found.opened:
+        parts = [
+            (part.name, f"{part.now:,.0f}", "" if part.before is None else f"{part.growth:+,.0f}")
+            for part in layers(opened, base)[:LARGEST]
+        ]
+        blocks += [f"<details><summary>Inside {escape(opened.name)}</summary>", bullets(inside(opened))]
+        blocks += [table(Rows(("layer", "bytes", "change"), parts))] if parts else []
+        blocks.append("</details>")
     return "\n\n".join(blocks) + "\n"
-
-
-def _failure(verdict: Verdict, file: str) -> str:
-    return f"**{escape(verdict.subject)}**, {title(verdict)}: {escape(remark(verdict, file))}"
-
-
-def _inside(file: ModelFile, base: ModelFile | None) -> str:
-    head = f"<details><summary>Inside {escape(file.name)}</summary>"
-    parts = [
-        (part.name, f"{part.now:,.0f}", "" if part.before is None else f"{part.growth:+,.0f}")
-        for part in layers(file, base)[:LARGEST]
-    ]
-    layer_bytes = table(Rows(("layer", "bytes", "change"), parts)) if parts else ""
-    return "\n\n".join(filter(None, [head, bullets(inside(file)), layer_bytes, "</details>"]))
 
 
 def marks(found: Verdicts) -> Iterator[str]:
     """GitHub's workflow commands that mark the line of budgets.toml which failed."""
-    file = found.checked.budgets.path.as_posix()
+    file = _data(found.checked.budgets.path.as_posix()).replace(":", "%3A").replace(",", "%2C")
     for verdict in found.checked.verdicts:
         if verdict.outcome == "failed" or (verdict.outcome == "not measured" and found.strict):
-            said = f"{verdict.subject}, {title(verdict)}: {remark(verdict, found.checked.budgets.path.name)}"
-            yield f"::error file={_property(file)},line={verdict.line}::{_data(said)}"
+            text = f"{verdict.subject}, {title(verdict)}: {remark(verdict, found.checked.budgets.path.name)}"
+            yield f"::error file={file},line={verdict.line}::{_data(text)}"
 
 
 def _data(text: str) -> str:
     """Text as a workflow command carries it: these three characters end or split it otherwise."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 @dataclass(frozen=True)
@@ -173,13 +162,13 @@ class Verdicts:
         counts = [f"{n} {outcome}" for outcome in OUTCOMES if (n := self.checked.count(outcome))]
         unmeasured = bool(self.checked.count("not measured"))
         fails = ", which fails under --strict" if unmeasured and self.strict else ""
-        said = "the budgets hold" if self.holds else "the budgets do not hold"
+        result = "the budgets hold" if self.holds else "the budgets do not hold"
         against = f", changes from {self.base}" if self.base else ""
-        return f"{', '.join(counts)}{fails}{against}: {said}"
+        return f"{', '.join(counts)}{fails}{against}: {result}"
 
     @property
     def reasons(self) -> list[str]:
-        """Why figures are missing, new or from times that are not steady, each reason once with the lines that it
+        """Reasons for figures that are missing, new or from unsteady times, each once with the lines that it
         concerns."""
         where: dict[str, list[int]] = defaultdict(list)
         for verdict in self.checked.verdicts:
@@ -207,7 +196,13 @@ def show_verdicts(found: Verdicts, console: Console) -> None:
     for name, group in groupby(found.checked.verdicts, key=lambda verdict: verdict.subject):
         verdicts = list(group)
         console.print(Text(name, style="bold"), soft_wrap=True)
-        console.print(_table(verdicts))
+        shown = Table(box=SIMPLE_HEAD, pad_edge=True, show_edge=False)
+        for head, width in (("verdict", 12), ("", 15), ("now", 12), ("limit", 25)):
+            shown.add_column(head, justify="right" if head == "now" else "left", min_width=width)
+        for verdict in verdicts:
+            outcome = Text(verdict.outcome, style=STYLES[verdict.outcome])
+            shown.add_row(outcome, title(verdict), *map(Text, cells(verdict)))
+        console.print(shown)
         before = ("", "")
         for verdict in verdicts:
             if verdict.outcome == "failed":
@@ -222,16 +217,6 @@ def show_verdicts(found: Verdicts, console: Console) -> None:
     for reason in found.reasons:
         console.print(Text(reason, style="yellow"), soft_wrap=True)
     console.print(Text(found.closing, style="green" if found.holds else "bold red"), soft_wrap=True)
-
-
-def _table(verdicts: list[Verdict]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=True, show_edge=False)
-    for name, width in (("verdict", 12), ("", 15), ("now", 12), ("limit", 25)):
-        table.add_column(name, justify="right" if name == "now" else "left", min_width=width)
-    for verdict in verdicts:
-        value, limit = cells(verdict)
-        table.add_row(Text(verdict.outcome, style=STYLES[verdict.outcome]), title(verdict), Text(value), Text(limit))
-    return table
 
 
 def inside(file: ModelFile) -> list[str]:
