@@ -1,4 +1,4 @@
-"""What a phone is and how warm it is: model, chip, Android, clusters of cores, battery, thermal status.
+"""Facts of a phone and how warm it is: model, chip, Android, clusters of cores, battery, thermal status.
 
 Unknown is None, never a guess.
 """
@@ -36,7 +36,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Warmth:
-    """How warm the phone is. `status` is Android's thermal status, 0 (none) to 6 (shutdown), from Android 10 on."""
+    """Temperature of the phone. `status` is Android's thermal status, 0 (none) to 6 (shutdown), from Android 10 on."""
 
     status: int | None
     battery_celsius: float | None
@@ -45,7 +45,7 @@ class Warmth:
 
 @dataclass(frozen=True)
 class Facts:
-    """What does not change while the phone is measured."""
+    """Facts that do not change while the phone is measured."""
 
     serial: str
     model: str
@@ -78,8 +78,9 @@ class Facts:
 def read_facts(phone: Phone) -> Facts:
     """The phone's facts, read once. BenchError if nothing here can run on it."""
     # What the shell may not read on one phone or another is an empty answer, not an error.
-    asked = "\n".join(f"echo '== {name}'; {command} 2>/dev/null" for name, command in QUESTIONS.items())
-    told = dict(re.findall(r"^== (\w+)\r?\n(.*?)(?=^== |\Z)", phone.read(f"{asked}\ntrue"), re.MULTILINE | re.DOTALL))
+    commands = "\n".join(f"echo '== {name}'; {command} 2>/dev/null" for name, command in QUESTIONS.items())
+    output = phone.read(f"{commands}\ntrue")
+    told = dict(re.findall(r"^== (\w+)\r?\n(.*?)(?=^== |\Z)", output, re.MULTILINE | re.DOTALL))
     properties = dict(re.findall(r"^\[(.*?)\]: \[(.*?)\]\r?$", told.get("properties", ""), re.MULTILINE))
     clocks = {int(core): int(khz) for core, khz in re.findall(r"/cpu(\d+)/\S+?:(\d+)", told.get("clocks", ""))}
     memory, page = re.search(r"(\d+) kB", told.get("memory", "")), told.get("page", "").strip()
@@ -96,11 +97,6 @@ def read_facts(phone: Phone) -> Facts:
         page_bytes=int(page) if page.isdigit() else None,
         kernel=told.get("kernel", "").strip(),
     )
-    _check(facts)
-    return facts
-
-
-def _check(facts: Facts) -> None:
     if facts.sdk < LEAST_SDK:
         raise BenchError(
             f"phone {facts.serial} runs Android {facts.android} (SDK {facts.sdk}); its adb needs SDK {LEAST_SDK} "
@@ -111,6 +107,7 @@ def _check(facts: Facts) -> None:
             f"phone {facts.serial} ({facts.model}) runs {', '.join(facts.abis) or 'unknown'} programs only; the runner "
             f"is a 64-bit one and needs {ABI}; take another phone, or pass --device host"
         )
+    return facts
 
 
 def group(khz: dict[int, int]) -> tuple[Cluster, ...]:
@@ -130,49 +127,35 @@ def pick_cores(facts: Facts, wanted: str | None, threads: int) -> tuple[int, ...
     clusters. BenchError for a cluster or a core that is not there, or fewer cores than threads.
     """
     if wanted is None:
-        return _fastest(facts, threads)
-    cores = _named(facts, wanted) if wanted in NAMES[3] else _masked(facts, wanted)
+        fastest: tuple[int, ...] = ()
+        for cluster in reversed(facts.clusters):
+            fastest = tuple(sorted((*fastest, *cluster.cores)))
+            if len(fastest) >= threads:
+                return fastest
+        if facts.clusters:
+            raise BenchError(f"one core for each thread: phone {facts.serial} has {facts.cores} cores; lower --threads")
+        return None
+    if wanted in NAMES[3]:
+        cores = tuple(sorted(core for cluster in facts.clusters if cluster.name == wanted for core in cluster.cores))
+        if not cores:
+            groups = "; ".join(f"{each.name}: {', '.join(map(str, each.cores))}" for each in facts.clusters)
+            raise BenchError(
+                f"phone {facts.serial} has no {wanted} cores ({groups or 'it does not tell its clusters'}); pass "
+                "another name or a hexadecimal mask such as f0"
+            )
+    else:
+        mask = int(wanted, 16) if re.fullmatch(r"(0[xX])?[0-9a-fA-F]+", wanted) else 0
+        cores = tuple(core for core in range(mask.bit_length()) if mask >> core & 1)
+        if not cores or cores[-1] >= facts.cores:
+            raise BenchError(
+                f"--cores takes big, middle, little or a hexadecimal mask of cores 0 to {facts.cores - 1} of phone "
+                f"{facts.serial}, not {wanted!r}"
+            )
     if len(cores) < threads:
         listed = ", ".join(map(str, cores))
         raise BenchError(
             f"one core for each thread: {threads} threads, but --cores {wanted} is {len(cores)} on phone "
             f"{facts.serial} ({listed}); lower --threads, or name more cores by a mask"
-        )
-    return cores
-
-
-def _fastest(facts: Facts, threads: int) -> tuple[int, ...] | None:
-    cores: tuple[int, ...] = ()
-    for cluster in reversed(facts.clusters):
-        cores = tuple(sorted((*cores, *cluster.cores)))
-        if len(cores) >= threads:
-            return cores
-    if facts.clusters:
-        raise BenchError(f"one core for each thread: phone {facts.serial} has {facts.cores} cores; lower --threads")
-    return None
-
-
-def _named(facts: Facts, name: str) -> tuple[int, ...]:
-    cores = tuple(sorted(core for each in facts.clusters if each.name == name for core in each.cores))
-    if not cores:
-        groups = "; ".join(f"{each.name}: {', '.join(map(str, each.cores))}" for each in facts.clusters)
-        raise BenchError(
-            f"phone {facts.serial} has no {name} cores ({groups or 'it does not tell its clusters'}); pass another "
-            "name or a hexadecimal mask such as f0"
-        )
-    return cores
-
-
-def _masked(facts: Facts, text: str) -> tuple[int, ...]:
-    try:
-        mask = int(text, 16)
-    except ValueError:
-        mask = 0
-    cores = tuple(core for core in range(max(0, mask).bit_length()) if mask >> core & 1)
-    if not cores or cores[-1] >= facts.cores:
-        raise BenchError(
-            f"--cores takes big, middle, little or a hexadecimal mask of cores 0 to {facts.cores - 1} of phone "
-            f"{facts.serial}, not {text!r}"
         )
     return cores
 
@@ -184,7 +167,7 @@ def _count(present: str) -> int:
 
 
 def read_warmth(phone: Phone) -> Warmth:
-    """How warm the phone is now."""
+    """The phone's temperature now."""
     text = phone.read("dumpsys battery 2>/dev/null; dumpsys thermalservice 2>/dev/null; true")
     status = re.search(r"^Thermal Status: (\d+)", text, re.MULTILINE)
     tenths = re.search(r"^\s*temperature: (-?\d+)", text, re.MULTILINE)

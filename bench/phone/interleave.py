@@ -8,26 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 from bench.host.measure import turns
 from bench.host.reference_outputs import agree
-from bench.measurement import BenchError, Block, Measurement, Process, Schedule
+from bench.measurement import BenchError, Block, Measurement, Process
 from bench.phone.facts import Warmth, read_warmth
-from bench.phone.places import ANSWERS, PhoneFile, Session
+from bench.phone.places import OUTPUTS, PhoneFile, Session
 from bench.phone.storage import HOME
 from bench.runner.answer import RunnerAnswer
 from bench.statistics import DRIFT_LIMIT, drift
 from exporters.artifact import Parity
 from exporters.formats import FORMATS
 
-if TYPE_CHECKING:
-    pass
-
 PROCESSES = 5
 """For each file. Two take turns A B B A A B B A A B: ratios are taken from the whole rounds."""
 WARMER_CELSIUS = 2.0
-"""How much warmer than at the start the battery may be before the phone is left to cool."""
+"""Degrees above its temperature at the start that the battery may have before the phone is left to cool."""
 POLL_SECONDS = 2.0
 
 
@@ -54,9 +50,11 @@ def take_turns(files: Sequence[PhoneFile], session: Session) -> list[Measurement
     try:
         for number, place in enumerate(turns(len(files), PROCESSES // 2 + 1)[: PROCESSES * len(files)]):
             file = files[place]
-            session.tell(f"{file.job.name}: process {len(taken[place]) + 1} of {PROCESSES}")
+            session.tell(f"{file.name}: process {len(taken[place]) + 1} of {PROCESSES}")
             warmth = _cool(session)
-            ran = session.place.run(session, file, number, _share(session.schedule))
+            # The cap is for all processes of a file, the runs and seconds for each.
+            part = replace(session.schedule, cap_seconds=session.schedule.cap_seconds / PROCESSES)
+            ran = session.place.run(session, file, number, part)
             taken[place].append(_Turn(number, warmth, ran))
             parities[place] = parities[place] or _compare(file, session)
     except BenchError as error:
@@ -65,18 +63,17 @@ def take_turns(files: Sequence[PhoneFile], session: Session) -> list[Measurement
     return rows()
 
 
-def _share(schedule: Schedule) -> Schedule:
-    """One process's share of the schedule: the cap is for all of them, the runs and seconds for each."""
-    return replace(schedule, cap_seconds=schedule.cap_seconds / PROCESSES)
-
-
 def _cool(session: Session) -> Warmth:
-    """How warm the phone is once it is as cool as at the start. BenchError if it does not cool down."""
+    """The phone's temperature once it is as cool as at the start. BenchError if it does not cool down."""
     deadline = time.monotonic() + session.schedule.cool_seconds
     while True:
         warmth = read_warmth(session.phone)
-        reason = _too_warm(warmth, session.start)
-        if not reason:
+        degrees, start = warmth.battery_celsius, session.start.battery_celsius
+        if warmth.status:
+            reason = f"its thermal status is {warmth.status}, and has to be 0"
+        elif degrees is not None and start is not None and degrees > start + WARMER_CELSIUS:
+            reason = f"its battery has {degrees:.1f} C, {start:.1f} C at the start"
+        else:
             return warmth
         if time.monotonic() >= deadline:
             raise BenchError(
@@ -87,29 +84,20 @@ def _cool(session: Session) -> Warmth:
         time.sleep(POLL_SECONDS)
 
 
-def _too_warm(now: Warmth, start: Warmth) -> str:
-    if now.status:
-        return f"its thermal status is {now.status}, and has to be 0"
-    if now.battery_celsius is None or start.battery_celsius is None:
-        return ""
-    if now.battery_celsius > start.battery_celsius + WARMER_CELSIUS:
-        return f"its battery has {now.battery_celsius:.1f} C, {start.battery_celsius:.1f} C at the start"
-    return ""
-
-
 def _compare(file: PhoneFile, session: Session) -> Parity:
-    """The phone's answers beside those of the same file on this machine."""
+    """Parity of the phone's outputs with those of the same file on this machine."""
     import numpy as np
 
     from exporters.parity import compare
 
+    assert file.reference is not None  # it is measured, not profiled
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        local = Path(folder) / "answers.raw"
-        session.phone.pull(f"{HOME}/{ANSWERS}", local)
+        local = Path(folder) / "outputs.raw"
+        session.phone.pull(f"{HOME}/{OUTPUTS}", local)
         given = np.fromfile(local, dtype="<f4")
     if given.size != file.reference.size:
         raise BenchError(
-            f"{file.job.name} gave {given.size} numbers on phone {session.phone.serial}, and {file.reference.size} on "
+            f"{file.name} gave {given.size} numbers on phone {session.phone.serial}, and {file.reference.size} on "
             "this machine; build the runner anew with `make runner`"
         )
     return compare(given.reshape(file.reference.shape), file.reference)
@@ -117,7 +105,8 @@ def _compare(file: PhoneFile, session: Session) -> Parity:
 
 def _row(file: PhoneFile, taken: Sequence[_Turn], parity: Parity | None, session: Session, trouble: str) -> Measurement:
     artifact, first = file.artifact, taken[0].ran
-    blocks = tuple(Block(turn.number, turn.ran.samples_ms) for turn in taken)
+    pinned = all(turn.ran.cores for turn in taken)
+    preemptions = [turn.ran.preemptions for turn in taken if turn.ran.preemptions is not None]
     return Measurement(
         network=artifact.network,
         format=artifact.format,
@@ -128,42 +117,41 @@ def _row(file: PhoneFile, taken: Sequence[_Turn], parity: Parity | None, session
         runtime_version=first.engine_version,
         schedule=session.schedule,
         threads=session.schedule.threads,
-        pinned_cores=session.cores if _pinned(taken) else None,
-        input_shape=file.job.shape,
-        images=len(file.job.images),
+        pinned_cores=session.cores if pinned else None,
+        input_shape=file.shape,
+        images=len(file.images),
         load_ms=median(turn.ran.load_ms for turn in taken),
         first_ms=median(turn.ran.first_ms for turn in taken),
-        blocks=blocks,
+        blocks=tuple(Block(turn.number, turn.ran.samples_ms) for turn in taken),
         memory=first.memory,
         session=session.name,
         measured_at=session.measured_at,
         mhz_before=first.mhz_before,
         mhz_after=taken[-1].ran.mhz_after,
-        preemptions=_preemptions(taken),
-        note=_note(session, taken),
-        processes=tuple(map(_process, taken)),
+        preemptions=sum(preemptions) if len(preemptions) == len(taken) else None,
+        note=_note(session, taken, pinned),
+        processes=tuple(
+            Process(
+                turn=turn.number,
+                load_ms=turn.ran.load_ms,
+                first_ms=turn.ran.first_ms,
+                mhz_before=turn.ran.mhz_before,
+                mhz_after=turn.ran.mhz_after,
+                thermal_status=turn.warmth.status,
+                battery_celsius=turn.warmth.battery_celsius,
+            )
+            for turn in taken
+        ),
         invalid=trouble or _invalid(taken, parity),
         parity=parity,
     )
 
 
-def _preemptions(taken: Sequence[_Turn]) -> int | None:
-    """The sum over the processes; None where one of them could not tell."""
-    told = [turn.ran.preemptions for turn in taken if turn.ran.preemptions is not None]
-    return sum(told) if len(told) == len(taken) else None
-
-
-def _process(turn: _Turn) -> Process:
-    ran, warmth = turn.ran, turn.warmth
-    clocks = ran.mhz_before, ran.mhz_after
-    return Process(turn.number, ran.load_ms, ran.first_ms, *clocks, warmth.status, warmth.battery_celsius)
-
-
 def _invalid(taken: Sequence[_Turn], parity: Parity | None) -> str:
-    """Why the times are not to be used; empty where they are."""
+    """Reason not to use the times; empty where they are good."""
     if parity is not None and not agree(parity):
         return (
-            f"its answers differ from those on this machine: cosine {parity.cosine:.6f}, same class for "
+            f"its outputs differ from those on this machine: cosine {parity.cosine:.6f}, same class for "
             f"{100 * (parity.top1_agreement or 0):.0f} % of {parity.images} images"
         )
     samples = [sample for turn in taken for sample in turn.ran.samples_ms]
@@ -175,18 +163,14 @@ def _invalid(taken: Sequence[_Turn], parity: Parity | None) -> str:
     return f"the last tenth of its runs was {100 * slower:.0f} % slower than the first{clocks}; let the phone cool"
 
 
-def _pinned(taken: Sequence[_Turn]) -> bool:
-    return all(turn.ran.cores for turn in taken)
-
-
-def _note(session: Session, taken: Sequence[_Turn]) -> str:
-    """What a reader has to know about how the schedule was kept."""
+def _note(session: Session, taken: Sequence[_Turn], pinned: bool) -> str:
+    """Remarks for a reader on how the schedule was kept."""
     schedule = session.schedule
     made, wanted = sum(len(turn.ran.samples_ms) for turn in taken), PROCESSES * schedule.runs
     notes = [session.place.note]
     if session.cores is None:
         notes.append("not pinned: this phone does not tell its clusters")
-    elif not _pinned(taken):
+    elif not pinned:
         notes.append("not pinned: this phone does not let an app choose its cores")
     if made < wanted:
         notes.append(f"{made} of {wanted} runs in {len(taken)} processes: {schedule.cap_seconds:g} s were up")

@@ -20,7 +20,7 @@ from bench.phone.adb import Phone, pick
 from bench.phone.app.inside import AppProcess, InApp
 from bench.phone.facts import pick_cores, read_facts, read_warmth
 from bench.phone.interleave import PROCESSES, take_turns
-from bench.phone.places import PROFILE, Job, PhoneFile, Place, Session, Shell, run
+from bench.phone.places import PROFILE, PhoneFile, Place, Session, Shell
 from bench.phone.storage import HOME, Parcel, Store, open_store
 from bench.runner.answer import RunnerAnswer
 from bench.runner.bundle import Bundle
@@ -39,7 +39,7 @@ PROFILED_RUNS = 30
 
 
 PLACES: dict[str, Callable[[], Place]] = {"shell": Shell.open, "app": InApp.open, "app_process": AppProcess.open}
-"""Inside what files are run on a phone; each is opened when it is wanted, and BenchError says what is missing."""
+"""Processes of a phone in which files run; each is opened when it is wanted, and BenchError says what is missing."""
 
 
 def describe(serial: str | None = None, root: Path | None = None) -> Device:
@@ -71,9 +71,9 @@ def measure(
     and takes its seconds; the schedule's cap is shared by the processes. Before each the phone has to be as cool as at
     the start. `serial` names the phone, `root` is the folder of the runner's bundles.
 
-    A measurement whose last tenth of runs was 5 % slower than its first, or whose answers differ from those of the same
-    file on this machine, has `invalid` set. BenchError if the phone, the bundle or a file cannot be used; PhoneLost if
-    the phone goes away. Files and processes are removed from the phone whatever happens, if it is still there.
+    A measurement whose last tenth of runs was 5 % slower than its first, or whose outputs differ from those of the
+    same file on this machine, has `invalid` set. BenchError if the phone, the bundle or a file cannot be used;
+    PhoneLost if the phone goes away. Files and processes are removed from the phone whatever happens, if it is still there.
     """
     return measure_in(partial(Shell.open, root), artifacts, images, schedule, progress, serial)
 
@@ -86,7 +86,7 @@ def measure_in(
     progress: Progress = lambda _done, _total, _now: None,
     serial: str | None = None,
 ) -> tuple[Row, ...]:
-    """What `measure` gives, for files that run in that place: one of PLACES."""
+    """The rows that `measure` gives, for files that run in that place: one of PLACES."""
     schedule = schedule or Schedule()
     check(artifacts, images)
     inside = opened()
@@ -96,13 +96,22 @@ def measure_in(
     cores = pick_cores(facts, schedule.cluster, schedule.threads)
     here = [place for place, each in enumerate(artifacts) if each.format in inside.formats]
     here.sort(key=lambda place: artifacts[place].format)
-    rows: dict[int, Row] = {
-        place: NotMeasured(each.network, each.format, each.sha256, device, _foreign(each, inside))
-        for place, each in enumerate(artifacts)
-        if place not in here
-    }
+    rows: dict[int, Row] = {}
+    for place, each in enumerate(artifacts):
+        if place not in here:
+            form, reason = FORMATS[each.format], ""
+            if form.system is not None:
+                reason = f"{form.title} files run on Apple's systems only, and this is an Android phone"
+            rows[place] = NotMeasured(
+                each.network, each.format, each.sha256, device, reason or inside.foreign(each.format)
+            )
     if here:
-        tell = _counter(progress, 2 + (PROCESSES + 1) * len(here))
+        steps, total = itertools.count(), 2 + (PROCESSES + 1) * len(here)
+
+        def tell(now: str) -> None:
+            """Every text is one step; waiting for the phone to cool adds texts, not steps."""
+            progress(min(next(steps), total - 1), total, now)
+
         session = Session(phone, facts, inside, schedule, cores, read_warmth(phone), tell)
         measured = _measure_here([artifacts[place] for place in here], images[:IMAGES], session)
         rows.update(zip(here, measured, strict=True))
@@ -115,7 +124,15 @@ def _measure_here(artifacts: Sequence[Artifact], images: Images, session: Sessio
     with _stored(session) as store:
         inputs = _push(store, session, {each.format for each in artifacts}, images)
         for _, group in groupby(artifacts, key=lambda each: each.format):
-            files = _prepare(list(group), session, store, images, inputs)
+            members, files = list(group), []
+            references = reference_outputs(members, images, session.schedule.timeout_seconds)
+            for artifact, reference in zip(members, references, strict=True):
+                session.tell(f"{artifact.path.name}: push {artifact.bytes / 1e6:.1f} MB")
+                place = _push_file(store, artifact)
+                if session.place.wants_reference:
+                    _push_numbers(store, reference, f"{place}.reference")
+                shape = (1, *images.shape[1:])
+                files.append(PhoneFile(artifact, place, inputs, shape, session.cores, reference))
             try:
                 rows += take_turns(files, session.renamed())
             except BenchError as error:
@@ -143,10 +160,9 @@ def for_profiles(
         inputs = _push(store, session, formats, images) if formats else ()
 
         def one(artifact: Artifact, _local: Sequence[Path], folder: Path) -> RunnerAnswer:
-            place = _push_file(store, artifact)
-            shape = (1, *images.shape[1:])
-            job = Job(artifact.path.name, artifact.format, place, inputs, shape, cores, profile=True)
-            answer = run(phone, shell.bundle, job, few_runs(schedule))
+            place, shape = _push_file(store, artifact), (1, *images.shape[1:])
+            file = PhoneFile(artifact, place, inputs, shape, cores, profile=True)
+            answer = shell.run(session, file, 0, few_runs(schedule))
             phone.pull(f"{HOME}/{PROFILE}", folder / "profile")
             return answer
 
@@ -179,19 +195,6 @@ def _stored(session: Session) -> Iterator[Store]:
             store.clear()
 
 
-def _counter(progress: Progress, total: int) -> Callable[[str], None]:
-    """`progress` without the counting: every text is one step; waiting for the phone to cool adds steps, not room."""
-    steps = itertools.count()
-    return lambda now: progress(min(next(steps), total - 1), total, now)
-
-
-def _foreign(artifact: Artifact, inside: Place) -> str:
-    form = FORMATS[artifact.format]
-    if form.system is not None:
-        return f"{form.title} files run on Apple's systems only, and this is an Android phone"
-    return inside.foreign(artifact.format)
-
-
 def _push(store: Store, session: Session, formats: AbstractSet[str], images: Images) -> tuple[str, ...]:
     """Brings what runs the formats, and the images, to the phone, and gives the images' places there."""
     inside, tell = session.place, session.tell
@@ -201,10 +204,10 @@ def _push(store: Store, session: Session, formats: AbstractSet[str], images: Ima
     store.put(parcels)
     inside.prepare(session.phone, formats)
     tell(f"push {len(images)} images")
-    return tuple(_put_numbers(store, image) for image in images)
+    return tuple(_push_numbers(store, image) for image in images)
 
 
-def _put_numbers(store: Store, numbers: Images, place: str = "") -> str:
+def _push_numbers(store: Store, numbers: Images, place: str = "") -> str:
     """Brings float32 numbers to the phone, to `place` or, an image, to one named by its sha256; gives the place."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         file = Path(folder) / "numbers.raw"
@@ -213,19 +216,3 @@ def _put_numbers(store: Store, numbers: Images, place: str = "") -> str:
         place = place or f"images/{sha256[:16]}.raw"
         store.put([Parcel(file, place, size, sha256)])
         return place
-
-
-def _prepare(
-    artifacts: Sequence[Artifact], session: Session, store: Store, images: Images, inputs: tuple[str, ...]
-) -> list[PhoneFile]:
-    """The files of one format, on the phone, each with what it answers on this machine."""
-    files = []
-    reference = reference_outputs(artifacts, images, session.schedule.timeout_seconds)
-    for artifact, answers in zip(artifacts, reference, strict=True):
-        session.tell(f"{artifact.path.name}: push {artifact.bytes / 1e6:.1f} MB")
-        place = _push_file(store, artifact)
-        if session.place.wants_reference:
-            _put_numbers(store, answers, f"{place}.golden")
-        job = Job(artifact.path.name, artifact.format, place, inputs, (1, *images.shape[1:]), session.cores)
-        files.append(PhoneFile(artifact, job, answers))
-    return files

@@ -1,4 +1,4 @@
-"""Where files run on a phone: the protocol of a place, a session's values, and the program of the adb shell."""
+"""Places in which files run on a phone: their protocol, a session's values, and the program of the adb shell."""
 
 from __future__ import annotations
 
@@ -27,64 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class Job:
-    """A file on the phone and how it is run: `place` and `images` are relative to HOME, `cores` None is not pinned."""
-
-    name: str
-    format: str
-    place: str
-    images: tuple[str, ...]
-    shape: tuple[int, ...]
-    cores: tuple[int, ...] | None
-    profile: bool = False
-
-
-class Place(Protocol):
-    """Inside what the files run: a program of the shell, or an app. `process` is its name in a row's device.
-
-    With `wants_reference` each file's answers on this machine lie beside it on the phone (`.golden`).
-    """
-
-    @property
-    def process(self) -> str: ...
-
-    @property
-    def note(self) -> str: ...
-
-    @property
-    def wants_reference(self) -> bool: ...
-
-    @property
-    def formats(self) -> AbstractSet[str]:
-        """The formats that it has an engine for."""
-        ...
-
-    def foreign(self, form: str) -> str:
-        """Why it does not run the others."""
-        ...
-
-    def parcels(self, formats: AbstractSet[str]) -> list[Parcel]:
-        """What has to lie on the phone and stays there."""
-        ...
-
-    def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None:
-        """Makes what was pushed ready to run."""
-        ...
-
-    def run(self, session: Session, file: PhoneFile, turn: int, schedule: Schedule) -> RunnerAnswer:
-        """Runs the file once more in a process of its own, which leaves its answers in ANSWERS."""
-        ...
-
-    def clear(self, phone: Phone) -> None:
-        """Removes what it left outside the store."""
-        ...
+OUTPUTS, PROFILE = "answers/answers.raw", "answers/profile"
+"""Files that a run leaves on the phone, relative to HOME."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """What all files of one measurement have in common. `start` is how warm the phone was before the first. `name` is
-    that of the files that take turns: those of one format."""
+    """The setting that all files of one measurement share. `start` is how warm the phone was before the first. `name`
+    is that of the files that take turns: those of one format."""
 
     phone: Phone
     facts: Facts
@@ -107,14 +57,59 @@ class Session:
 
 @dataclass(frozen=True)
 class PhoneFile:
-    """A file that lies on the phone, and what it answers on this machine."""
+    """A file on the phone and how it is run: `place` and `images` are relative to HOME, `cores` None is not pinned.
+    `reference` are its outputs on this machine; None where they are not compared."""
 
     artifact: Artifact
-    job: Job
-    reference: NDArray[np.float32]
+    place: str
+    images: tuple[str, ...]
+    shape: tuple[int, ...]
+    cores: tuple[int, ...] | None
+    reference: NDArray[np.float32] | None = None
+    profile: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.artifact.path.name
 
 
-ANSWERS, PROFILE = "answers/answers.raw", "answers/profile"
+class Place(Protocol):
+    """A process on the phone in which files run: a program of the shell, or an app. `process` is its name in a row's
+    device. With `wants_reference` each file's outputs on this machine lie beside it on the phone (`.reference`)."""
+
+    @property
+    def process(self) -> str: ...
+
+    @property
+    def note(self) -> str: ...
+
+    @property
+    def wants_reference(self) -> bool: ...
+
+    @property
+    def formats(self) -> AbstractSet[str]:
+        """The formats that it has an engine for."""
+        ...
+
+    def foreign(self, form: str) -> str:
+        """The reason that it does not run the others."""
+        ...
+
+    def parcels(self, formats: AbstractSet[str]) -> list[Parcel]:
+        """The files that have to lie on the phone and stay there."""
+        ...
+
+    def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None:
+        """Makes what was pushed ready to run."""
+        ...
+
+    def run(self, session: Session, file: PhoneFile, turn: int, schedule: Schedule) -> RunnerAnswer:
+        """Runs the file once more in a process of its own, which leaves its outputs in OUTPUTS."""
+        ...
+
+    def clear(self, phone: Phone) -> None:
+        """Removes what it left outside the store."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -139,65 +134,52 @@ class Shell:
         return f"the runner has no engine for {FORMATS[form].title}; build it anew with `make runner`"
 
     def parcels(self, formats: AbstractSet[str]) -> list[Parcel]:
-        """The bundle's files that these formats need, under the names that they have there."""
-        needed = _needed(self.bundle, formats)
-        return kept(self.bundle.path, {name: file for name, file in self.bundle.files.items() if name in needed})
+        """The bundle's files that these formats need; all of them where nothing here reads what a program is linked
+        to. The lite interpreter's library has 195 MB, which nobody waits for who measures an .onnx file."""
+        path, files = self.bundle.path, self.bundle.files
+        if shutil.which("readelf") is None:
+            return kept(path, files)
+        programs = [self.bundle.engines[name].program for name in sorted(formats)]
+        libraries = closure([path / program for program in programs], [path / "lib"])
+        needed = {LOADER, *programs, *(f"lib/{library.name}" for library in libraries.values())}
+        return kept(path, {name: file for name, file in files.items() if name in needed})
 
     def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None:
         """Nothing: what was pushed can be run."""
 
     def run(self, session: Session, file: PhoneFile, turn: int, schedule: Schedule) -> RunnerAnswer:
-        """Runs the file once more in a process of its own. BenchError as from `run`."""
+        """Runs the file once more in a process of its own, which leaves its outputs in OUTPUTS, and the engine's
+        profile in PROFILE where the file asks for one.
+
+        PhoneLost if the phone goes away; BenchError if the process fails, is killed, or does not end in time.
+        """
         del turn
-        return run(session.phone, self.bundle, file.job, schedule)
+        phone, name = session.phone, f"{file.name} on phone {session.phone.serial}"
+        program = self.bundle.engines[file.artifact.format].program
+        words = [f"./{KEPT}{LOADER}", "--library-path", f"{KEPT}lib", f"./{KEPT}{program}"]
+        words += [*flags(file.place, file.shape, file.images, schedule, file.cores), "--outputs", OUTPUTS]
+        words += ["--profile", PROFILE] if file.profile else []
+        # The runner takes the shell's place, so that its process id is the shell's.
+        line = f"cd {HOME} && echo $$ >pid && exec {quote(*words)}"
+        answer = phone.start(line, schedule.process_seconds, f"run {name}")
+        try:
+            if not answer.out.strip():
+                raise BenchError(f"{name} was not measured: {death(answer)}")
+            return parse(answer.out, name)
+        except BenchError:
+            # adb's status is 0 when the cable is pulled, and the answer may be half a line.
+            phone.check(f"the run of {file.name}")
+            raise
 
     def clear(self, phone: Phone) -> None:
         """Nothing: everything lies in the store."""
-
-
-def _needed(runner: Bundle, formats: AbstractSet[str]) -> AbstractSet[str]:
-    """The bundle's files that these formats need; all of them where nothing here reads what a program is linked to.
-
-    The lite interpreter's library has 195 MB, which nobody waits for who measures an .onnx file.
-    """
-    if shutil.which("readelf") is None:
-        return runner.files.keys()
-    programs = [runner.engines[name].program for name in sorted(formats)]
-    libraries = closure([runner.path / program for program in programs], [runner.path / "lib"])
-    return {LOADER, *programs, *(f"lib/{path.name}" for path in libraries.values())}
-
-
-def run(phone: Phone, bundle: Bundle, job: Job, schedule: Schedule) -> RunnerAnswer:
-    """Runs the file once more in a process of its own, which leaves its answers in ANSWERS, and the engine's profile in
-    PROFILE where the job asks for one.
-
-    PhoneLost if the phone goes away; BenchError if the process fails, is killed, or does not end in time.
-    """
-    name = f"{job.name} on phone {phone.serial}"
-    answer = phone.start(command(bundle, job, schedule), schedule.process_seconds, f"run {name}")
-    try:
-        if not answer.out.strip():
-            raise BenchError(f"{name} was not measured: {death(answer)}")
-        return parse(answer.out, name)
-    except BenchError:
-        # adb's status is 0 when the cable is pulled, and the answer may be half a line.
-        phone.check(f"the run of {job.name}")
-        raise
-
-
-def command(bundle: Bundle, job: Job, schedule: Schedule) -> str:
-    """The line for the phone's shell. The runner takes the shell's place, so that its process id is the shell's."""
-    words = [f"./{KEPT}{LOADER}", "--library-path", f"{KEPT}lib", f"./{KEPT}{bundle.engines[job.format].program}"]
-    words += [*flags(job.place, job.shape, job.images, schedule, job.cores), "--outputs", ANSWERS]
-    words += ["--profile", PROFILE] if job.profile else []
-    return f"cd {HOME} && echo $$ >pid && exec {quote(*words)}"
 
 
 def flags(
     model: str, shape: Iterable[int], images: Iterable[str], schedule: Schedule, cores: Iterable[int] | None
 ) -> list[str]:
     """The runner's flags (docs/runner.md) for a file and its images, measured by the schedule."""
-    order = {
+    values = {
         "--model": model,
         "--shape": "x".join(map(str, shape)),
         "--threads": schedule.threads,
@@ -208,7 +190,7 @@ def flags(
         "--cap-seconds": f"{schedule.cap_seconds:g}",
         "--cores": "none" if cores is None else mask_of(cores),
     }
-    words = [str(word) for flag in order.items() for word in flag]
+    words = [str(word) for flag in values.items() for word in flag]
     return words + [word for image in images for word in ("--input", image)]
 
 
@@ -218,18 +200,12 @@ def mask_of(cores: Iterable[int]) -> str:
 
 
 def death(answer: Answer) -> str:
-    """How a process ended that gave no answer. A shell's status above 128 is a signal."""
+    """A sentence on how a process ended that gave no answer. A shell's status above 128 is a signal."""
     said = [line.strip() for line in f"{answer.err}\n{answer.out}".splitlines() if line.strip()]
     words = f"its last line was {said[-1]!r}" if said else "it said nothing"
-    if answer.status > 128:
-        name = _signal(answer.status - 128)
-        cure = "; Android does that when memory runs out: close apps, or measure a smaller file" * (name == "SIGKILL")
-        return f"its process was killed by {name}{cure}; {words}"
-    return f"its process ended with status {answer.status} and no answer; {words}"
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    number = answer.status - 128
+    if number <= 0:
+        return f"its process ended with status {answer.status} and no answer; {words}"
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    cure = "; Android does that when memory runs out: close apps, or measure a smaller file" * (name == "SIGKILL")
+    return f"its process was killed by {name}{cure}; {words}"

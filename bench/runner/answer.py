@@ -1,9 +1,9 @@
-"""The runner's one line of JSON as a value (docs/runner.md), and its words when it failed."""
+"""RunnerAnswer: the runner's one line of JSON (docs/runner.md), or its words when it failed."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ PHASES = ("start", "loaded", "first", "end")
 
 @dataclass(frozen=True)
 class RunnerAnswer:
-    """What one process of the runner told. Times are ms; `cores` is the mask of the cores that it might run on.
+    """The output of one process of the runner. Times are ms; `cores` is the mask of the cores that it might run on.
 
     `outputs` has one row for each image; None where the runner wrote them to a file. Clocks are MHz, None where the
     kernel does not tell. A process inside an app does not tell its core, and has no `cores` where it was not pinned.
@@ -49,7 +49,7 @@ def parse(stdout: str, name: str) -> RunnerAnswer:
     `name` is the measured file's, for the message.
     """
     try:
-        fields: dict[str, Any] = json.loads(stdout)
+        fields = json.loads(stdout)
         if "error" in fields:
             raise BenchError(f"{name} was not measured: {fields['error']}")
         if fields["schema"] != SCHEMA:
@@ -65,25 +65,16 @@ def parse(stdout: str, name: str) -> RunnerAnswer:
         ) from error
 
 
-def _answer(fields: Mapping[str, Any]) -> RunnerAnswer:
+def _answer(line: Any) -> RunnerAnswer:
     import numpy as np
 
-    told = {
-        name: fields[name]
-        for name in ("engine", "engine_version", "model_bytes", "threads", "cores", "load_ms", "first_ms")
-    }
-    after = {name: fields[name] for name in ("core_before", "core_after", "mhz_before", "mhz_after", "preemptions")}
-    inline = isinstance(fields["outputs"], list)
-    return RunnerAnswer(
-        **told,
-        **after,
-        samples_ms=tuple(map(float, fields["samples_ms"])),
-        output_shape=tuple(map(int, fields["output_shape"])),
-        outputs=np.array(fields["outputs"], dtype=np.float32) if inline else None,
-        memory=MemoryPhases(**{phase: _memory(fields["memory"][phase]) for phase in PHASES}),
-    )
-
-
-def _memory(values: Mapping[str, int | None]) -> Memory:
     names = ("vm_hwm_kb", "vm_rss_kb", "rss_anon_kb", "rss_file_kb", "pss_kb")
-    return Memory(*(values[name] for name in names))
+    phases = {phase: Memory(*(line["memory"][phase][name] for name in names)) for phase in PHASES}
+    inline = isinstance(line["outputs"], list)
+    converted = {
+        "samples_ms": tuple(map(float, line["samples_ms"])),
+        "output_shape": tuple(map(int, line["output_shape"])),
+        "outputs": np.array(line["outputs"], dtype=np.float32) if inline else None,
+        "memory": MemoryPhases(**phases),
+    }
+    return RunnerAnswer(**{field.name: line[field.name] for field in dataclasses.fields(RunnerAnswer)} | converted)

@@ -203,32 +203,17 @@ def _assemble(target: Target, chosen: Lane, wheels: Path, programs: Sequence[Pat
         else:
             # Half a gigabyte that lies in this environment anyway.
             (partial / "lib" / name).symlink_to(library)
-    bundle = _described(target, chosen, partial)
-    write_manifest(bundle)
+    paths = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+    files = {str(path.relative_to(partial)): BundledFile(*size_and_sha256(path)) for path in paths}
+    engines = {each.name: Program(each.program, each.package, each.version) for each in chosen.engines}
+    content = (partial / "lib" / "libc.so.6").read_bytes() if LOADER in files else b""
+    found = re.search(rb"GNU C Library [^\n]*version (\d+\.\d+)", content)
+    glibc = found[1].decode() if found else ""
+    write_manifest(Bundle(partial, target.arch, target.abi, glibc, dict(sorted(engines.items())), files))
     final = root / target.arch
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     return final
-
-
-def _described(target: Target, chosen: Lane, path: Path) -> Bundle:
-    files = {
-        str(each.relative_to(path)): BundledFile(*size_and_sha256(each))
-        for each in sorted(path.rglob("*"))
-        if each.is_file()
-    }
-    engines = {engine.name: _program(engine) for engine in chosen.engines}
-    glibc = _glibc(path / "lib" / "libc.so.6") if LOADER in files else ""
-    return Bundle(path, target.arch, target.abi, glibc, engines, files)
-
-
-def _program(engine: Engine) -> Program:
-    return Program(engine.program, engine.package, engine.version)
-
-
-def _glibc(library: Path) -> str:
-    found = re.search(rb"GNU C Library [^\n]*version (\d+\.\d+)", library.read_bytes())
-    return found[1].decode() if found else ""
 
 
 def main(names: Sequence[str]) -> int:

@@ -8,46 +8,19 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from bench.measurement import BenchError
 from exporters.artifact import size_and_sha256, write_whole
-
-NEEDED = re.compile(r"\(NEEDED\)\s+Shared library: \[([^]]+)\]")
-
-
-def closure(programs: Iterable[Path], folders: Sequence[Path]) -> dict[str, Path]:
-    """Every library that the programs need, by the name they call it, as far as it lies in the folders."""
-    found: dict[str, Path] = {}
-    waiting = list(programs)
-    while waiting:
-        for name in _needed(waiting.pop()):
-            place = _find(name, folders)
-            if place is not None and name not in found:
-                found[name] = place
-                waiting.append(place)
-    return found
-
-
-def _needed(path: Path) -> list[str]:
-    told = subprocess.run(["readelf", "-d", str(path)], capture_output=True, text=True, check=True)
-    return NEEDED.findall(told.stdout)
-
-
-def _find(name: str, folders: Sequence[Path]) -> Path | None:
-    """The library called `name`, or its file with the whole version behind it (wheels hold no links)."""
-    for folder in folders:
-        for path in (folder / name, *sorted(folder.glob(f"{name}.*"))):
-            if path.is_file():
-                return path.resolve()
-    return None
-
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 LOADER = "lib/ld-linux-aarch64.so.1"
 ROOT = Path(__file__).resolve().parents[2] / "build" / "runner"
 BUILD = "build it with `make runner`"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,7 +72,7 @@ def open_bundle(arch: str, root: Path = ROOT) -> Bundle:
     path = root / arch
     if not (path / MANIFEST).exists():
         raise BenchError(f"there is no runner for {arch} in {path}; {BUILD}")
-    bundle = read_manifest(path)
+    bundle = read_manifest(path, Bundle, BUILD)
     for name, file in bundle.files.items():
         if not (path / name).exists():
             raise BenchError(f"the runner's bundle is not whole: {path / name} is missing; {BUILD}")
@@ -111,28 +84,40 @@ def open_bundle(arch: str, root: Path = ROOT) -> Bundle:
     return bundle
 
 
-def read_manifest(path: Path) -> Bundle:
-    """The bundle in the directory `path` as its manifest tells it, unchecked. BenchError if it cannot be read."""
+def read_manifest(path: Path, kind: type[T], build: str) -> T:
+    """The bundle in the directory `path` as its manifest tells it, unchecked: a dataclass that has a `path`.
+
+    BenchError if the manifest cannot be read, which ends with `build`, the cure.
+    """
     try:
-        fields: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if fields["schema"] != SCHEMA:
-            raise BenchError(f"its schema is {fields['schema']}, not {SCHEMA}")
-        return Bundle(
-            path=path,
-            arch=fields["arch"],
-            abi=fields["abi"],
-            glibc=fields["glibc"],
-            engines={name: Program(**each) for name, each in fields["engines"].items()},
-            files={name: BundledFile(**each) for name, each in fields["files"].items()},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, BenchError) as error:
-        raise BenchError(f"{path / MANIFEST} is no manifest: {error}; {BUILD}") from error
+        fields = msgspec.json.decode((path / MANIFEST).read_bytes(), type=dict[str, object])
+        if fields.get("schema") != SCHEMA:
+            raise BenchError(f"its schema is {fields.get('schema')}, not {SCHEMA}")
+        return msgspec.convert(fields | {"path": path}, kind)
+    except (ValueError, BenchError) as error:
+        raise BenchError(f"{path / MANIFEST} is no manifest: {error}; {build}") from error
 
 
-def write_manifest(bundle: Bundle) -> None:
-    """Writes the bundle's manifest into its directory, last of all its files: a bundle with a manifest is whole."""
-    fields = {"schema": SCHEMA, "arch": bundle.arch, "abi": bundle.abi, "glibc": bundle.glibc}
-    engines = {name: asdict(each) for name, each in sorted(bundle.engines.items())}
-    files = {name: asdict(each) for name, each in sorted(bundle.files.items())}
-    content = json.dumps({**fields, "engines": engines, "files": files}, indent=2) + "\n"
-    write_whole(bundle.path / MANIFEST, content)
+def write_manifest(bundle: Any) -> None:
+    """Writes a bundle's manifest into its directory, last of all its files: a bundle with a manifest is whole."""
+    fields = asdict(bundle)
+    path: Path = fields.pop("path")
+    write_whole(path / MANIFEST, json.dumps({"schema": SCHEMA, **fields}, indent=2) + "\n")
+
+
+def closure(programs: Iterable[Path], folders: Sequence[Path]) -> dict[str, Path]:
+    """Every shared library that the programs need, by the name they call it, as far as it lies in the folders: what
+    the loader would find, before there is a loader."""
+    found: dict[str, Path] = {}
+    waiting = list(programs)
+    while waiting:
+        words = ["readelf", "-d", str(waiting.pop())]
+        output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        for name in re.findall(r"\(NEEDED\)\s+Shared library: \[([^]]+)\]", output):
+            # Wheels hold no links: a library may lie there under its name with the whole version behind it.
+            candidates = (path for folder in folders for path in (folder / name, *sorted(folder.glob(f"{name}.*"))))
+            library = next((path.resolve() for path in candidates if path.is_file()), None)
+            if library is not None and name not in found:
+                found[name] = library
+                waiting.append(library)
+    return found

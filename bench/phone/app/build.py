@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.measurement import BenchError
-from bench.phone.app.bundle import MANIFEST, ROOT, AppBundle, Build, open_app_bundle, write_app_bundle
+from bench.phone.app.bundle import ROOT, AppBundle, Build, open_app_bundle, write_app_bundle
 from bench.runner.build import HERE, Log
+from bench.runner.bundle import MANIFEST
 from exporters.artifact import size_and_sha256
 
 ABI = "arm64-v8a"
@@ -186,21 +187,17 @@ def build(root: Path = ROOT.parent) -> AppBundle:
     stamp.unlink(missing_ok=True)
     log = Log(root / "build.log")
     taken = [each for each in libraries() if each.built]
-    _fetch(root, log)
+    # What the tools' pom.xml names is fetched a second time only where it names other things.
+    pom, fetched = SOURCES / "tools" / "pom.xml", root / "fetched" / ".fetched"
+    if not fetched.exists() or fetched.read_text() != size_and_sha256(pom)[1]:
+        log.do(_maven(pom.parent, "process-resources"), "fetching tools and libraries")
+        fetched.write_text(size_and_sha256(pom)[1])
     for library in taken:
         unpack(library, root / "fetched", root / "aars", log.do)
     log.do(_maven(SOURCES, "package", "-Dmaven.test.skip=true"), "compiling android_app")
     bundle = _assemble(root, taken, log)
     stamp.write_text(key)
     return bundle
-
-
-def _fetch(root: Path, log: Log) -> None:
-    """What android_app/tools/pom.xml names, in root/fetched; a second time only where it names other things."""
-    order, stamp = SOURCES / "tools" / "pom.xml", root / "fetched" / ".fetched"
-    if not stamp.exists() or stamp.read_text() != size_and_sha256(order)[1]:
-        log.do(_maven(order.parent, "process-resources"), "fetching tools and libraries")
-        stamp.write_text(size_and_sha256(order)[1])
 
 
 def _key() -> str:
@@ -233,30 +230,20 @@ def _assemble(root: Path, taken: Sequence[Library], log: Log) -> AppBundle:
         content = apk(SOURCES / "app/src/main", package, code, _natives(root, inside), tools, log.do)
         (partial / f"{name}.apk").write_bytes(content)
         apks[name] = Build(f"{name}.apk", package, {each.format: each.built for each in inside})
-    lane = _lane(root, [each for each in taken if each.format in APKS["bench"]], partial, tools, log)
-    _desk(root, partial / "desk")
-    write_app_bundle(partial, apks, lane)
+    # The lane is what `app_process` runs without an installed app: the dexed core and the runtimes' own libraries.
+    inside = [each for each in taken if each.format in APKS["bench"]]
+    shutil.copy(dex(_jars(root, inside), work / "core.jar", tools, log.do), partial / "lane" / "core.jar")
+    for library in _natives(root, inside):
+        shutil.copy(library, partial / "lane" / library.name)
+    # The desk has the same core and ONNX engine for a JVM.
+    desk = (_jar(root, "core"), _jar(root, MODULES["onnx"]), fetched / "onnxruntime.jar", fetched / "android-json.jar")
+    (partial / "desk").mkdir()
+    for jar in desk:
+        shutil.copy(jar, partial / "desk" / jar.name)
+    write_app_bundle(partial, apks, Build("lane", "", {each.format: each.built for each in inside}))
     shutil.rmtree(root / "bundle", ignore_errors=True)
     partial.rename(root / "bundle")
     return open_app_bundle(root / "bundle")
-
-
-def _lane(root: Path, inside: Sequence[Library], partial: Path, tools: Tools, log: Log) -> Build:
-    """What `app_process` runs without an installed app: the dexed core and the runtimes' own libraries."""
-    code = dex(_jars(root, inside), root / "work" / "core.jar", tools, log.do)
-    shutil.copy(code, partial / "lane" / "core.jar")
-    for library in _natives(root, inside):
-        shutil.copy(library, partial / "lane" / library.name)
-    return Build("lane", "", {each.format: each.built for each in inside})
-
-
-def _desk(root: Path, folder: Path) -> None:
-    """The same core and ONNX engine for a JVM on a desk."""
-    folder.mkdir()
-    for jar in (_jar(root, "core"), _jar(root, MODULES["onnx"])):
-        shutil.copy(jar, folder / jar.name)
-    for name in ("onnxruntime.jar", "android-json.jar"):
-        shutil.copy(root / "fetched" / name, folder / name)
 
 
 def _jars(root: Path, inside: Sequence[Library]) -> list[Path]:

@@ -1,19 +1,16 @@
-"""What `make app` leaves in build/app/bundle: installable apps, the same code for `app_process`, and for a JVM."""
+"""The folder that `make app` leaves in build/app/bundle: installable apps, the same code for `app_process`, and for a
+JVM."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.measurement import BenchError
-from bench.runner.bundle import BundledFile
+from bench.runner.bundle import MANIFEST, BundledFile, read_manifest, write_manifest
 from exporters.artifact import size_and_sha256
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
 ROOT = Path(__file__).resolve().parents[3] / "build" / "app" / "bundle"
 BUILD = "build it with `make app`"
 
@@ -45,18 +42,7 @@ def open_app_bundle(path: Path = ROOT) -> AppBundle:
     """The bundle, every file of it checked. BenchError if there is none, or if a file is not the one that was built."""
     if not (path / MANIFEST).exists():
         raise BenchError(f"there is no app in {path}; {BUILD}")
-    try:
-        fields: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if fields["schema"] != SCHEMA:
-            raise BenchError(f"its schema is {fields['schema']}, not {SCHEMA}")
-        bundle = AppBundle(
-            path,
-            {name: Build(**each) for name, each in fields["apks"].items()},
-            Build(**fields["lane"]),
-            {name: BundledFile(**each) for name, each in fields["files"].items()},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, BenchError) as error:
-        raise BenchError(f"{path / MANIFEST} is no manifest: {error}; {BUILD}") from error
+    bundle = read_manifest(path, AppBundle, BUILD)
     for name, file in bundle.files.items():
         if not (path / name).exists() or size_and_sha256(path / name) != (file.bytes, file.sha256):
             raise BenchError(f"the app's bundle is not the one that was built: {path / name} has changed; {BUILD}")
@@ -68,11 +54,5 @@ def write_app_bundle(path: Path, apks: Mapping[str, Build], lane: Build) -> AppB
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     files = {name: BundledFile(*size_and_sha256(path / name), mode="644") for name in names if name != MANIFEST}
     bundle = AppBundle(path, apks, lane, files)
-    fields = {
-        "schema": SCHEMA,
-        "apks": {name: asdict(each) for name, each in apks.items()},
-        "lane": asdict(lane),
-        "files": {name: asdict(each) for name, each in files.items()},
-    }
-    (path / MANIFEST).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    write_manifest(bundle)
     return bundle

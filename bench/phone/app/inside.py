@@ -14,7 +14,7 @@ from bench.measurement import BenchError, Device, Measurement, NotMeasured, Sche
 from bench.phone.adb import COMMAND_SECONDS, Phone, quote
 from bench.phone.app import bundle as bundles
 from bench.phone.app.bundle import AppBundle, Build, open_app_bundle
-from bench.phone.places import ANSWERS, death, mask_of
+from bench.phone.places import OUTPUTS, death, mask_of
 from bench.phone.storage import HOME, KEPT, Parcel, kept
 from bench.runner.answer import RunnerAnswer
 from exporters.artifact import Artifact
@@ -35,8 +35,8 @@ class AppPlan:
     file: str
     images: tuple[str, ...]
     cores: str | None
-    golden: str | None
-    answers: str | None
+    reference: str | None
+    outputs: str | None
     schedule: Schedule
     device: Device
     session: str
@@ -56,8 +56,8 @@ class AppPlan:
             "sha256": own.sha256,
             "bytes": own.bytes,
             "cores": self.cores,
-            "golden": self.golden,
-            "answers": self.answers,
+            "golden": self.reference,
+            "answers": self.outputs,
             "session": self.session,
             "turn": self.turn,
             "input_shape": own.input,
@@ -70,7 +70,8 @@ class AppPlan:
 
 
 def read_answer(text: str, name: str) -> RunnerAnswer:
-    """What the process told. BenchError with the app's words if it measured nothing, or if this is no row."""
+    """The answer in the row that the process left. BenchError with the app's words if it measured nothing, or if this
+    is no row."""
     try:
         fields = json.loads(text)
         if "error" in fields:
@@ -83,11 +84,6 @@ def read_answer(text: str, name: str) -> RunnerAnswer:
         raise BenchError(f"{name} was not measured: {row.reason}")
     if not isinstance(row, Measurement):
         raise BenchError(f"{name} was not measured: the app left a row of {type(row).__name__}; install it anew")
-    return _answer(row)
-
-
-def _answer(row: Measurement) -> RunnerAnswer:
-    """The row as the other lane's runner would have told it."""
     return RunnerAnswer(
         engine=row.runtime,
         engine_version=row.runtime_version,
@@ -112,7 +108,7 @@ ACTIVITY = "compressexport.app.RunActivity"
 MAIN = "compressexport.core.Main"
 INSTALL_SECONDS = 300.0
 COPY_BYTES_PER_SECOND = 1e7
-OWN, OWN_ANSWERS = "files/bench", "answers.raw"
+OWN, OWN_OUTPUTS = "files/bench", "answers.raw"
 """The folder in the app's own storage: a copy of the store's `files` and `images`, the plan and the row."""
 
 
@@ -144,26 +140,32 @@ class InApp:
 
     def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None:
         """Installs the apps that are not installed in this very build, and removes what a measurement that was cut
-        short left in them: half a file, or the answers to other images. BenchError with Android's own words."""
+        short left in them: half a file, or the outputs of other images. BenchError with Android's own words."""
         for app in {self._app(form).file: self._app(form) for form in sorted(formats)}.values():
             mark = f"{HOME}/{KEPT}{app.file}.installed"
             sha256 = self.bundle.files[app.file].sha256
             found = phone.read(f"pm path {app.package}; cat {mark} 2>/dev/null; true")
             if "package:" not in found or sha256 not in found:
-                _install(phone, app)
+                installed = phone.shell(f"pm install -r -t {HOME}/{KEPT}{app.file} 2>&1", INSTALL_SECONDS)
+                if "Success" not in installed.out:
+                    raise BenchError(
+                        f"phone {phone.serial} would not install {app.file}: "
+                        f"{' '.join(installed.out.split()) or 'no reason'}; `adb -s {phone.serial} uninstall "
+                        f"{app.package}` removes an older one of another key"
+                    )
                 phone.read(f"echo {sha256} >{mark}")
             _empty(phone, app)
 
     def run(self, session: Session, file: PhoneFile, turn: int, schedule: Schedule) -> RunnerAnswer:
-        """Starts the app anew for this file, waits for its row, and brings its answers to the store.
+        """Starts the app anew for this file, waits for its row, and brings its outputs to the store.
 
         BenchError if the app ends without a row, or takes too long. PhoneLost if the phone goes away.
         """
-        phone, package = session.phone, self._app(file.job.format).package
-        inside, name = f"run-as {package}", f"{file.job.name} on phone {session.phone.serial}"
-        _send_plan(session, file, turn, schedule, OWN_ANSWERS)
+        phone, package = session.phone, self._app(file.artifact.format).package
+        inside, name = f"run-as {package}", f"{file.name} on phone {session.phone.serial}"
+        _send_plan(session, file, turn, schedule, OWN_OUTPUTS)
         phone.read(f"am force-stop {package}; {inside} mkdir -p {OWN}/files {OWN}/images")
-        wanted = (file.job.place, f"{file.job.place}.golden", *file.job.images)
+        wanted = (file.place, f"{file.place}.reference", *file.images)
         seconds = COMMAND_SECONDS + file.artifact.bytes / COPY_BYTES_PER_SECOND
         phone.read("\n".join(_copied(inside, name) for name in wanted) + f"\n{inside} rm -f {OWN}/result.json", seconds)
         phone.read(f"cat {HOME}/plan.json | {inside} sh -c {quote(f'cat >{OWN}/plan.json')}")
@@ -171,11 +173,18 @@ class InApp:
         if started.status or "Error" in started.out:
             raise BenchError(f"phone {phone.serial} would not start the app: {' '.join(started.out.split())}")
         limit = schedule.process_seconds
-        told = phone.read(_awaited(package, inside, limit), limit + COMMAND_SECONDS)
+        # The row once it is there; nothing if the process ends without one, or the time is up. One look a second, in
+        # the phone's own shell: adb would wake more of it.
+        wait = (
+            f"n=0; while [ $n -lt {limit:.0f} ] && pidof {package} >/dev/null && "
+            f"! {inside} test -e {OWN}/result.json; do sleep 1; n=$((n+1)); done; "
+            f"{inside} cat {OWN}/result.json 2>/dev/null; true"
+        )
+        told = phone.read(wait, limit + COMMAND_SECONDS)
         if not told.strip():
             raise BenchError(f"{name} was not measured: {_ended(phone, package)}")
         answer = read_answer(told, name)
-        phone.read(f"mkdir -p {HOME}/answers && {inside} cat {OWN}/{OWN_ANSWERS} >{HOME}/{ANSWERS}", seconds)
+        phone.read(f"mkdir -p {HOME}/answers && {inside} cat {OWN}/{OWN_OUTPUTS} >{HOME}/{OUTPUTS}", seconds)
         return answer
 
     def clear(self, phone: Phone) -> None:
@@ -223,13 +232,13 @@ class AppProcess:
     def run(self, session: Session, file: PhoneFile, turn: int, schedule: Schedule) -> RunnerAnswer:
         """Runs the file once more in a process of its own. BenchError if it ends without a row."""
         phone, lane = session.phone, f"{HOME}/{KEPT}{self.bundle.lane.file}"
-        name = f"{file.job.name} on phone {phone.serial}"
-        _send_plan(session, file, turn, schedule, ANSWERS)
+        name = f"{file.name} on phone {phone.serial}"
+        _send_plan(session, file, turn, schedule, OUTPUTS)
         words = [f"-Djava.library.path={lane}", "/system/bin", MAIN, "plan.json", "answers/result.json"]
         line = f"export CLASSPATH={lane}/core.jar LD_LIBRARY_PATH={lane} && exec app_process {quote(*words)}"
         phone.read(f"cd {HOME} && mkdir -p answers && rm -f answers/result.json")
         ended = phone.start(f"cd {HOME} && echo $$ >pid && {line}", schedule.process_seconds, f"run {name}")
-        phone.check(f"the run of {file.job.name}")
+        phone.check(f"the run of {file.name}")
         told = phone.read(f"cat {HOME}/answers/result.json 2>/dev/null; true")
         if not told.strip():
             raise BenchError(f"{name} was not measured: {death(ended)}")
@@ -239,25 +248,15 @@ class AppProcess:
         """Nothing: everything lies in the store."""
 
 
-def _install(phone: Phone, app: Build) -> None:
-    said = phone.shell(f"pm install -r -t {HOME}/{KEPT}{app.file} 2>&1", INSTALL_SECONDS)
-    if "Success" not in said.out:
-        raise BenchError(
-            f"phone {phone.serial} would not install {app.file}: {' '.join(said.out.split()) or 'no reason'}; "
-            f"`adb -s {phone.serial} uninstall {app.package}` removes an older one of another key"
-        )
-
-
 def _empty(phone: Phone, app: Build) -> None:
     """Ends the app and removes its copies, if it is installed."""
     phone.read(f"am force-stop {app.package}; run-as {app.package} rm -rf {OWN} 2>/dev/null; true")
 
 
-def _send_plan(session: Session, file: PhoneFile, turn: int, schedule: Schedule, answers: str) -> None:
-    """Writes the plan for one process to the store; its answers go to `answers`, beside the plan that it reads."""
-    job = file.job
-    mask = None if job.cores is None else mask_of(job.cores)
-    where = (job.place, job.images, mask, f"{job.place}.golden", answers)
+def _send_plan(session: Session, file: PhoneFile, turn: int, schedule: Schedule, outputs: str) -> None:
+    """Writes the plan for one process to the store; its outputs go to `outputs`, beside the plan that it reads."""
+    mask = None if file.cores is None else mask_of(file.cores)
+    where = (file.place, file.images, mask, f"{file.place}.reference", outputs)
     plan = AppPlan(file.artifact, *where, schedule, session.device, session.name, turn, session.measured_at)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         local = Path(folder) / "plan.json"
@@ -271,18 +270,8 @@ def _copied(inside: str, name: str) -> str:
     return f"{inside} test -s {target} || cat {source} | {inside} sh -c {quote(f'cat >{target}')} || exit 1"
 
 
-def _awaited(package: str, inside: str, seconds: float) -> str:
-    """Lines that print the row once it is there; nothing if the process ends without one, or the time is up."""
-    # One look a second, in the phone's own shell: adb would wake more of it.
-    return (
-        f"n=0; while [ $n -lt {seconds:.0f} ] && pidof {package} >/dev/null && "
-        f"! {inside} test -e {OWN}/result.json; do sleep 1; n=$((n+1)); done; "
-        f"{inside} cat {OWN}/result.json 2>/dev/null; true"
-    )
-
-
 def _ended(phone: Phone, package: str) -> str:
-    """How the app ended that left no row: still at work, killed, or crashed with words in the log."""
+    """A sentence on the app that left no row: still at work, killed, or crashed with words in the log."""
     if phone.read(f"pidof {package}; true").strip():
         return "the app is still at work; raise the limit with --cap, or measure a smaller file"
     log = phone.read("logcat -d -t 200 -b crash,main 2>/dev/null; true")

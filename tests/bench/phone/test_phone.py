@@ -27,7 +27,7 @@ from bench.phone import adb
 from bench.phone import interleave as phone_turns
 from bench.phone.adb import Phone, PhoneLost
 from bench.phone.measure import measure, measure_in
-from bench.phone.places import ANSWERS, PhoneFile, Session
+from bench.phone.places import OUTPUTS, PhoneFile, Session
 from bench.phone.storage import HOME, Parcel
 from bench.runner.answer import RunnerAnswer, parse
 from bench.runner.bundle import Bundle
@@ -143,8 +143,8 @@ class Echo:
     def prepare(self, phone: Phone, formats: AbstractSet[str]) -> None: ...
 
     def run(self, session: Session, file: PhoneFile, _turn: int, _schedule: Schedule) -> RunnerAnswer:
-        session.phone.read(f"cd {HOME} && mkdir -p answers && cp {file.job.place}.golden {ANSWERS}")
-        told = parse(json.dumps(LINE | {"outputs": None}), file.job.name)
+        session.phone.read(f"cd {HOME} && mkdir -p answers && cp {file.place}.reference {OUTPUTS}")
+        told = parse(json.dumps(LINE | {"outputs": None}), file.name)
         return replace(told, samples_ms=(1.0,) * 10, preemptions=next(self._preemptions))
 
     def clear(self, phone: Phone) -> None: ...
@@ -280,7 +280,7 @@ def test_answers_that_differ_make_the_times_invalid(
     assert row.parity is not None
     assert row.parity.cosine is not None
     assert row.parity.cosine < 0.99
-    assert row.invalid.startswith("its answers differ from those on this machine: cosine ")
+    assert row.invalid.startswith("its outputs differ from those on this machine: cosine ")
 
 
 @pytest.mark.parametrize(

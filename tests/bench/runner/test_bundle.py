@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.measurement import BenchError
-from bench.runner.bundle import Bundle, BundledFile, Program, open_bundle, read_manifest, write_manifest
+from bench.runner.bundle import BUILD, Bundle, BundledFile, Program, open_bundle, read_manifest, write_manifest
 from exporters.artifact import size_and_sha256
 
 
@@ -30,7 +30,7 @@ def test_a_bundle_reads_back_as_it_was_written(root: Path) -> None:
     assert (bundle.arch, bundle.abi, bundle.glibc) == ("aarch64", "arm64-v8a", "2.36")
     assert bundle.engines == {"pte": Program("run_pte", "executorch", "1.5.1")}
     assert bundle.files["run_pte"].bytes == len("run_pte")
-    assert read_manifest(bundle.path) == bundle
+    assert read_manifest(bundle.path, Bundle, BUILD) == bundle
 
 
 def test_a_program_starts_through_the_loader_that_its_bundle_carries(root: Path) -> None:
@@ -65,7 +65,7 @@ def empty(path: Path) -> None:
         (change, "is not the one that was built: the sha256 of"),
         (drop, "run_pte is missing; build it with `make runner`"),
         (outdate, "is no manifest: its schema is 2, not 1; build it with `make runner`"),
-        (empty, "is no manifest: 'schema'; build it with `make runner`"),
+        (empty, "is no manifest: its schema is None, not 1; build it with `make runner`"),
     ],
 )
 def test_a_harmed_bundle_is_refused(root: Path, harm: Callable[[Path], None], text: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bench.measurement import BenchError
 from bench.runner import build as builder
-from bench.runner.build import TARGETS, build, lane, main
+from bench.runner.build import TARGETS, Log, build, lane, main
 from bench.runner.bundle import BundledFile, closure, open_bundle
 from exporters.artifact import size_and_sha256
 
@@ -73,3 +73,13 @@ def test_a_second_call_builds_nothing(runner: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(builder, "_wheels", None)  # it would be called
     for name in TARGETS:
         assert build(TARGETS[name], runner) == runner / name
+
+
+def test_a_step_that_fails_shows_its_last_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log(tmp_path / "build.log")
+    log.do(["sh", "-c", "echo well; echo ill >&2"], "beginning")
+    assert capsys.readouterr().out.startswith("beginning ...\n  ")
+    words = r"^trying failed with exit status 3; the last lines of .*build\.log:\nwell\nill\nthe reason$"
+    with pytest.raises(BenchError, match=words):
+        log.do(["sh", "-c", "echo the reason; exit 3"], "trying")
+    assert capsys.readouterr().out == "trying ...\n"

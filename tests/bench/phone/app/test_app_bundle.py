@@ -47,7 +47,7 @@ def test_a_bundle_that_is_not_whole_names_make_app(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"manifest.json is no manifest: its schema is 2, not 1; build it with"):
         open_app_bundle(path)
     (path / "manifest.json").write_text("[]")
-    with pytest.raises(BenchError, match=r"manifest.json is no manifest: list indices must be integers"):
+    with pytest.raises(BenchError, match=r"manifest.json is no manifest: Expected `object`, got `array`; build it"):
         open_app_bundle(path)
 
 

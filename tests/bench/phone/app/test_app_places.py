@@ -149,7 +149,7 @@ def test_a_phone_unplugged_while_files_are_copied_goes_on_later(
         inside(ready, app, pair[1:])
     # What is left: half an image, and the answers to three images.
     assert [path.stat().st_size for path in copies.glob("images/*")] == [1000]
-    assert [path.stat().st_size for path in copies.glob("files/*.golden")] == [3 * 40 * 4]
+    assert [path.stat().st_size for path in copies.glob("files/*.reference")] == [3 * 40 * 4]
     (ready.root / "system/bin/run-as").write_text(RUN_AS)
     replug(ready)
     (row,) = measure_in(partial(InApp.open, app), pair[1:], PHOTOS[:2], QUICK, serial=ready.address)
