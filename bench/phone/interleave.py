@@ -15,7 +15,7 @@ from bench.measurement import BenchError, Block, Measurement, Process
 from bench.phone.facts import Warmth, read_warmth
 from bench.phone.places import OUTPUTS, PhoneFile, Session
 from bench.phone.storage import HOME
-from bench.runner.answer import RunnerAnswer
+from bench.runner.protocol import RunnerAnswer
 from bench.statistics import DRIFT_LIMIT, drift
 from exporters.artifact import Parity
 from exporters.formats import FORMATS

@@ -22,8 +22,8 @@ from bench.phone.facts import pick_cores, read_facts, read_warmth
 from bench.phone.interleave import PROCESSES, take_turns
 from bench.phone.places import PROFILE, PhoneFile, Place, Session, Shell
 from bench.phone.storage import HOME, Parcel, Store, open_store
-from bench.runner.answer import RunnerAnswer
 from bench.runner.bundle import Bundle
+from bench.runner.protocol import RunnerAnswer
 from exporters.artifact import Artifact, size_and_sha256
 from exporters.formats import FORMATS
 
@@ -73,7 +73,8 @@ def measure(
 
     A measurement whose last tenth of runs was 5 % slower than its first, or whose outputs differ from those of the
     same file on this machine, has `invalid` set. BenchError if the phone, the bundle or a file cannot be used;
-    PhoneLost if the phone goes away. Files and processes are removed from the phone whatever happens, if it is still there.
+    PhoneLost if the phone goes away. Files and processes are removed from the phone whatever happens, if it is still
+    there.
     """
     return measure_in(partial(Shell.open, root), artifacts, images, schedule, progress, serial)
 

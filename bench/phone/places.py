@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,8 +17,8 @@ from bench.phone.adb import Answer, Phone, quote
 from bench.phone.facts import Facts, Warmth
 from bench.phone.storage import HOME, KEPT, Parcel, kept
 from bench.runner import bundle as bundles
-from bench.runner.answer import RunnerAnswer, parse
 from bench.runner.bundle import LOADER, Bundle, closure, open_bundle
+from bench.runner.protocol import RunnerAnswer, flags, parse
 from exporters.artifact import Artifact
 from exporters.formats import FORMATS
 
@@ -173,30 +173,6 @@ class Shell:
 
     def clear(self, phone: Phone) -> None:
         """Nothing: everything lies in the store."""
-
-
-def flags(
-    model: str, shape: Iterable[int], images: Iterable[str], schedule: Schedule, cores: Iterable[int] | None
-) -> list[str]:
-    """The runner's flags (docs/runner.md) for a file and its images, measured by the schedule."""
-    values = {
-        "--model": model,
-        "--shape": "x".join(map(str, shape)),
-        "--threads": schedule.threads,
-        "--warmup-runs": schedule.warmup_runs,
-        "--warmup-seconds": f"{schedule.warmup_seconds:g}",
-        "--min-runs": schedule.runs,
-        "--min-seconds": f"{schedule.seconds:g}",
-        "--cap-seconds": f"{schedule.cap_seconds:g}",
-        "--cores": "none" if cores is None else mask_of(cores),
-    }
-    words = [str(word) for flag in values.items() for word in flag]
-    return words + [word for image in images for word in ("--input", image)]
-
-
-def mask_of(cores: Iterable[int]) -> str:
-    """Cores as a hexadecimal mask."""
-    return f"{sum(1 << core for core in cores):x}"
 
 
 def death(answer: Answer) -> str:

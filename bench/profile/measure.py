@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -17,11 +16,10 @@ from bench.host.facts import pick_cores
 from bench.host.measure import Progress, check
 from bench.measurement import BenchError, Device, NotMeasured, Schedule
 from bench.phone import measure as phone
-from bench.phone.places import flags
 from bench.profile.operators import Run, layers_of_calls, read
 from bench.profile.profile import Operator, Profile, Unit
-from bench.runner.answer import RunnerAnswer, parse
 from bench.runner.bundle import Bundle, open_bundle
+from bench.runner.protocol import RunnerAnswer, flags, parse, write_images
 from bench.simulator.cores import read_cores
 from bench.simulator.emulator import Machine, find, profile_file
 from bench.simulator.measure import IMAGES, SLOWER, check_threads, device_of
@@ -134,7 +132,8 @@ def _profiled(
     """Each artifact through `one`, which leaves FOLDER/profile."""
     device, bundle, unit = where
     found: list[Result] = []
-    with _laid_out(images) as inputs:
+    with tempfile.TemporaryDirectory(prefix="profile-images-") as images_folder:
+        inputs = write_images(images, Path(images_folder))
         for place, artifact in enumerate(artifacts):
             progress(place, len(artifacts), f"profiling {artifact.path.name}")
             if artifact.format not in bundle.engines:
@@ -146,16 +145,6 @@ def _profiled(
                 runs = read(artifact.format, Path(name) / "profile")
             found.append(_profile(artifact, runs, answer, device, unit))
     return tuple(found)
-
-
-@contextmanager
-def _laid_out(images: Images) -> Iterator[tuple[Path, ...]]:
-    """The images as raw files, for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="profile-images-") as folder:
-        paths = tuple(Path(folder) / f"image{place}" for place in range(len(images)))
-        for path, image in zip(paths, images, strict=True):
-            path.write_bytes(image.astype("<f4").tobytes())
-        yield paths
 
 
 def _profile(artifact: Artifact, runs: Sequence[Run], answer: RunnerAnswer, device: Device, unit: Unit) -> Profile:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.budgets.growth import layers_of, plain_sides
 from bench.budgets.model_files import ModelFile
@@ -30,7 +29,8 @@ class Call:
 Run = tuple[Call, ...]
 ONNX_WEIGHTED = ("Conv", "Gemm", "MatMul")
 TORCH_WEIGHTED = ("conv", "linear", "addmm", "matmul", "mm")
-WHOLE = ("Method::execute", "DELEGATE_CALL", "Method::init", "Program::load_method")
+WHOLE = ("Method::execute", "DELEGATE_CALL", "Method::init", "Program::load_method", "OPERATOR_CALL")
+"""ExecuTorch's events around those of operators."""
 
 
 def read(form: str, path: Path) -> tuple[Run, ...]:
@@ -51,16 +51,13 @@ def _onnx(path: Path) -> Iterable[Run]:
     run: list[Call] = []
     for event in json.loads(path.read_text(encoding="utf-8")):
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
-            run.append(_kernel(event))
+            name = event["name"].removesuffix("_kernel_time")
+            name = re.sub(r"(_nchwc|_token_\d+)+$", "", name).removeprefix("fused ")
+            kind = str(event["args"]["op_name"])
+            run.append(Call(f"{kind} {name}", 1e3 * event["dur"], kind.endswith(ONNX_WEIGHTED)))
         elif event["name"] == "model_run":
             yield tuple(run)
             run = []
-
-
-def _kernel(event: Mapping[str, Any]) -> Call:
-    name = re.sub(r"(_nchwc|_token_\d+)+$", "", event["name"].removesuffix("_kernel_time")).removeprefix("fused ")
-    kind = str(event["args"]["op_name"])
-    return Call(f"{kind} {name}", 1e3 * event["dur"], kind.endswith(ONNX_WEIGHTED))
 
 
 def _executorch(path: Path) -> Iterable[Run]:
@@ -70,30 +67,27 @@ def _executorch(path: Path) -> Iterable[Run]:
 
         dump = deserialize_from_etdump_flatcc(path.read_bytes())
     for block in dump.run_data:
-        events = [each.profile_event for each in block.events or () if each.profile_event is not None]
-        yield tuple(call for event in events if (call := _event(event)) is not None and block.name == "Execute")
-
-
-def _event(event: Any) -> Call | None:
-    name = str(event.delegate_debug_id_str or event.name or "")
-    if name in WHOLE or not name or name == "OPERATOR_CALL":
-        return None
-    weighted = "Convolution" in name or "Fully Connected" in name or "Deconvolution" in name
-    return Call(name, float(event.end_time - event.start_time), weighted)
+        calls = []
+        events = (each.profile_event for each in block.events or () if block.name == "Execute")
+        for event in (event for event in events if event is not None):
+            name = str(event.delegate_debug_id_str or event.name or "")
+            if name and name not in WHOLE:
+                weighted = "Convolution" in name or "Fully Connected" in name or "Deconvolution" in name
+                calls.append(Call(name, float(event.end_time - event.start_time), weighted))
+        yield tuple(calls)
 
 
 def _torch(path: Path) -> Iterable[Run]:
     """The runner's own record of what the lite interpreter calls."""
     for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
-        yield tuple(_called(call) for call in run)
-
-
-def _called(call: Mapping[str, Any]) -> Call:
-    name = str(call["name"]).removeprefix("aten::").strip("_")
-    shapes = [tuple(map(int, shape)) for shape in call["shapes"]]
-    matrices = [shape for shape in shapes[1:] if len(shape) > 1]
-    weighted = any(word in name for word in TORCH_WEIGHTED) and bool(matrices)
-    return Call(name, float(call["ns"]), weighted, matrices[-1] if weighted else ())
+        calls = []
+        for call in run:
+            name = str(call["name"]).removeprefix("aten::").strip("_")
+            shapes = [tuple(map(int, shape)) for shape in call["shapes"]]
+            matrices = [shape for shape in shapes[1:] if len(shape) > 1]
+            weighted = any(word in name for word in TORCH_WEIGHTED) and bool(matrices)
+            calls.append(Call(name, float(call["ns"]), weighted, matrices[-1] if weighted else ()))
+        yield tuple(calls)
 
 
 READERS: dict[str, Callable[[Path], Iterable[Run]]] = {"pte": _executorch, "onnx": _onnx, "ptl": _torch}

@@ -1,12 +1,14 @@
-"""Profile: what each operator of a file costs, by its engine's own profiler, and the file that keeps such values."""
+"""Profile: the cost of each operator of a file, by its engine's own profiler, and the file that keeps such values."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import msgspec
 
 from bench.measurement import BenchError, Device
 from exporters.artifact import write_whole
@@ -27,7 +29,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class LayerTotal:
-    """All operators of one layer: what they take together. An operator of no layer stands for itself."""
+    """Total of all operators of one layer. An operator of no layer stands for itself."""
 
     layer: str
     operators: tuple[str, ...]
@@ -36,8 +38,8 @@ class LayerTotal:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a file's operators take on one device: ms (the median over `runs` runs), or instructions of one run on the
-    simulated processor. A profiled run is slower than an ordinary one: shares mean more than sums.
+    """Cost of a file's operators on one device: ms (the median over `runs` runs), or instructions of one run on the
+    simulated processor. A profiled run is slower than an ordinary one: fractions mean more than sums.
 
     `joined` says whether the operators were brought together with the file's layers.
     """
@@ -63,11 +65,11 @@ class Profile:
         found: dict[str, list[Operator]] = {}
         for operator in self.operators:
             found.setdefault(operator.layer or f"({operator.name})", []).append(operator)
-        shares = [
-            LayerTotal(name, tuple(each.name for each in own), sum(each.amount for each in own))
+        totals = [
+            LayerTotal(name, tuple(operator.name for operator in own), sum(operator.amount for operator in own))
             for name, own in found.items()
         ]
-        return tuple(sorted(shares, key=lambda share: -share.amount))
+        return tuple(sorted(totals, key=lambda total: -total.amount))
 
 
 def append(path: Path, profiles: Iterable[Profile]) -> None:
@@ -81,15 +83,10 @@ def read(path: Path) -> tuple[Profile, ...]:
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            found.append(_profile(json.loads(line)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            found.append(msgspec.json.decode(line, type=Profile))
+        except (ValueError, BenchError) as error:
             raise BenchError(
                 f"{path}, line {number}, is not a profile: {type(error).__name__}: {error}; profile again, or take the "
                 "line out"
             ) from error
     return tuple(found)
-
-
-def _profile(fields: Mapping[str, Any]) -> Profile:
-    operators = tuple(Operator(**each) for each in fields["operators"])
-    return Profile(**{**fields, "device": Device(**fields["device"]), "operators": operators})

@@ -16,8 +16,8 @@ from typing import Literal
 
 from bench.host.facts import pick_cores
 from bench.measurement import Allocations, BenchError, Counts, Traffic
-from bench.runner.answer import RunnerAnswer, parse
 from bench.runner.bundle import BUILD, LOADER, Bundle
+from bench.runner.protocol import RunnerAnswer, parse
 from bench.simulator.build import CLOCK, FOLDER, MANIFEST, PLUGIN, TICKS, is_built
 from bench.simulator.cores import Core
 from exporters.artifact import Artifact, size_and_sha256
@@ -46,7 +46,7 @@ class Emulator:
 
     @property
     def identity(self) -> str:
-        """What decides the counts beside the bundle: QEMU's version, and a hash of the counter and its clock."""
+        """All that decides the counts beside the bundle: QEMU's version, and a hash of the counter and its clock."""
         return f"QEMU {self.version}, counter {size_and_sha256(self.folder / MANIFEST)[1][:12]}"
 
 
@@ -61,7 +61,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one process told and what was counted of it."""
+    """The answer of one process and its counts."""
 
     answer: RunnerAnswer
     load: Counts
@@ -117,27 +117,37 @@ def _place(machine: Machine, model: Path, images: Sequence[Path]) -> Iterator[Pa
     """A folder in which everything has the same name wherever it really lies: paths are part of a program's memory."""
     with tempfile.TemporaryDirectory(prefix="arm-") as place:
         folder = Path(place)
-        for name, target in _names(machine, model, images).items():
+        targets = {
+            "bundle": machine.bundle.path,
+            "root": machine.emulator.folder / machine.core.name,
+            **{library: machine.emulator.folder / library for library in (PLUGIN, CLOCK, TICKS)},
+            "model": model,
+            **{f"image{index}": image for index, image in enumerate(images)},
+        }
+        for name, target in targets.items():
             (folder / name).symlink_to(target.resolve())
         yield folder
 
 
 def _answer(words: Sequence[str], folder: Path, name: str, timeout: float) -> RunnerAnswer:
-    done = _run(words, folder, name, timeout)
-    if not done.stdout.strip():
-        raise BenchError(_death(done, name))
-    return parse(done.stdout, name)
-
-
-def _names(machine: Machine, model: Path, images: Sequence[Path]) -> dict[str, Path]:
-    return {
-        "bundle": machine.bundle.path,
-        "root": machine.emulator.folder / machine.core.name,
-        PLUGIN: machine.emulator.plugin,
-        **{clock: machine.emulator.folder / clock for clock in (CLOCK, TICKS)},
-        "model": model,
-        **{f"image{place}": image for place, image in enumerate(images)},
-    }
+    """The answer of the program that the words start. BenchError if it dies, or takes longer than `timeout` seconds."""
+    try:
+        # No environment: QEMU takes settings from it, and hands it on to the guest's libraries.
+        done = subprocess.run(words, cwd=folder, env={}, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        raise BenchError(
+            f"{name} was not simulated: it may take {timeout:g} s, and took longer; take a smaller network, or raise "
+            "the schedule's timeout_seconds"
+        ) from None
+    if done.stdout.strip():
+        return parse(done.stdout, name)
+    status = done.returncode
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    last = f"its last line was {said[-1].strip()!r}" if said else "it said nothing"
+    raise BenchError(
+        f"{name} was not simulated: its process {how}; {last}; look whether `make runner` builds what is installed"
+    )
 
 
 def command(machine: Machine, form: str, images: int, shape: str, way: Way = "counted") -> list[str]:
@@ -151,7 +161,14 @@ def command(machine: Machine, form: str, images: int, shape: str, way: Way = "co
     more = max(0, LOOKED_AT + 1 - images)
     (place,) = pick_cores(1) or (0,)
     host = ["setarch", "-R", "taskset", "-c", str(place), machine.emulator.program]
-    guest = ["-cpu", core.name, "-seed", "0", "-L", "root", *_plugin(core, images + more - LOOKED_AT, way)]
+    guest = ["-cpu", core.name, "-seed", "0", "-L", "root"]
+    if way == "counted":
+        # The cache model looks from this marked run on.
+        caches = f"l1={core.l1.bytes}:{core.l1.ways},l2={core.l2.bytes}:{core.l2.ways},line={core.line}"
+        counter = f"{caches},from={images + more - LOOKED_AT},most={MOST_INSTRUCTIONS}"
+        guest += ["-plugin", f"./{PLUGIN},out=counts,{counter}"]
+    elif way == "profile":
+        guest += ["-plugin", f"./{PLUGIN},out=counts,ticks=ticks"]
     clock = TICKS if way == "profile" else CLOCK
     loader = [f"bundle/{LOADER}", "--library-path", "bundle/lib", "--preload", f"./{clock}", f"bundle/{program}"]
     inputs = [word for place in range(images) for word in ("--input", f"image{place}")]
@@ -160,34 +177,8 @@ def command(machine: Machine, form: str, images: int, shape: str, way: Way = "co
     return [*host, *guest, *loader, "--model", "model", *inputs, "--shape", shape, *schedule, *profile]
 
 
-def _plugin(core: Core, first: int, way: Way) -> list[str]:
-    """QEMU's words for the counter; its cache model looks from the marked run `first` on."""
-    caches = f"l1={core.l1.bytes}:{core.l1.ways},l2={core.l2.bytes}:{core.l2.ways},line={core.line}"
-    words = {"counted": f"{caches},from={first},most={MOST_INSTRUCTIONS}", "profile": "ticks=ticks"}
-    return ["-plugin", f"./{PLUGIN},out=counts,{words[way]}"] if way in words else []
-
-
-def _run(words: Sequence[str], folder: Path, name: str, timeout: float) -> subprocess.CompletedProcess[str]:
-    try:
-        # No environment: QEMU takes settings from it, and hands it on to the guest's libraries.
-        return subprocess.run(words, cwd=folder, env={}, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        raise BenchError(
-            f"{name} was not simulated: it may take {timeout:g} s, and took longer; take a smaller network, or raise "
-            "the schedule's timeout_seconds"
-        ) from None
-
-
-def _death(done: subprocess.CompletedProcess[str], name: str) -> str:
-    status = done.returncode
-    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    words = f"its last line was {said[-1].strip()!r}" if said else "it said nothing"
-    return f"{name} was not simulated: its process {how}; {words}; look whether `make runner` builds what is installed"
-
-
 def _trace(answer: RunnerAnswer, text: str, core: Core) -> Trace:
-    """What the marks say: the first of each phase, and the last run from its beginning to its end."""
+    """The counts between marks: the first of each phase, and the last run from its beginning to its end."""
     marks = [json.loads(line) for line in text.splitlines()]
     at = {mark["phase"]: mark for mark in reversed(marks)}
     begin = [mark for mark in marks if mark["phase"] == RUN_BEGIN][-1]
@@ -197,12 +188,14 @@ def _trace(answer: RunnerAnswer, text: str, core: Core) -> Trace:
             f"the runner started {marks[-1]['threads']} threads, and counts are exact for one only; look at what the "
             "engine does with --threads 1"
         )
+    levels = ("l1_misses", "l2_misses", "l2_written_back")
+    traffic = {level: end[level] - begin[level] for level in levels if level in begin}
     return Trace(
         answer=answer,
         load=_counts(at[LOADED]) - _counts(at[START]),
         first=_counts(at[FIRST]) - _counts(at[LOADED]),
         run=_counts(end) - _counts(begin),
-        traffic=_traffic(begin, end, core.line) if "l1_misses" in begin else None,
+        traffic=Traffic(core.line, **traffic) if traffic else None,
         memory=Allocations(
             start=at[START]["anonymous"] // 1024,
             peak=marks[-1]["anonymous_peak"] // 1024,
@@ -213,8 +206,3 @@ def _trace(answer: RunnerAnswer, text: str, core: Core) -> Trace:
 
 def _counts(mark: Mapping[str, int]) -> Counts:
     return Counts(**{each.name: mark[each.name] for each in fields(Counts)})
-
-
-def _traffic(begin: Mapping[str, int], end: Mapping[str, int], line: int) -> Traffic:
-    names = ("l1_misses", "l2_misses", "l2_written_back")
-    return Traffic(line, **{name: end[name] - begin[name] for name in names})

@@ -1,4 +1,4 @@
-"""An estimate of latency for a named core: a roofline over operator classes, fitted on public figures of one runtime.
+"""Estimate of latency for a named core: a roofline over operator classes, fitted on public figures of one runtime.
 
 It is an estimate of what that runtime would take on such a device, not a measurement and not of this project's engines;
 `devices.toml` holds what results/fit_devices.py fitted, and how far it was off on what it had not seen.

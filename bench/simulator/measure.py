@@ -1,4 +1,4 @@
-"""Counts exported files on the simulated ARM CPU, one thread: instructions, memory traffic, allocations, answers."""
+"""Counts exported files on the simulated ARM CPU, one thread: instructions, memory traffic, allocations, outputs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from bench.host import measure as host
 from bench.measurement import BenchError, Device, NotMeasured, Row, Schedule, Simulated
-from bench.runner.answer import RunnerAnswer, parse
 from bench.runner.bundle import Bundle, open_bundle
-from bench.simulator.cores import Core, read_cores
+from bench.runner.protocol import RunnerAnswer, parse, write_images
+from bench.simulator.cores import read_cores
 from bench.simulator.emulator import Machine, Trace, find, trace
 from exporters.artifact import Artifact, Parity
 from exporters.formats import FORMATS
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     Images = NDArray[np.float32]
 
 IMAGES = 4
-# What takes a millisecond on a core takes a second here.
+# A millisecond of a core takes a second here.
 SLOWER = 20
 
 
 @dataclass(frozen=True)
 class _Session:
-    """What the files that are counted together have in common."""
+    """The setting that the files which are counted together share."""
 
     machine: Machine
     reference: Bundle
@@ -63,7 +63,10 @@ def measure_on(core: str) -> Callable[..., tuple[Row, ...]]:
         host.check(artifacts, images)
         check_threads(schedule)
         with tempfile.TemporaryDirectory(prefix="arm-images-") as folder:
-            session = _session(read_cores()[core], images[:IMAGES], schedule, Path(folder))
+            machine = Machine(find(), open_bundle("aarch64"), read_cores()[core])
+            inputs = write_images(images[:IMAGES], Path(folder))
+            seconds = SLOWER * schedule.timeout_seconds
+            session = _Session(machine, open_bundle("host"), inputs, (1, *images.shape[1:]), seconds)
             rows = []
             for place, artifact in enumerate(artifacts):
                 progress(place, len(artifacts), f"{artifact.path.name} on {core}")
@@ -83,21 +86,8 @@ def check_threads(schedule: Schedule) -> None:
 
 
 def describe_as(core: str) -> Callable[[], Device]:
-    """The function that tells which simulated device this is. BenchError if it cannot run here."""
-
-    def describe() -> Device:
-        return device_of(Machine(find(), open_bundle("aarch64"), read_cores()[core]))
-
-    return describe
-
-
-def _session(core: Core, images: Images, schedule: Schedule, folder: Path) -> _Session:
-    machine = Machine(find(), open_bundle("aarch64"), core)
-    inputs = tuple(folder / f"image{place}" for place in range(len(images)))
-    for path, image in zip(inputs, images, strict=True):
-        path.write_bytes(image.astype("<f4").tobytes())
-    shape = (1, *images.shape[1:])
-    return _Session(machine, open_bundle("host"), inputs, shape, SLOWER * schedule.timeout_seconds)
+    """The function that describes this simulated device. BenchError if it cannot run here."""
+    return lambda: device_of(Machine(find(), open_bundle("aarch64"), read_cores()[core]))
 
 
 def device_of(machine: Machine) -> Device:
@@ -108,13 +98,18 @@ def device_of(machine: Machine) -> Device:
 
 
 def _row(artifact: Artifact, session: _Session) -> Row:
+    from exporters.parity import compare
+
     machine, form = session.machine, artifact.format
     if form not in machine.bundle.engines:
         reason = f"there is no runner for {FORMATS[form].title}"
         return NotMeasured(artifact.network, form, artifact.sha256, device_of(machine), reason)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     counted = trace(machine, form, artifact.path, session.inputs, session.shape_word, session.timeout_seconds)
-    parity = _parity(counted.answer, _reference(artifact, session))
+    reference = _reference(artifact, session)
+    assert counted.answer.outputs is not None  # neither was told to write them to a file
+    assert reference.outputs is not None
+    parity = compare(counted.answer.outputs, reference.outputs)
     return Simulated(
         network=artifact.network,
         format=form,
@@ -138,7 +133,7 @@ def _row(artifact: Artifact, session: _Session) -> Row:
 
 
 def _reference(artifact: Artifact, session: _Session) -> RunnerAnswer:
-    """What the same program answers on this machine, built for it."""
+    """The answer of the same program on this machine, built for it."""
     inputs = [word for path in session.inputs for word in ("--input", str(path))]
     words = [*session.reference.command(artifact.format), "--model", str(artifact.path), *inputs]
     plan = ["--shape", session.shape_word, "--warmup-runs", "0", "--warmup-seconds", "0", "--min-runs", "0"]
@@ -146,19 +141,11 @@ def _reference(artifact: Artifact, session: _Session) -> RunnerAnswer:
     return parse(done.stdout, f"{artifact.path.name} on this machine")
 
 
-def _parity(given: RunnerAnswer, reference: RunnerAnswer) -> Parity:
-    from exporters.parity import compare
-
-    assert given.outputs is not None  # no --outputs was asked for
-    assert reference.outputs is not None
-    return compare(given.outputs, reference.outputs)
-
-
 def _note(counted: Trace, parity: Parity, artifact: Artifact) -> str:
-    """What a reader has to know about this row."""
+    """Remarks for a reader of this row."""
     notes = []
     if parity.verdict(artifact.dtype) != "passed":
-        notes.append("answers otherwise than on this machine: do not ship it, and look at its kernels")
+        notes.append("its outputs differ from those on this machine: do not ship it, and look at its kernels")
     if counted.traffic is None:
         notes.append("no memory traffic: a run is too long to look at each of its accesses")
     return "; ".join(notes)

@@ -14,9 +14,9 @@ from bench.measurement import BenchError, Device, Measurement, NotMeasured, Sche
 from bench.phone.adb import COMMAND_SECONDS, Phone, quote
 from bench.phone.app import bundle as bundles
 from bench.phone.app.bundle import AppBundle, Build, open_app_bundle
-from bench.phone.places import OUTPUTS, death, mask_of
+from bench.phone.places import OUTPUTS, death
 from bench.phone.storage import HOME, KEPT, Parcel, kept
-from bench.runner.answer import RunnerAnswer
+from bench.runner.protocol import RunnerAnswer, mask_of
 from exporters.artifact import Artifact
 from exporters.formats import FORMATS
 

@@ -29,8 +29,8 @@ from bench.phone.adb import Phone, PhoneLost
 from bench.phone.measure import measure, measure_in
 from bench.phone.places import OUTPUTS, PhoneFile, Session
 from bench.phone.storage import HOME, Parcel
-from bench.runner.answer import RunnerAnswer, parse
 from bench.runner.bundle import Bundle
+from bench.runner.protocol import RunnerAnswer, parse
 from bench.statistics import time_ratio
 from exporters.artifact import Artifact
 

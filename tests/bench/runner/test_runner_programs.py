@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from bench_files import IMAGES, SIZE, artifact, onnx_file, ptl_file
 
-from bench.runner.answer import RunnerAnswer, parse
 from bench.runner.bundle import open_bundle
+from bench.runner.protocol import RunnerAnswer, parse
 from exporters.artifact import Artifact
 from exporters.formats import FORMATS
 

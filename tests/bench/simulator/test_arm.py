@@ -90,4 +90,4 @@ def test_answers_that_differ_are_noted(runner: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(arm, "_reference", of_another_file)
     (row,) = DEVICES["arm"].measure([onnx_file(tmp_path / "net.onnx", 8)], IMAGES)
     assert isinstance(row, Simulated)
-    assert row.note == "answers otherwise than on this machine: do not ship it, and look at its kernels"
+    assert row.note == "its outputs differ from those on this machine: do not ship it, and look at its kernels"

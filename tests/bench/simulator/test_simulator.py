@@ -11,8 +11,8 @@ import pytest
 from bench_files import IMAGES, SIZE, onnx_file
 
 from bench.measurement import Allocations, BenchError, Counts, Traffic
-from bench.runner.answer import RunnerAnswer
 from bench.runner.bundle import Bundle, Program, open_bundle
+from bench.runner.protocol import RunnerAnswer
 from bench.simulator import build as builder
 from bench.simulator import emulator as emulators
 from bench.simulator.build import CLOCK, PARTS, PLUGIN, build, main

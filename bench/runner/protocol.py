@@ -1,13 +1,15 @@
-"""RunnerAnswer: the runner's one line of JSON (docs/runner.md), or its words when it failed."""
+"""Protocol of the runner (docs/runner.md): its flags, its images, and its answer, one line of JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.measurement import BenchError, Memory, MemoryPhases
+from bench.measurement import BenchError, Memory, MemoryPhases, Schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,3 +80,35 @@ def _answer(line: Any) -> RunnerAnswer:
         "memory": MemoryPhases(**phases),
     }
     return RunnerAnswer(**{field.name: line[field.name] for field in dataclasses.fields(RunnerAnswer)} | converted)
+
+
+def flags(
+    model: str, shape: Iterable[int], images: Iterable[str], schedule: Schedule, cores: Iterable[int] | None
+) -> list[str]:
+    """The runner's flags (docs/runner.md) for a file and its images, measured by the schedule."""
+    values = {
+        "--model": model,
+        "--shape": "x".join(map(str, shape)),
+        "--threads": schedule.threads,
+        "--warmup-runs": schedule.warmup_runs,
+        "--warmup-seconds": f"{schedule.warmup_seconds:g}",
+        "--min-runs": schedule.runs,
+        "--min-seconds": f"{schedule.seconds:g}",
+        "--cap-seconds": f"{schedule.cap_seconds:g}",
+        "--cores": "none" if cores is None else mask_of(cores),
+    }
+    words = [str(word) for flag in values.items() for word in flag]
+    return words + [word for image in images for word in ("--input", image)]
+
+
+def mask_of(cores: Iterable[int]) -> str:
+    """Cores as a hexadecimal mask."""
+    return f"{sum(1 << core for core in cores):x}"
+
+
+def write_images(images: NDArray[np.float32], folder: Path) -> tuple[Path, ...]:
+    """One file of raw float32 numbers for each image, as the runner reads them."""
+    paths = tuple(folder / f"image{index}" for index in range(len(images)))
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(image.astype("<f4").tobytes())
+    return paths

@@ -6,7 +6,7 @@ import pytest
 from runner_line import LINE
 
 from bench.measurement import BenchError, Memory
-from bench.runner.answer import parse
+from bench.runner.protocol import parse
 
 
 def test_the_answer_becomes_a_value() -> None:
