@@ -43,9 +43,7 @@ def test_a_profile_survives_its_line_and_a_damaged_line_is_named(tmp_path: Path)
     append(file, [PROFILE])
     assert read(file) == (PROFILE, PROFILE)
     file.write_text(file.read_text() + '{"unit": "ms"}\n')
-    text = (
-        r"profiles\.jsonl, line 3, is not a profile: ValidationError: Object missing required field `network`; profile"
-    )
+    text = r"profiles\.jsonl, line 3, is not a profile: ValidationError: Object missing required field `network`; "
     with pytest.raises(BenchError, match=text):
         read(file)
 
