@@ -18,7 +18,7 @@ from bench.statistics import Statistics, summarize, unsteady
 FILE_KEYS = ("size", "shipped", "agreement")
 NETWORK_KEYS = ("parameters", "macs", "accuracy")
 GROWTH = {"size": "+2 % or 4 kB", "shipped": "+2 % or 4 kB", "parameters": "+0 %", "macs": "+0 %"}
-"""What a pull request may add, beside the absolute limit."""
+"""Growth that a pull request may add, beside the absolute limit."""
 
 ROOM = 0.01
 """Fraction by which the absolute limit of what is counted lies above today's figure, before it is rounded up."""

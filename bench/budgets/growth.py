@@ -1,4 +1,4 @@
-"""What accounts for a figure: the layers of a file or a network, and how much each grew over the base."""
+"""Layers of a file or a network that account for a figure, and the growth of each over the base."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MEASURES = {
     "latency": "MACs",
     "memory": "weights",
 }
-"""What the layers' amounts are that account for a quantity: bytes of a file's parts or weights, or counts. Nobody knows
+"""Name of the layers' amounts that account for a quantity: bytes of a file's parts or weights, or counts. Nobody knows
 the time or the memory of a single layer here, but its MACs and its weights."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One layer's share of a figure: its amount now and in the base (None where there is no base), and its shapes."""
+    """One layer's part of a figure: its amount now and in the base (None where there is no base), and its shapes."""
 
     name: str
     now: float

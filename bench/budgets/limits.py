@@ -144,22 +144,22 @@ class _Lines:
         rows = table.get("budget", [])
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise self.error(1, "it has no [[budget]]; each [[budget]] limits the files of one run or glob")
-        return tuple(self.budget(place, row) for place, row in enumerate(rows))
+        return tuple(self.budget(index, row) for index, row in enumerate(rows))
 
-    def budget(self, place: int, row: Mapping[str, Any]) -> Budget:
+    def budget(self, index: int, row: Mapping[str, Any]) -> Budget:
         for key in row:
             if key not in KEYS:
-                raise self.error(self.line(place, key), _unknown("key", key, KEYS))
-        head = self.line(place, None)
+                raise self.error(self.line(index, key), _unknown("key", key, KEYS))
+        head = self.line(index, None)
         named = [key for key in ("files", "run") if key in row]
         if len(named) != 1:
             raise self.error(head, 'a budget has either run = "runs/NAME" or files = "GLOB", and one of them')
         device, process = row.get("device"), row.get("process")
         for key in (*named, *(key for key in ("device", "process") if key in row)):
             if not isinstance(row[key], str) or not row[key].strip():
-                raise self.error(self.line(place, key), f"{key} is a text, not {row[key]!r}")
+                raise self.error(self.line(index, key), f"{key} is a text, not {row[key]!r}")
         if process is not None:
-            line = self.line(place, "process")
+            line = self.line(index, "process")
             if process not in PROCESSES:
                 law = f"a phone runs files inside {', '.join(PROCESSES)}"
                 raise self.error(line, f"{law}, not inside {process!r}; name one of these")
@@ -168,7 +168,7 @@ class _Lines:
                 raise self.error(line, f'{law}; add device = "phone" or a phone\'s name, or take process out')
         limits: list[Limit] = []
         for key in (key for key in QUANTITIES if key in row):
-            line, texts = self.line(place, key), row[key]
+            line, texts = self.line(index, key), row[key]
             try:
                 limits += (parse_limit(key, text, line) for text in (texts if isinstance(texts, list) else [texts]))
             except BudgetError as error:
@@ -184,12 +184,12 @@ class _Lines:
     def error(self, line: int, text: str) -> BudgetError:
         return BudgetError(f"{self.path}, line {line}: {text}")
 
-    def line(self, place: int | None, key: str | None) -> int:
-        """The line of `key` in the [[budget]] number `place`; that of the table's head where neither is found."""
+    def line(self, index: int | None, key: str | None) -> int:
+        """The line of `key` in the [[budget]] number `index`; that of the table's head where neither is found."""
         lines = self.text.splitlines()
         heads = [number for number, line in enumerate(lines, 1) if re.match(r"\s*\[\[?\s*[\"']?budget", line)]
-        first = heads[place] if place is not None and place < len(heads) else 1
-        last = heads[place + 1] if place is not None and place + 1 < len(heads) else len(lines) + 1
+        first = heads[index] if index is not None and index < len(heads) else 1
+        last = heads[index + 1] if index is not None and index + 1 < len(heads) else len(lines) + 1
         if key is not None:
             own = re.compile(rf"\s*\[*\s*([\"']?){re.escape(key)}\1\s*[=.\]]")
             first = next((n for n in range(first, last) if own.match(lines[n - 1])), first)

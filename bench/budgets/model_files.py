@@ -50,7 +50,7 @@ class ModelFile:
 
     @cached_property
     def artifact(self) -> Artifact | None:
-        """What the run recorded of the file; None for a run as a whole, and for a file outside every run."""
+        """The run's record of the file; None for a run as a whole, and for a file outside every run."""
         return None if self.run is None or self.is_run else self.run.artifact(self.path)
 
     @cached_property
@@ -76,7 +76,8 @@ class ModelFile:
 
     @cached_property
     def contents(self) -> Contents | None:
-        """What is inside; None for a run and for a kind of file that no reader knows. ContentError if it is broken."""
+        """The file's weights and operators; None for a run and for a kind of file that no reader knows. ContentError
+        if it is broken."""
         return None if self.is_run else read(self.path)
 
     @cached_property
@@ -110,8 +111,8 @@ class ModelFile:
 
 
 def find(budget: Budget, budgets: Budgets) -> list[ModelFile]:
-    """What the budget speaks of, in the order of names: for a run the run itself and its compressed files. Empty if its
-    pattern matches nothing. BudgetError, RunError if what it matches is no run, or one of a newer version."""
+    """The files and runs under the budget, in the order of names: for a run the run itself and its compressed files.
+    Empty if its pattern matches nothing. BudgetError, RunError if what it matches is no run, or of a newer version."""
     pattern, root = budget.pattern, budgets.root
     if Path(pattern).is_absolute():
         raise BudgetError(

@@ -59,7 +59,7 @@ class Checked:
         return sum(verdict.outcome == outcome for verdict in self.verdicts)
 
     def holds(self, strict: bool) -> bool:
-        """Whether something was judged, nothing failed and, if strict, nothing that is limited was left unmeasured."""
+        """True if something was judged, nothing failed and, if strict, nothing that is limited was left unmeasured."""
         return bool(self.verdicts) and not self.count("failed") and not (strict and self.count("not measured"))
 
 

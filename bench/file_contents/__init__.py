@@ -1,1 +1,1 @@
-"""What lies inside an exported file: its weights and operators, read from the bytes without any runtime or torch."""
+"""Contents of an exported file: its weights and operators, read from the bytes without any runtime or torch."""

@@ -16,7 +16,7 @@ VALUE_NAME, SIDE = 1, 1
 SIDES = 2, 1, 2, 1
 """ValueInfoProto.type.tensor_type.shape.dim."""
 VALUES = (4, 5, 6, 7, 9, 10, 11)
-"""Where a tensor may keep its numbers: by type, or as raw bytes (9)."""
+"""Fields in which a tensor may keep its numbers: by type, or as raw bytes (9)."""
 TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16", 17: "float8", 21: "uint4", 22: "int4",

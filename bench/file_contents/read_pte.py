@@ -72,14 +72,14 @@ class Flat:
         return tuple(_number(self.data, start + width * index, kind) for index in range(length))
 
     def _field(self, field: int) -> int:
-        """Where the field lies; 0 where it is not set (a table's own vtable tells)."""
+        """Offset of the field; 0 where it is not set (a table's own vtable tells)."""
         vtable = self.at - _number(self.data, self.at, "i32")
         slot = 4 + 2 * field
         offset = _number(self.data, vtable + slot, "u16") if slot < _number(self.data, vtable, "u16") else 0
         return self.at + offset if offset else 0
 
     def _vector(self, field: int) -> tuple[int, int]:
-        """Where the field's entries begin, and their number."""
+        """Offset of the field's entries, and their number."""
         place = self._field(field)
         if not place:
             return 0, 0
@@ -133,7 +133,7 @@ def read(path: Path) -> Contents:
                     call = instruction.table(1)
                     if instruction.number(0, "u8") == KERNEL_CALL and call is not None:
                         operators.append(names[call.number(0, "i32")])
-    numbered = (replace(weight, name=f"#{place}") for place, weight in enumerate(weights))
+    numbered = (replace(weight, name=f"#{index}") for index, weight in enumerate(weights))
     return Contents(path.stat().st_size, tuple(numbered), counted(operators), named=False)
 
 

@@ -104,7 +104,7 @@ def _operators(value: Any) -> Iterator[str]:
     for function in value[1:]:
         code = dict(function[1])
         names = [entry[0] for entry in code["operators"]]
-        yield from (names[place] for kind, place, _ in code["instructions"] if kind == "OP")
+        yield from (names[index] for kind, index, _ in code["instructions"] if kind == "OP")
 
 
 def _weight(name: str, shape: tuple[int, ...], storage: Storage, entry: zipfile.ZipInfo, path: Path) -> Weight:

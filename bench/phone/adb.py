@@ -25,7 +25,7 @@ STATES = {
     "recovery": "it is in recovery: start Android",
     "bootloader": "it is in its boot loader: start Android",
 }
-"""What to do about a phone that adb lists and cannot use."""
+"""Cures for a phone that adb lists and cannot use."""
 
 
 class PhoneLost(BenchError):
@@ -46,7 +46,7 @@ class Listed:
 
     @property
     def trouble(self) -> str:
-        """Why it cannot be used, and the cure."""
+        """The reason that it cannot be used, and the cure."""
         if self.state == "offline" and ":" in self.serial:
             return f"adb has lost it: {_again(self.serial)}"
         return STATES.get(self.state, f"its state is {self.state!r}: wait for it to start, or plug it in again")
@@ -54,7 +54,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Answer:
-    """How a command on the phone ended."""
+    """Exit status and output of a command on the phone."""
 
     status: int
     out: str
@@ -73,7 +73,7 @@ def listed() -> tuple[Listed, ...]:
     # What is said about starting the server comes first.
     lines = answer.out.partition("List of devices attached")[2]
     found = re.findall(r"^(\S+)[ \t]+(no permissions|\S+)(.*)$", lines, re.MULTILINE)
-    return tuple(sorted((_listed(*fields) for fields in found), key=lambda each: each.serial))
+    return tuple(sorted((_listed(*fields) for fields in found), key=lambda phone: phone.serial))
 
 
 def _listed(serial: str, state: str, rest: str) -> Listed:
@@ -101,11 +101,11 @@ def pick(serial: str | None = None) -> Listed:
 def single(phones: Sequence[Listed], serial: str | None = None) -> Listed:
     """The phone of that serial or of $ANDROID_SERIAL; else the only usable one, else the only one."""
     wanted = serial or os.environ.get("ANDROID_SERIAL")
-    names = ", ".join(f"{each.serial} ({each.model if each.ready else each.state})" for each in phones)
+    names = ", ".join(f"{phone.serial} ({phone.model if phone.ready else phone.state})" for phone in phones)
     if wanted is not None:
-        chosen = [each for each in phones if each.serial == wanted]
+        chosen = [phone for phone in phones if phone.serial == wanted]
     else:
-        chosen = [each for each in phones if each.ready] or list(phones)
+        chosen = [phone for phone in phones if phone.ready] or list(phones)
     if not chosen:
         raise BenchError(f"there is no phone {wanted}; there are: {names}")
     if len(chosen) > 1:
@@ -135,7 +135,7 @@ class Phone:
         return Answer(int(status), body, answer.err)
 
     def read(self, command: str, seconds: float = COMMAND_SECONDS) -> str:
-        """What a command prints. BenchError if it fails."""
+        """The output of a command. BenchError if it fails."""
         answer = self.shell(command, seconds)
         if answer.status:
             raise BenchError(
@@ -178,7 +178,7 @@ class Phone:
 
 
 def _again(serial: str) -> str:
-    """How a lost phone comes back. Of one on the network adb says "already connected" until it is told to forget it."""
+    """The cure for a lost phone. Of one on the network adb says "already connected" until it is made to forget it."""
     if ":" in serial:
         return f"connect it again (`adb disconnect {serial}`, then `adb connect {serial}`)"
     return "plug it in again"

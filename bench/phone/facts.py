@@ -62,7 +62,7 @@ class Facts:
     @property
     def device(self) -> Device:
         """The phone as a measurement names it."""
-        groups = " + ".join(f"{len(each.cores)}x{each.mhz:.0f} MHz" for each in self.clusters)
+        groups = " + ".join(f"{len(cluster.cores)}x{cluster.mhz:.0f} MHz" for cluster in self.clusters)
         return Device(
             kind="phone",
             name=self.model,
@@ -80,10 +80,10 @@ def read_facts(phone: Phone) -> Facts:
     # What the shell may not read on one phone or another is an empty answer, not an error.
     commands = "\n".join(f"echo '== {name}'; {command} 2>/dev/null" for name, command in QUESTIONS.items())
     output = phone.read(f"{commands}\ntrue")
-    told = dict(re.findall(r"^== (\w+)\r?\n(.*?)(?=^== |\Z)", output, re.MULTILINE | re.DOTALL))
-    properties = dict(re.findall(r"^\[(.*?)\]: \[(.*?)\]\r?$", told.get("properties", ""), re.MULTILINE))
-    clocks = {int(core): int(khz) for core, khz in re.findall(r"/cpu(\d+)/\S+?:(\d+)", told.get("clocks", ""))}
-    memory, page = re.search(r"(\d+) kB", told.get("memory", "")), told.get("page", "").strip()
+    answers = dict(re.findall(r"^== (\w+)\r?\n(.*?)(?=^== |\Z)", output, re.MULTILINE | re.DOTALL))
+    properties = dict(re.findall(r"^\[(.*?)\]: \[(.*?)\]\r?$", answers.get("properties", ""), re.MULTILINE))
+    clocks = {int(core): int(khz) for core, khz in re.findall(r"/cpu(\d+)/\S+?:(\d+)", answers.get("clocks", ""))}
+    memory, page = re.search(r"(\d+) kB", answers.get("memory", "")), answers.get("page", "").strip()
     facts = Facts(
         serial=phone.serial,
         model=" ".join(filter(None, (properties.get("ro.product.manufacturer"), properties.get("ro.product.model")))),
@@ -91,11 +91,11 @@ def read_facts(phone: Phone) -> Facts:
         android=properties.get("ro.build.version.release", "unknown"),
         sdk=int(properties.get("ro.build.version.sdk", "0")),
         abis=tuple(filter(None, properties.get("ro.product.cpu.abilist", "").split(","))),
-        cores=_count(told.get("present", "")) or len(clocks) or 1,
+        cores=_count(answers.get("present", "")) or len(clocks) or 1,
         clusters=group(clocks),
         memory_kb=int(memory[1]) if memory else None,
         page_bytes=int(page) if page.isdigit() else None,
-        kernel=told.get("kernel", "").strip(),
+        kernel=answers.get("kernel", "").strip(),
     )
     if facts.sdk < LEAST_SDK:
         raise BenchError(
@@ -115,7 +115,7 @@ def group(khz: dict[int, int]) -> tuple[Cluster, ...]:
     clocks = sorted(set(khz.values()))
     names = NAMES.get(len(clocks), ("little", *["middle"] * (len(clocks) - 2), "big"))
     return tuple(
-        Cluster(name, clock / 1000, tuple(sorted(core for core, own in khz.items() if own == clock)))
+        Cluster(name, clock / 1000, tuple(sorted(core for core, top in khz.items() if top == clock)))
         for name, clock in zip(names, clocks, strict=True)
     )
 

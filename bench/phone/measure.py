@@ -95,16 +95,16 @@ def measure_in(
     facts = read_facts(phone)
     device = replace(facts.device, process=inside.process)
     cores = pick_cores(facts, schedule.cluster, schedule.threads)
-    here = [place for place, each in enumerate(artifacts) if each.format in inside.formats]
-    here.sort(key=lambda place: artifacts[place].format)
+    here = [index for index, artifact in enumerate(artifacts) if artifact.format in inside.formats]
+    here.sort(key=lambda index: artifacts[index].format)
     rows: dict[int, Row] = {}
-    for place, each in enumerate(artifacts):
-        if place not in here:
-            form, reason = FORMATS[each.format], ""
+    for index, artifact in enumerate(artifacts):
+        if index not in here:
+            form, reason = FORMATS[artifact.format], ""
             if form.system is not None:
                 reason = f"{form.title} files run on Apple's systems only, and this is an Android phone"
-            rows[place] = NotMeasured(
-                each.network, each.format, each.sha256, device, reason or inside.foreign(each.format)
+            rows[index] = NotMeasured(
+                artifact.network, artifact.format, artifact.sha256, device, reason or inside.foreign(artifact.format)
             )
     if here:
         steps, total = itertools.count(), 2 + (PROCESSES + 1) * len(here)
@@ -114,17 +114,17 @@ def measure_in(
             progress(min(next(steps), total - 1), total, now)
 
         session = Session(phone, facts, inside, schedule, cores, read_warmth(phone), tell)
-        measured = _measure_here([artifacts[place] for place in here], images[:IMAGES], session)
+        measured = _measure_here([artifacts[index] for index in here], images[:IMAGES], session)
         rows.update(zip(here, measured, strict=True))
-    return tuple(rows[place] for place in range(len(artifacts)))
+    return tuple(rows[index] for index in range(len(artifacts)))
 
 
 def _measure_here(artifacts: Sequence[Artifact], images: Images, session: Session) -> list[Row]:
     """A row for each artifact; those of one format follow one another."""
     rows: list[Row] = []
     with _stored(session) as store:
-        inputs = _push(store, session, {each.format for each in artifacts}, images)
-        for _, group in groupby(artifacts, key=lambda each: each.format):
+        inputs = _push(store, session, {artifact.format for artifact in artifacts}, images)
+        for _, group in groupby(artifacts, key=lambda artifact: artifact.format):
             members, files = list(group), []
             references = reference_outputs(members, images, session.schedule.timeout_seconds)
             for artifact, reference in zip(members, references, strict=True):
@@ -155,7 +155,7 @@ def for_profiles(
     phone = Phone(pick(serial).serial)
     facts = read_facts(phone)
     cores = pick_cores(facts, schedule.cluster, schedule.threads)
-    formats = {each.format for each in artifacts} & shell.formats
+    formats = {artifact.format for artifact in artifacts} & shell.formats
     session = Session(phone, facts, shell, schedule, cores, read_warmth(phone), lambda _now: None)
     with _stored(session) as store:
         inputs = _push(store, session, formats, images) if formats else ()
@@ -200,7 +200,7 @@ def _push(store: Store, session: Session, formats: AbstractSet[str], images: Ima
     """Brings what runs the formats, and the images, to the phone, and gives the images' places there."""
     inside, tell = session.place, session.tell
     parcels = inside.parcels(formats)
-    size = sum(each.bytes for each in store.missing(parcels))
+    size = sum(parcel.bytes for parcel in store.missing(parcels))
     tell(f"runner: push {size / 1e6:.1f} MB" if size else "runner: there already")
     store.put(parcels)
     inside.prepare(session.phone, formats)

@@ -1,6 +1,6 @@
-"""What lies on a phone: one folder of ours, a manifest of hashes in it, and only what changed is pushed.
+"""Storage on a phone: one folder of ours, a manifest of hashes in it, and only what changed is pushed.
 
-The runner stays for the next time; files to measure, images and answers are removed at the end of each measurement.
+The runner stays for the next time; files to measure, images and outputs are removed at the end of each measurement.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Store:
 
     def missing(self, parcels: Iterable[Parcel]) -> list[Parcel]:
         """Those that the phone does not hold yet, or holds with another content."""
-        return [each for each in parcels if self._held.get(each.place) != (each.sha256, each.bytes)]
+        return [parcel for parcel in parcels if self._held.get(parcel.place) != (parcel.sha256, parcel.bytes)]
 
     def put(self, parcels: Iterable[Parcel]) -> int:
         """Pushes what is missing, and gives the bytes pushed."""
@@ -49,15 +49,15 @@ class Store:
         if not missing:
             return 0
         # A push that breaks off must not leave a line that vouches for half a file.
-        if self._named & {each.place for each in missing}:
-            self._keep(lambda place: place not in {each.place for each in missing})
+        if self._named & {parcel.place for parcel in missing}:
+            self._keep(lambda place: place not in {parcel.place for parcel in missing})
         for parcel in missing:
             self._phone.push(parcel.local, f"{HOME}/{parcel.place}")
             line = f"{parcel.sha256} {parcel.bytes} {parcel.place}"
             self._phone.read(f"echo {quote(line)} >>{HOME}/{MANIFEST}")
             self._held[parcel.place] = parcel.sha256, parcel.bytes
             self._named.add(parcel.place)
-        return sum(each.bytes for each in missing)
+        return sum(parcel.bytes for parcel in missing)
 
     def clear(self) -> None:
         """Ends what still runs, and removes everything but the runner."""
@@ -76,16 +76,16 @@ class Store:
 def open_store(phone: Phone) -> Store:
     """The phone's store, made if it is not there. It holds what its manifest names and is of the size noted there."""
     end_runner(phone)
-    told = phone.read(
+    listing = phone.read(
         f"mkdir -p {HOME}/answers && cd {HOME} && {{ cat {MANIFEST} 2>/dev/null; echo ==; "
         "find . -type f -exec stat -c '%s %n' {} +; }"
     )
-    lines, _, files = told.replace("\r", "").partition("==\n")
+    lines, _, files = listing.replace("\r", "").partition("==\n")
     sizes = {place: int(size) for size, place in re.findall(r"^(\d+) \./(.+)$", files, re.MULTILINE)}
     named = re.findall(r"^([0-9a-f]{64}) (\d+) (.+)$", lines, re.MULTILINE)
-    told_held = {place: (sha256, int(size)) for sha256, size, place in named}
-    held = {place: fact for place, fact in told_held.items() if sizes.get(place) == fact[1]}
-    return Store(phone, held, set(told_held))
+    noted = {place: (sha256, int(size)) for sha256, size, place in named}
+    held = {place: fact for place, fact in noted.items() if sizes.get(place) == fact[1]}
+    return Store(phone, held, set(noted))
 
 
 def end_runner(phone: Phone) -> None:

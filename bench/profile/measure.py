@@ -1,4 +1,4 @@
-"""Profiles files on each kind of device: the runner's program for the engine, told to write its engine's profile."""
+"""Profiles files on each kind of device: the runner's program for the engine, asked to write its engine's profile."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ def _profiled(
     found: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="profile-images-") as images_folder:
         inputs = write_images(images, Path(images_folder))
-        for place, artifact in enumerate(artifacts):
-            progress(place, len(artifacts), f"profiling {artifact.path.name}")
+        for index, artifact in enumerate(artifacts):
+            progress(index, len(artifacts), f"profiling {artifact.path.name}")
             if artifact.format not in bundle.engines:
                 reason = f"there is no runner for {FORMATS[artifact.format].title}"
                 found.append(NotMeasured(artifact.network, artifact.format, artifact.sha256, device, reason))
@@ -156,7 +156,7 @@ def _profile(artifact: Artifact, runs: Sequence[Run], answer: RunnerAnswer, devi
     layers = layers_of_calls(artifact.format, calls, of_file(artifact.path, str(artifact.path)))
     # The simulated clock tells each instruction as a microsecond.
     scale = 1e-3 if unit == "instructions" else 1e-6
-    amounts = [scale * median(run[place].ns for run in chosen) for place in range(len(calls))]
+    amounts = [scale * median(run[index].ns for run in chosen) for index in range(len(calls))]
     named = zip(calls, layers or [""] * len(calls), amounts, strict=True)
     return Profile(
         network=artifact.network,

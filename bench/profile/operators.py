@@ -124,7 +124,7 @@ def _in_order(calls: Sequence[Call], layers: Sequence[str]) -> Layers | None:
 def _layer(name: str, found: Mapping[str, Node], owners: Mapping[str, str]) -> str:
     node = found.get(name)
     while node is not None:
-        owner = next((owners[each] for each in node.inputs[1:] if each in owners), "")
+        owner = next((owners[name] for name in node.inputs[1:] if name in owners), "")
         if owner:
             return owner
         node = found.get(node.inputs[0]) if node.inputs else None

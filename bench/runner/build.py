@@ -145,7 +145,7 @@ def _wheels(target: Target, chosen: Lane, root: Path) -> Path:
                     f"{version(engine.package)} is installed; make the two agree"
                 )
         return SITE
-    wanted = "".join(f"{each.package}=={each.version} --hash=sha256:{each.sha256}\n" for each in chosen.engines)
+    wanted = "".join(f"{engine.package}=={engine.version} --hash=sha256:{engine.sha256}\n" for engine in chosen.engines)
     folder = root / "wheels" / hashlib.sha256(wanted.encode()).hexdigest()[:16]
     if folder.exists():
         return folder
@@ -205,7 +205,7 @@ def _assemble(target: Target, chosen: Lane, wheels: Path, programs: Sequence[Pat
             (partial / "lib" / name).symlink_to(library)
     paths = [path for path in sorted(partial.rglob("*")) if path.is_file()]
     files = {str(path.relative_to(partial)): BundledFile(*size_and_sha256(path)) for path in paths}
-    engines = {each.name: Program(each.program, each.package, each.version) for each in chosen.engines}
+    engines = {engine.name: Program(engine.program, engine.package, engine.version) for engine in chosen.engines}
     content = (partial / "lib" / "libc.so.6").read_bytes() if LOADER in files else b""
     found = re.search(rb"GNU C Library [^\n]*version (\d+\.\d+)", content)
     glibc = found[1].decode() if found else ""

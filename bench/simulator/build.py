@@ -21,7 +21,7 @@ FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-Wl,--build-
 
 
 @dataclass(frozen=True)
-class Part:
+class SharedLibrary:
     """One library of the simulator: its source, its compiler (and that one's package), and flags of its own."""
 
     source: Path
@@ -32,9 +32,9 @@ class Part:
 
 PARTS = {
     # The plugin is QEMU's, hence this machine's; the clocks are the simulated program's.
-    PLUGIN: Part(HERE / "count.c", "gcc", "g++", ("-fvisibility=hidden",)),
-    CLOCK: Part(HERE / "clock.c", "aarch64-linux-gnu-gcc", "g++-aarch64-linux-gnu"),
-    TICKS: Part(HERE / "clock.c", "aarch64-linux-gnu-gcc", "g++-aarch64-linux-gnu", ("-DCOUNT_INSTRUCTIONS",)),
+    PLUGIN: SharedLibrary(HERE / "count.c", "gcc", "g++", ("-fvisibility=hidden",)),
+    CLOCK: SharedLibrary(HERE / "clock.c", "aarch64-linux-gnu-gcc", "g++-aarch64-linux-gnu"),
+    TICKS: SharedLibrary(HERE / "clock.c", "aarch64-linux-gnu-gcc", "g++-aarch64-linux-gnu", ("-DCOUNT_INSTRUCTIONS",)),
 }
 
 
@@ -60,7 +60,7 @@ def build(folder: Path = FOLDER) -> Path:
     return folder
 
 
-def _compile(part: Part, library: Path) -> None:
+def _compile(part: SharedLibrary, library: Path) -> None:
     words = [part.compiler, *FLAGS, *part.flags, "-o", str(library), str(part.source)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -68,13 +68,13 @@ def _compile(part: Part, library: Path) -> None:
 
 
 def is_built(folder: Path) -> bool:
-    """Whether the folder holds what these sources give."""
+    """True if the folder holds the libraries that these sources give."""
     whole = all((folder / name).exists() for name in (*PARTS, MANIFEST))
     return whole and json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == hashes(folder)
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """What the libraries were made of, and what came out: the manifest of a build that fits this source tree."""
+    """Hashes of the sources and of the libraries made of them: the manifest of a build that fits this source tree."""
     sources = {part.source.name: size_and_sha256(part.source)[1] for part in PARTS.values()}
     roots = {each.name: size_and_sha256(each)[1] for each in (FILE, HERE / "cores.py")}
     return {**sources, **roots, **{name: size_and_sha256(folder / name)[1] for name in PARTS}}

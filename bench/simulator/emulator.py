@@ -76,8 +76,8 @@ def find(folder: Path = FOLDER) -> Emulator:
     program = shutil.which(QEMU)
     if program is None:
         raise BenchError(f"the simulated ARM CPU runs in QEMU, and {QEMU} is missing: {PACKAGE}")
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"version (\d+)\.(\d+)(\.\d+)?", told)
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"version (\d+)\.(\d+)(\.\d+)?", output)
     if found is None or (int(found[1]), int(found[2])) < OLDEST:
         version = found[0] if found else "one of no known version"
         raise BenchError(f"the simulated ARM CPU needs QEMU 7.2 or later, and {program} is {version}: {PACKAGE}")
@@ -159,8 +159,8 @@ def command(machine: Machine, form: str, images: int, shape: str, way: Way = "co
     """
     core, program = machine.core, machine.bundle.engines[form].program
     more = max(0, LOOKED_AT + 1 - images)
-    (place,) = pick_cores(1) or (0,)
-    host = ["setarch", "-R", "taskset", "-c", str(place), machine.emulator.program]
+    (pinned,) = pick_cores(1) or (0,)
+    host = ["setarch", "-R", "taskset", "-c", str(pinned), machine.emulator.program]
     guest = ["-cpu", core.name, "-seed", "0", "-L", "root"]
     if way == "counted":
         # The cache model looks from this marked run on.
@@ -171,7 +171,7 @@ def command(machine: Machine, form: str, images: int, shape: str, way: Way = "co
         guest += ["-plugin", f"./{PLUGIN},out=counts,ticks=ticks"]
     clock = TICKS if way == "profile" else CLOCK
     loader = [f"bundle/{LOADER}", "--library-path", "bundle/lib", "--preload", f"./{clock}", f"bundle/{program}"]
-    inputs = [word for place in range(images) for word in ("--input", f"image{place}")]
+    inputs = [word for index in range(images) for word in ("--input", f"image{index}")]
     schedule = ["--warmup-runs", "0", "--warmup-seconds", "0", "--min-runs", str(more), "--min-seconds", "0"]
     profile = ["--profile", "profile"] if way == "profile" else []
     return [*host, *guest, *loader, "--model", "model", *inputs, "--shape", shape, *schedule, *profile]
@@ -205,4 +205,4 @@ def _trace(answer: RunnerAnswer, text: str, core: Core) -> Trace:
 
 
 def _counts(mark: Mapping[str, int]) -> Counts:
-    return Counts(**{each.name: mark[each.name] for each in fields(Counts)})
+    return Counts(**{field.name: mark[field.name] for field in fields(Counts)})

@@ -32,11 +32,11 @@ class OperatorCost:
 
 @dataclass(frozen=True)
 class CoreModel:
-    """What was fitted for one core: MACs in a cycle by class, bytes and cycles.
+    """Parameters fitted for one core: MACs in a cycle by class, bytes and cycles.
 
-    `bandwidth` is bytes in a second, `overhead` cycles for each operator. Errors are means, as shares, of estimates for
-    a device that the fit had not seen, for a device and a network neither of which it had seen, and for the ratio of
-    two such networks of one family.
+    `bandwidth` is bytes in a second, `overhead` cycles for each operator. Errors are means, as fractions, of estimates
+    for a device that the fit had not seen, for a device and a network neither of which it had seen, and for the ratio
+    of two such networks of one family.
     """
 
     core: str
@@ -51,7 +51,7 @@ class CoreModel:
 
 def read_models(path: Path = FILE) -> tuple[str, dict[str, CoreModel]]:
     """The runtime that was fitted, and each core that could be judged."""
-    values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    values = tomllib.loads(path.read_text(encoding="utf-8"))
     return values["runtime"], {name: CoreModel(core=name, **row) for name, row in values["cores"].items()}
 
 

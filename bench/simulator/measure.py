@@ -68,8 +68,8 @@ def measure_on(core: str) -> Callable[..., tuple[Row, ...]]:
             seconds = SLOWER * schedule.timeout_seconds
             session = _Session(machine, open_bundle("host"), inputs, (1, *images.shape[1:]), seconds)
             rows = []
-            for place, artifact in enumerate(artifacts):
-                progress(place, len(artifacts), f"{artifact.path.name} on {core}")
+            for index, artifact in enumerate(artifacts):
+                progress(index, len(artifacts), f"{artifact.path.name} on {core}")
                 rows.append(_row(artifact, session))
         return tuple(rows)
 

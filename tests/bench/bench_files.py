@@ -63,7 +63,7 @@ def children(pid: int) -> list[int]:
 
 
 def runs(pid: int) -> bool:
-    """Whether the process is there and has not ended: in a container nobody may collect a dead one."""
+    """True if the process is there and has not ended: in a container nobody may collect a dead one."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the phone says of itself: scripted answers of its programs, /proc and /sys, as files in its folder."""
+"""The phone's description of itself: scripted answers of its programs, /proc and /sys, as files in its folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HAL Ready: true
 
 @dataclass(frozen=True)
 class Identity:
-    """Which phone it plays. `clusters` are the top frequencies in kHz of its cores, core by core."""
+    """The phone that it plays. `clusters` are the top frequencies in kHz of its cores, core by core."""
 
     model: str = "Virtual 8"
     soc: str = "VP8450"

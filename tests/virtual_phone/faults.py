@@ -1,4 +1,4 @@
-"""What can go wrong with the phone, on request. A test sets the fields while the phone runs."""
+"""Faults of the phone, on request. A test sets the fields while the phone runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests need around the virtual phone: QEMU, an adb server of their own, a runner's bundle and files for it."""
+"""Surroundings of the virtual phone: QEMU, an adb server of their own, a runner's bundle and files for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = {
 
 
 def find(program: str) -> str:
-    """Where a program lies. RuntimeError names the package that has it."""
+    """The path of a program. RuntimeError names the package that has it."""
     found = shutil.which(program)
     if found is None:
         raise RuntimeError(
@@ -41,7 +41,7 @@ def adb_environment(home: Path) -> dict[str, str]:
 
 
 def adb(*words: str) -> str:
-    """What the real client prints, or its complaint."""
+    """The output of the real client, or its complaint."""
     done = subprocess.run([find("adb"), *words], capture_output=True, text=True, timeout=60, check=False)
     return (done.stdout + done.stderr).strip()
 

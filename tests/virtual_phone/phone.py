@@ -69,7 +69,7 @@ class VirtualPhone:
 
     @property
     def files(self) -> list[str]:
-        """What lies under /data/local/tmp, as relative paths."""
+        """Paths of all files under /data/local/tmp, relative to it."""
         top = self.root / "data" / "local" / "tmp"
         return sorted(path.relative_to(top).as_posix() for path in top.rglob("*") if path.is_file())
 

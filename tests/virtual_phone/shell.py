@@ -46,7 +46,7 @@ class Emulation:
         self.unplug: Callable[[], object] = lambda: None
 
     def place(self, path: str) -> Path:
-        """Where a path of the phone lies on this machine. PermissionError if it leads out of the phone."""
+        """The path on this machine of a path of the phone. PermissionError if it leads out of the phone."""
         found = (self.root / path.lstrip("/")).resolve()
         if not found.is_relative_to(self.root):
             raise PermissionError(1, "Permission denied", path)
@@ -145,7 +145,7 @@ async def _copy(source: asyncio.StreamReader, stream: Stream, kind: int | None) 
 
 
 async def _feed(stream: Stream, process: asyncio.subprocess.Process, packets: bool) -> None:
-    """What the client types goes to the program."""
+    """Hands the client's input to the program."""
     assert process.stdin is not None
     with suppress(ConnectionError):
         while not packets and (content := await stream.read()):

@@ -36,7 +36,7 @@ class Stream:
             await self._send(Message(WRTE, self.local, self.remote, content[start : start + self._limit]))
 
     async def read(self) -> bytes:
-        """What the client sent next; empty once it has closed the stream."""
+        """The next bytes of the client; empty once it has closed the stream."""
         if self._unread:
             content, self._unread = self._unread, b""
             return content

@@ -27,7 +27,7 @@ class Unplugged(Exception):
 
 
 class Refused(Exception):
-    """What the phone answers with FAIL and this text."""
+    """A refusal, which the phone answers with FAIL and this text."""
 
 
 class Sync:

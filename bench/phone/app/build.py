@@ -103,7 +103,7 @@ KEY = ["-alias", "bench", "-storepass", "android", "-keypass", "android"]
 
 @dataclass(frozen=True)
 class Tools:
-    """Where the build's own tools lie: the dexer, Android's framework, the key that signs."""
+    """Paths of the build's own tools: the dexer, Android's framework, the key that signs."""
 
     r8: Path
     framework: Path
@@ -167,7 +167,7 @@ PACKAGES = {
 APKS = {"bench": ("pte", "onnx"), "legacy": ("ptl",)}
 """The apps and their engines: the legacy one cannot ship on phones whose pages have 16 KB."""
 JNI = ("fbjni-java-only.jar", "nativeloader.jar")
-"""What the Java side of PyTorch's libraries calls."""
+"""Libraries that the Java side of PyTorch's libraries calls."""
 EXTRA = {"pte": JNI[1:], "onnx": (), "ptl": JNI}
 MODULES = {"onnx": "engine-onnx", "ptl": "engine-torchscript", "pte": "engine-executorch"}
 
@@ -186,7 +186,7 @@ def build(root: Path = ROOT.parent) -> AppBundle:
         return open_app_bundle(root / "bundle")
     stamp.unlink(missing_ok=True)
     log = Log(root / "build.log")
-    taken = [each for each in libraries() if each.built]
+    taken = [library for library in libraries() if library.built]
     # What the tools' pom.xml names is fetched a second time only where it names other things.
     pom, fetched = SOURCES / "tools" / "pom.xml", root / "fetched" / ".fetched"
     if not fetched.exists() or fetched.read_text() != size_and_sha256(pom)[1]:
@@ -224,14 +224,14 @@ def _assemble(root: Path, taken: Sequence[Library], log: Log) -> AppBundle:
     work.mkdir()
     apks = {}
     for name, formats in APKS.items():
-        inside = [each for each in taken if each.format in formats]
+        inside = [library for library in taken if library.format in formats]
         package = "compressexport.bench" if name == "bench" else f"compressexport.{name}"
         code = dex([*_jars(root, inside), _jar(root, "app")], work / f"{name}.jar", tools, log.do)
         content = apk(SOURCES / "app/src/main", package, code, _natives(root, inside), tools, log.do)
         (partial / f"{name}.apk").write_bytes(content)
-        apks[name] = Build(f"{name}.apk", package, {each.format: each.built for each in inside})
+        apks[name] = Build(f"{name}.apk", package, {library.format: library.built for library in inside})
     # The lane is what `app_process` runs without an installed app: the dexed core and the runtimes' own libraries.
-    inside = [each for each in taken if each.format in APKS["bench"]]
+    inside = [library for library in taken if library.format in APKS["bench"]]
     shutil.copy(dex(_jars(root, inside), work / "core.jar", tools, log.do), partial / "lane" / "core.jar")
     for library in _natives(root, inside):
         shutil.copy(library, partial / "lane" / library.name)
@@ -240,7 +240,7 @@ def _assemble(root: Path, taken: Sequence[Library], log: Log) -> AppBundle:
     (partial / "desk").mkdir()
     for jar in desk:
         shutil.copy(jar, partial / "desk" / jar.name)
-    write_app_bundle(partial, apks, Build("lane", "", {each.format: each.built for each in inside}))
+    write_app_bundle(partial, apks, Build("lane", "", {library.format: library.built for library in inside}))
     shutil.rmtree(root / "bundle", ignore_errors=True)
     partial.rename(root / "bundle")
     return open_app_bundle(root / "bundle")
@@ -259,7 +259,7 @@ def _jar(root: Path, module: str) -> Path:
 
 
 def _natives(root: Path, inside: Sequence[Library]) -> list[Path]:
-    return [path for each in inside for path in sorted((root / "aars" / each.format).glob("*.so"))]
+    return [path for library in inside for path in sorted((root / "aars" / library.format).glob("*.so"))]
 
 
 def main() -> int:

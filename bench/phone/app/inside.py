@@ -180,10 +180,10 @@ class InApp:
             f"! {inside} test -e {OWN}/result.json; do sleep 1; n=$((n+1)); done; "
             f"{inside} cat {OWN}/result.json 2>/dev/null; true"
         )
-        told = phone.read(wait, limit + COMMAND_SECONDS)
-        if not told.strip():
+        row = phone.read(wait, limit + COMMAND_SECONDS)
+        if not row.strip():
             raise BenchError(f"{name} was not measured: {_ended(phone, package)}")
-        answer = read_answer(told, name)
+        answer = read_answer(row, name)
         phone.read(f"mkdir -p {HOME}/answers && {inside} cat {OWN}/{OWN_OUTPUTS} >{HOME}/{OUTPUTS}", seconds)
         return answer
 
@@ -239,10 +239,10 @@ class AppProcess:
         phone.read(f"cd {HOME} && mkdir -p answers && rm -f answers/result.json")
         ended = phone.start(f"cd {HOME} && echo $$ >pid && {line}", schedule.process_seconds, f"run {name}")
         phone.check(f"the run of {file.name}")
-        told = phone.read(f"cat {HOME}/answers/result.json 2>/dev/null; true")
-        if not told.strip():
+        row = phone.read(f"cat {HOME}/answers/result.json 2>/dev/null; true")
+        if not row.strip():
             raise BenchError(f"{name} was not measured: {death(ended)}")
-        return read_answer(told, name)
+        return read_answer(row, name)
 
     def clear(self, phone: Phone) -> None:
         """Nothing: everything lies in the store."""

@@ -1,4 +1,4 @@
-"""What accounts for a failure is named as what it is, with its unit: a layer may be called "4"."""
+"""The parts that account for a failure are named as what it is, with its unit: a layer may be called "4"."""
 
 import pytest
 from budget_runs import make_run, write_budgets

@@ -1,4 +1,4 @@
-"""What the readers find in real files, and that a file which is cut short or foreign is found out."""
+"""The readers on real files, and that a file which is cut short or foreign is found out."""
 
 import contextlib
 import pickle

@@ -60,7 +60,7 @@ def left(phone: VirtualPhone) -> list[str]:
 
 
 def ends_there(phone: VirtualPhone, seconds: float = 30) -> bool:
-    """Whether the runner of this phone ends soon: adbd tells it to, some time after the client is gone."""
+    """True if the runner of this phone ends soon: adbd tells it to, some time after the client is gone."""
     deadline = time.monotonic() + seconds
     while runs_there(phone) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -68,7 +68,7 @@ def ends_there(phone: VirtualPhone, seconds: float = 30) -> bool:
 
 
 def runs_there(phone: VirtualPhone) -> bool:
-    """Whether a runner of this phone is still a process of this machine."""
+    """True if a runner of this phone is still a process of this machine."""
     words = Path(f"/proc/{(phone.root / 'running').read_text().strip()}/cmdline")
     return words.exists() and str(phone.root).encode() in words.read_bytes()
 

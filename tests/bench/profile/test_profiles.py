@@ -49,7 +49,7 @@ def test_a_profile_survives_its_line_and_a_damaged_line_is_named(tmp_path: Path)
 
 
 def events(path: Path, *names: str) -> Path:
-    """What ONNX Runtime writes of one run."""
+    """The profile that ONNX Runtime writes of one run."""
     rows = [{"cat": "Session", "name": "session_initialization", "dur": 9, "args": {}}]
     for name in names:
         kind, _, node = name.partition(" ")

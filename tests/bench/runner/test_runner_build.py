@@ -1,4 +1,4 @@
-"""What the runner is built from: versions that agree with the lock file, libraries found, failures with their words."""
+"""Parts of the runner's build: versions that agree with the lock file, libraries found, failures with their words."""
 
 import re
 import sys

@@ -30,7 +30,7 @@ IMAGES = np.random.default_rng(3).random((3, 3, 16, 16), dtype=np.float32)
 
 @dataclass(frozen=True)
 class Told:
-    """What the screens showed, by the name of the file in which android_app's tests left it."""
+    """Texts of the screens, by the name of the file in which android_app's tests left it."""
 
     files: Path
     folder: Path
