@@ -173,14 +173,11 @@ def of_base(quantity: str, subject: ModelFile, base: ModelFile, where: Where) ->
         if isinstance(theirs, Unmeasured):
             return Unmeasured(f"the base: {theirs.reason}")
         if isinstance(ours, Measurement) and _where(ours) != _where(theirs):
-            return Unmeasured(
-                f"the base was measured on {' '.join(map(str, _where(theirs)))}, this on "
-                f"{' '.join(map(str, _where(ours)))}"
-            )
+            return Unmeasured(f"the base was measured on {_where(theirs)}, this on {_where(ours)}")
     found = _of_same_core(subject, base, where) if quantity == "instructions" else FIGURES[quantity](base, where)
     return Unmeasured(f"the base: {found.reason}") if isinstance(found, Unmeasured) else found
 
 
-def _where(row: Measurement) -> tuple[str, str, str]:
-    threads = f"with {row.threads} thread{'s' if row.threads > 1 else ''}"
-    return row.device.name, f"({row.device.kind}, {row.device.cpu}{process_said(row.device.process)})", threads
+def _where(row: Measurement) -> str:
+    device, threads = row.device, f"with {row.threads} thread{'s' if row.threads > 1 else ''}"
+    return f"{device.name} ({device.kind}, {device.cpu}{process_said(device.process)}) {threads}"

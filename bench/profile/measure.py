@@ -16,7 +16,7 @@ from bench.host.facts import pick_cores
 from bench.host.measure import Progress, check
 from bench.measurement import BenchError, Device, NotMeasured, Schedule
 from bench.phone import measure as phone
-from bench.profile.operators import Run, layers_of_calls, read
+from bench.profile.operators import layers_of_calls, read
 from bench.profile.profile import Operator, Profile, Unit
 from bench.runner.bundle import Bundle, open_bundle
 from bench.runner.protocol import RunnerAnswer, flags, parse, write_images
@@ -143,31 +143,29 @@ def _profiled(
             with tempfile.TemporaryDirectory(prefix="profile-") as name:
                 answer = one(artifact, inputs, Path(name))
                 runs = read(artifact.format, Path(name) / "profile")
-            found.append(_profile(artifact, runs, answer, device, unit))
+            # Of times the median over the later runs; of instructions, which repeat, one run.
+            calls = runs[-1]
+            chosen = [run for run in runs[1:] if len(run) == len(calls) and unit == "ms"] or [calls]
+            # The simulated clock tells each instruction as a microsecond.
+            scale = 1e-3 if unit == "instructions" else 1e-6
+            layers = layers_of_calls(artifact.format, calls, of_file(artifact.path, str(artifact.path)))
+            operators = (
+                Operator(call.name, layer, scale * median(run[position].ns for run in chosen))
+                for position, (call, layer) in enumerate(zip(calls, layers or [""] * len(calls), strict=True))
+            )
+            found.append(
+                Profile(
+                    network=artifact.network,
+                    format=artifact.format,
+                    sha256=artifact.sha256,
+                    device=device,
+                    runtime=FORMATS[artifact.format].runtime,
+                    runtime_version=answer.engine_version,
+                    unit=unit,
+                    runs=len(chosen),
+                    operators=tuple(operators),
+                    joined=layers is not None,
+                    measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                )
+            )
     return tuple(found)
-
-
-def _profile(artifact: Artifact, runs: Sequence[Run], answer: RunnerAnswer, device: Device, unit: Unit) -> Profile:
-    """The operators with their layers. Of times the median over the later runs; of instructions, which repeat, one."""
-    chosen = [run for run in runs[1:] if len(run) == len(runs[-1])] or [runs[-1]]
-    if unit == "instructions":
-        chosen = chosen[-1:]
-    calls = runs[-1]
-    layers = layers_of_calls(artifact.format, calls, of_file(artifact.path, str(artifact.path)))
-    # The simulated clock tells each instruction as a microsecond.
-    scale = 1e-3 if unit == "instructions" else 1e-6
-    amounts = [scale * median(run[index].ns for run in chosen) for index in range(len(calls))]
-    named = zip(calls, layers or [""] * len(calls), amounts, strict=True)
-    return Profile(
-        network=artifact.network,
-        format=artifact.format,
-        sha256=artifact.sha256,
-        device=device,
-        runtime=FORMATS[artifact.format].runtime,
-        runtime_version=answer.engine_version,
-        unit=unit,
-        runs=len(chosen),
-        operators=tuple(Operator(call.name, layer, amount) for call, layer, amount in named),
-        joined=layers is not None,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )

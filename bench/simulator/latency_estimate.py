@@ -67,15 +67,15 @@ def estimate_ms(model: CoreModel, operators: Sequence[OperatorCost]) -> float:
 
 def operators_of(survey: Mapping[str, Any]) -> tuple[OperatorCost, ...]:
     """The operators of a network from its survey.json. BenchError if a layer is of no known kind."""
-    return tuple(_operator(layer) for layer in survey["layers"] if layer["cost"]["macs"])
-
-
-def _operator(layer: Mapping[str, Any]) -> OperatorCost:
-    shape = layer["shape"]
-    values = shape["inputs"] * _area(shape["in_size"]) + shape["outputs"] * _area(shape["out_size"])
-    # The figures are of a runtime that stores fully connected weights in 16 bits.
-    weight_bytes = (2 if shape["kind"] == "linear" else 4) * layer["cost"]["parameters"]
-    return OperatorCost(_class(shape), layer["cost"]["macs"], 4 * values * layer["calls"] + weight_bytes)
+    operators = []
+    for layer in survey["layers"]:
+        shape, macs = layer["shape"], layer["cost"]["macs"]
+        if macs:
+            values = shape["inputs"] * _area(shape["in_size"]) + shape["outputs"] * _area(shape["out_size"])
+            # The figures are of a runtime that stores fully connected weights in 16 bits.
+            weight_bytes = (2 if shape["kind"] == "linear" else 4) * layer["cost"]["parameters"]
+            operators.append(OperatorCost(_class(shape), macs, 4 * values * layer["calls"] + weight_bytes))
+    return tuple(operators)
 
 
 def _class(shape: Mapping[str, Any]) -> str:

@@ -8,21 +8,16 @@ import tempfile
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.measurement import BenchError, Device, Measurement, NotMeasured, Schedule, from_line
 from bench.phone.adb import COMMAND_SECONDS, Phone, quote
 from bench.phone.app import bundle as bundles
 from bench.phone.app.bundle import AppBundle, Build, open_app_bundle
-from bench.phone.places import OUTPUTS, death
+from bench.phone.places import OUTPUTS, PhoneFile, Session, death
 from bench.phone.storage import HOME, KEPT, Parcel, kept
 from bench.runner.protocol import RunnerAnswer, mask_of
 from exporters.artifact import Artifact
 from exporters.formats import FORMATS
-
-if TYPE_CHECKING:
-    from bench.phone.places import PhoneFile, Session
-
 
 SCHEMA = 1
 
