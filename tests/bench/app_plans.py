@@ -42,18 +42,18 @@ class Core:
         return (folder / "told").read_bytes().decode("latin-1")
 
 
-def plan_for(folder: Path, artifact: Artifact, images: "np.ndarray", golden: "np.ndarray | None" = None) -> AppPlan:
+def plan_for(folder: Path, artifact: Artifact, images: "np.ndarray", reference: "np.ndarray | None" = None) -> AppPlan:
     """A plan in `folder`, where the file lies already, with these images and answers beside it."""
     for number, image in enumerate(images):
         image.astype("<f4").tofile(folder / f"{number}.raw")
-    if golden is not None:
-        golden.astype("<f4").tofile(folder / "golden.raw")
+    if reference is not None:
+        reference.astype("<f4").tofile(folder / "reference.raw")
     return AppPlan(
         artifact=replace(artifact, input=(1, *images.shape[1:])),
         file=artifact.path.name,
         images=tuple(f"{number}.raw" for number in range(len(images))),
         cores=None,
-        reference=None if golden is None else "golden.raw",
+        reference=None if reference is None else "reference.raw",
         outputs="answers.raw",
         schedule=QUICK,
         device=DEVICE,

@@ -51,7 +51,7 @@ def programs(runner: Path, tmp_path_factory: pytest.TempPathFactory) -> Programs
     return Programs(runner, tmp_path_factory.mktemp("programs"))
 
 
-def golden(file: Artifact) -> np.ndarray:
+def reference(file: Artifact) -> np.ndarray:
     run = FORMATS[file.format].load(file.path, 1)
     return np.concatenate([run(image[None]) for image in IMAGES])
 
@@ -59,7 +59,7 @@ def golden(file: Artifact) -> np.ndarray:
 @pytest.mark.parametrize("form", ["pte", "onnx", "ptl"])
 def test_a_program_answers_like_its_engine_in_python(programs: Programs, form: str) -> None:
     answer = programs.measure(form)
-    expected = golden(programs.files[form])
+    expected = reference(programs.files[form])
     assert answer.outputs is not None
     np.testing.assert_allclose(answer.outputs, expected, rtol=1e-4, atol=1e-6)
     assert answer.output_shape == (1, expected.shape[1])
@@ -77,7 +77,7 @@ def test_answers_go_into_a_file_on_request(programs: Programs) -> None:
     answer = programs.measure("onnx", "--outputs", "answers.raw")
     assert answer.outputs is None
     written = np.fromfile(programs.folder / "answers.raw", dtype="<f4").reshape(len(IMAGES), -1)
-    np.testing.assert_allclose(written, golden(programs.files["onnx"]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(written, reference(programs.files["onnx"]), rtol=1e-4, atol=1e-6)
 
 
 def test_a_program_stays_on_the_cores_that_it_is_given(programs: Programs) -> None:

@@ -112,12 +112,12 @@ def test_statistics_are_pythons(core: Core, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_agreement_is_pythons(core: Core, tmp_path: Path) -> None:
     chance = np.random.default_rng(1)
-    golden = chance.standard_normal((6, 11)).astype(np.float32)
-    given = golden + chance.standard_normal((6, 11)).astype(np.float32) * np.float32(0.3)
-    asked = {"given": given.tolist(), "golden": golden.ravel().tolist()}
+    reference = chance.standard_normal((6, 11)).astype(np.float32)
+    given = reference + chance.standard_normal((6, 11)).astype(np.float32) * np.float32(0.3)
+    asked = {"given": given.tolist(), "golden": reference.ravel().tolist()}
     told = json.loads(core.check("parity", tmp_path, json.dumps(asked)))
-    assert told == near(compare(given, golden))
-    short = {"given": given.tolist(), "golden": golden.ravel().tolist()[1:]}
+    assert told == near(compare(given, reference))
+    short = {"given": given.tolist(), "golden": reference.ravel().tolist()[1:]}
     words = json.loads(core.check("parity", tmp_path, json.dumps(short)))["error"]
     assert words.startswith("answers to compare have one shape; the file gave 6 x 11 numbers, and 65 are to be")
 

@@ -131,8 +131,8 @@ def write_plan(plan: AppPlan) -> None:
     """Writes the plan beside its file, with whole paths: the app reads it from a folder of its own."""
     folder = plan.artifact.path.parent
     images = tuple(str(folder / name) for name in plan.images)
-    golden = None if plan.reference is None else str(folder / plan.reference)
-    whole = replace(plan, file=str(folder / plan.file), images=images, reference=golden)
+    reference = None if plan.reference is None else str(folder / plan.reference)
+    whole = replace(plan, file=str(folder / plan.file), images=images, reference=reference)
     (folder / "plan.json").write_text(whole.to_json())
 
 
