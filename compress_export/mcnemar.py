@@ -1,4 +1,4 @@
-"""What two networks' answers to the same images say: flipped predictions, and McNemar's test of the difference."""
+"""Flipped predictions of two networks on the same images, and McNemar's test of the difference."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Parity:
     note: str = ""
 
     def verdict(self, dtype: str) -> Verdict:
-        """Whether a file that computes in `dtype` answers like the module: LIMITS, and the same class every time."""
+        """The verdict on a file that computes in `dtype`: passed within LIMITS, and with the same class every time."""
         if not self.executed or self.relative_error is None or self.top1_agreement is None:
             return "not executed"
         # A NaN compares false, hence fails.

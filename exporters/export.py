@@ -32,7 +32,7 @@ def export(
     images: Array | None = None,
     reference: Array | None = None,
 ) -> Artifact:
-    """The file at `path` that answers like `module` does in eval mode, as an Artifact.
+    """The file at `path` that matches `module` in eval mode, as an Artifact.
 
     `example` is a float32 batch (N, C, H, W) that sets the shape; `format` a name in FORMATS. With `images`
     (N, C, H, W) the file is run on each and compared with `reference` (N, classes), by default the module's own logits;

@@ -1,4 +1,4 @@
-"""Does the file answer like the module? compare() is numbers only, check() runs the file."""
+"""Numerical parity of a file with the module: compare() is numbers only, check() runs the file."""
 
 from __future__ import annotations
 

@@ -80,6 +80,18 @@ def folder_of(name):
     return path.as_posix() if path.as_posix() in ORDER[name.split(".")[0]] else path.parent.as_posix()
 
 
+def longest_chain(package, chains):
+    """The longest chain of modules of a package in which each imports the next when it is itself imported."""
+
+    def below(name):
+        if name not in chains:
+            inside = (imported for imported in IMPORTS[name].at_start if imported.split(".")[0] == package)
+            chains[name] = [name, *max(map(below, inside), key=len, default=[])]
+        return chains[name]
+
+    return max((below(name) for name in PATHS if name.split(".")[0] == package), key=len)
+
+
 @pytest.mark.parametrize("name", PATHS)
 def test_import_arrows_point_one_way(name):
     package = name.split(".")[0]
@@ -87,7 +99,7 @@ def test_import_arrows_point_one_way(name):
     assert foreign <= MAY_IMPORT[package]
 
 
-@pytest.mark.parametrize("package", ["compressor", "exporters"])
+@pytest.mark.parametrize("package", ["compress_export", "compressor", "exporters"])
 def test_no_folder_imports_a_higher_one(package):
     order = (".", *ORDER[package])
     inside = [name for name in PATHS if name.split(".")[0] == package]
@@ -116,6 +128,12 @@ def test_no_import_cycle():
 
     for name in IMPORTS:
         visit(name)
+
+
+@pytest.mark.parametrize(("package", "most"), [("compress_export", 9)])
+def test_import_chains_stay_short(package, most):
+    chain = longest_chain(package, {})
+    assert len(chain) <= most, " -> ".join(chain)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +175,7 @@ def test_files_stay_readable():
     assert {name: count for name, count in lines.items() if count > 500} == {}
 
 
-@pytest.mark.parametrize("package", ["bench"])
+@pytest.mark.parametrize("package", ["bench", "compressor", "compress_export"])
 def test_folders_stay_small(package):
     files = Counter(path.parent.as_posix() for path in (ROOT / package).rglob("*.py"))
     assert {folder: count for folder, count in files.items() if count > 14} == {}

@@ -25,7 +25,7 @@ def test_the_network_is_seven_times_smaller(run):
     assert before >= 7 * after
 
 
-def test_every_file_is_smaller_and_answers_like_the_module(run):
+def test_every_file_is_smaller_and_matches_the_module(run):
     artifacts = json.loads((run / "artifacts.json").read_text())
     sizes = {(artifact["network"], artifact["format"]): artifact["bytes"] for artifact in artifacts}
     for name in ("pte", "onnx", "ptl"):

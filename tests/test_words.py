@@ -26,9 +26,13 @@ ANYWHERE = {
     r"crews?|crew\w*error": "process group",
     r"muster\w*|dismiss\w*": "initialize, shut down",
     r"work-?bench(es)?": "RunContext",
+    r"wishes": "RunRequest",
     r"rungs?": "probe points",
     r"ladders?": "candidate ranks",
     r"haste": "required speed-up",
+    r"hushed|loudness": "output options",
+    r"answers? like": "matches the PyTorch model",
+    r"answers? of (a|the|its) (network|model|module)s?|(network|model|module)('s|s')? answers?": "outputs, logits",
     r"(error|errors) of the spread|of the spread": "relative to the standard deviation of the logits",
 }
 
@@ -39,6 +43,8 @@ AS_NAMES = {
 
 # As names in the packages; a test may put each thing in its place.
 IN_PACKAGES = {
+    r"settled": "verified",
+    r"spoken|voices?": "output options",
     r"doubt|correction": "a name that says of what",
 }
 

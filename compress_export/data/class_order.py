@@ -21,11 +21,11 @@ FEW = 50
 
 
 def check_order(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: Sequence[str], data: str) -> str:
-    """InputError if the network's answers fit the classes far better in another order; else a note, empty where there
+    """InputError if the network's outputs fit the classes far better in another order; else a note, empty where there
     is nothing to say.
 
     The other order is fitted to every second image and judged on the others, so that it cannot win by being free.
-    Where there are too few images of each class, or the network's answers follow no class at all, nothing is concluded.
+    Where there are too few images of each class, or the network's outputs follow no class at all, nothing is concluded.
     """
     answers, labels = _answers(network, batches, min(MOST, IMAGES_OF_CLASS * len(classes)))
     count = len(labels)

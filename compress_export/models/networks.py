@@ -224,7 +224,7 @@ OWN: dict[str, Callable[[Order], _Built]] = {"alexnet-caffe": _caffe}
 
 
 def settle(network: nn.Module, images: Tensor) -> None:
-    """Makes an untrained network answer differently to different images, so that comparing answers proves something.
+    """Gives an untrained network logits that differ between images, so that comparing them proves something.
 
     BatchNorm statistics become those of `images`; the last layer is scaled so that the logits have deviation 1. A
     variance below its layer's median is raised to it: a random channel that hardly varies would be blown up, layer

@@ -18,7 +18,7 @@ EXECUTED = [name for name, kind in FORMATS.items() if kind.runs_here]
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_a_file_that_answers_like_the_module(tmp_path, name):
+def test_every_format_gives_a_file_that_matches_the_module(tmp_path, name):
     path = tmp_path / f"compressed.{name}"
     artifact = export(small_network(), images(), name, path, images=images().numpy())
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

@@ -21,7 +21,7 @@ def operators(program):
     return [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
 
 
-def test_the_program_takes_one_image_and_answers_like_the_module():
+def test_the_program_takes_one_image_and_matches_the_module():
     program = capture(small_network(), images())
     assert input_shape(program) == (1, 3, SIZE, SIZE)
     assert output_shape(program) == (1, 10)
@@ -106,7 +106,7 @@ def test_attention_is_captured_without_its_fused_operator():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet"])
-def test_large_networks_answer_like_their_modules(name):
+def test_large_networks_match_their_modules(name):
     import torchvision
 
     torch.manual_seed(0)

@@ -57,7 +57,7 @@ def reference(file: Artifact) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", ["pte", "onnx", "ptl"])
-def test_a_program_answers_like_its_engine_in_python(programs: Programs, form: str) -> None:
+def test_a_program_matches_its_engine_in_python(programs: Programs, form: str) -> None:
     answer = programs.measure(form)
     expected = reference(programs.files[form])
     assert answer.outputs is not None

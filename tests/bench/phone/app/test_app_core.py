@@ -143,7 +143,7 @@ def test_a_picture_is_resized_as_torchvision_does(
 
 
 @pytest.mark.slow
-def test_a_compressed_network_answers_as_in_python(core: Core, tmp_path: Path) -> None:
+def test_a_compressed_network_runs_as_in_python(core: Core, tmp_path: Path) -> None:
     import torch
     from torch import nn
 
