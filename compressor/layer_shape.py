@@ -1,4 +1,4 @@
-"""What a layer's cost depends on, and what it costs: values that every method shares."""
+"""Shape and cost of a layer, and its rank: values that every method shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every factorization shares: a layer's shape, its weight as kernels, and layers that copy its settings."""
+"""Layers as every factorization sees them: shape, weight as kernels, place in a network, layers that copy settings."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""The plan: which method and rank each layer gets, and why. A frozen value and a JSON file that a person can edit."""
+"""Plan: method and rank of each layer, and why. A frozen value and a JSON file that a person can edit."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from compressor.layer_shape import PlanError, Rank
 
@@ -101,51 +101,13 @@ class Plan:
     def from_json(text: str, where: str = "plan") -> Plan:
         """The plan that `to_json` wrote. PlanError names what is missing or of the wrong kind."""
         try:
-            fields: Any = json.loads(text)
-            layers = tuple(_layer_plan(row) for row in fields["layers"])
-            return Plan(
-                layers,
-                str(fields["rule"]),
-                str(fields["goal"]),
-                int(fields["seed"]),
-                tuple(fields["notes"]),
-                str(fields.get("cost_source", "")),
-                str(fields.get("loss_source", "")),
-                _point(fields.get("original")),
-                _point(fields.get("chosen")),
-                tuple(Point(**point) for point in fields.get("pareto_front", ())),
-                _number(fields, "timed"),
-            )
-        except PlanError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(
-                f"{where} is not a plan: {type(error).__name__}: {error}; write one with `compress-export plan NETWORK`"
-            ) from error
+            return msgspec.json.decode(text, type=Plan)
+        except msgspec.DecodeError as error:
+            if isinstance(error.__cause__, PlanError):
+                raise error.__cause__ from None
+            raise PlanError(f"{where} is not a plan: {error}; write one with `compress-export plan NETWORK`") from error
 
     @staticmethod
     def read(path: Path) -> Plan:
         """The plan in a file. PlanError if it is none."""
         return Plan.from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
-
-
-def _point(fields: Mapping[str, Any] | None) -> Point | None:
-    return None if fields is None else Point(**fields)
-
-
-def _number(row: Mapping[str, Any], name: str) -> float | None:
-    value = row.get(name)
-    return None if value is None else float(value)
-
-
-def _layer_plan(row: Mapping[str, Any]) -> LayerPlan:
-    return LayerPlan(
-        name=str(row["name"]),
-        weight=tuple(int(size) for size in row["weight"]),
-        method=str(row["method"]),
-        rank=tuple(int(rank) for rank in row["rank"]),
-        reason=str(row["reason"]),
-        error=_number(row, "error"),
-        ms=_number(row, "ms"),
-        dense_ms=_number(row, "dense_ms"),
-    )

@@ -150,24 +150,20 @@ def _checked(network: nn.Module, layers: Iterable[LayerPlan]) -> list[tuple[Laye
     rows = []
     for row in layers:
         layer = find_layer(network, row.name)
-        _check_row(row, layer)
+        own = tuple(layer.weight.shape)
+        if row.weight != own:
+            raise PlanError(
+                f"the plan was made for {row.name} of {'x'.join(map(str, row.weight))}, this network has "
+                f"{'x'.join(map(str, own))}; make a plan for this network"
+            )
+        if not row.kept:
+            check_rank(row.name, own, layer_shape(layer), row.method, row.rank)
         twin = found.setdefault(id(layer), row.name)
         if twin != row.name:
             raise PlanError(f"{twin} and {row.name} are one module under two names; leave one of them in the plan")
         if not row.kept:
             rows.append((row, layer))
     return rows
-
-
-def _check_row(row: LayerPlan, layer: Layer) -> None:
-    own = tuple(layer.weight.shape)
-    if row.weight != own:
-        raise PlanError(
-            f"the plan was made for {row.name} of {'x'.join(map(str, row.weight))}, this network has "
-            f"{'x'.join(map(str, own))}; make a plan for this network"
-        )
-    if not row.kept:
-        check_rank(row.name, own, layer_shape(layer), row.method, row.rank)
 
 
 def unique_state(module: nn.Module) -> dict[str, Tensor]:

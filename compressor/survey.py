@@ -1,4 +1,4 @@
-"""The survey: every convolution and fully connected layer that really runs, what it costs, and which must be kept."""
+"""The survey: every convolution and fully connected layer that runs, its cost, and which layers must be kept."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Survey:
 
 @dataclass
 class _Trace:
-    """What the hooks saw of one layer that ran, over all images of the example."""
+    """Sums over the calls of one layer that ran, over all images of the example."""
 
     shape: LayerShape
     calls: int = 0
@@ -111,8 +111,28 @@ def survey(network: nn.Module, example: Tensor) -> Survey:
         raise PlanError(f"the network does not take a {size} image: {error}; pass the size with --input") from error
     for name in reads.outside:
         reasons.setdefault(name, "its weight is read directly, not through the layer")
-    rows = [_layer_cost(name, layers[name], trace, reasons.get(name)) for name, trace in traces.items()]
-    rows += [_idle_layer(name, layer) for name, layer in layers.items() if name not in traces]
+    rows = []
+    for name, trace in traces.items():
+        weight, dense = layers[name].weight, dense_cost(trace.shape)
+        rows.append(
+            LayerCost(
+                name=name,
+                weight=tuple(weight.shape),
+                shape=trace.shape,
+                cost=Cost(dense.parameters, trace.macs, trace.traffic),
+                bytes=dense.parameters * weight.element_size(),
+                calls=trace.calls,
+                must_keep=reasons.get(name),
+                distinct_inputs=trace.distinct_inputs,
+            )
+        )
+    for name, layer in layers.items():
+        if name not in traces:
+            tensors = list(layer.parameters())
+            cost = Cost(sum(p.numel() for p in tensors), 0, 0)
+            stored = sum(p.numel() * p.element_size() for p in tensors)
+            shape = layer_shape(layer, (0, 0))
+            rows.append(LayerCost(name, tuple(layer.weight.shape), shape, cost, stored, 0, NEVER_RUN))
     parameters = list(network.parameters())
     return Survey(
         layers=tuple(rows),
@@ -134,19 +154,15 @@ def _fixed_reasons(layers: Mapping[str, Layer]) -> dict[str, str]:
         if other != name:
             reasons[name] = f"its weight is tied to {other}"
             reasons.setdefault(other, f"its weight is tied to {name}")
-        elif _has_own_forward(layer):
+            continue
+        try:
+            refuse_own_forward(layer)
+        except PlanError:
             reasons[name] = f"{type(layer).__name__} has a forward of its own"
-        elif layer._forward_hooks or layer._forward_pre_hooks:
+            continue
+        if layer._forward_hooks or layer._forward_pre_hooks:
             reasons[name] = "it carries hooks of its own"
     return reasons
-
-
-def _has_own_forward(layer: Layer) -> bool:
-    try:
-        refuse_own_forward(layer)
-    except PlanError:
-        return True
-    return False
 
 
 @contextmanager
@@ -192,7 +208,7 @@ def _note(traces: dict[str, _Trace], name: str, layer: Layer, inputs: Tensor, ou
 
 
 def _for_one(sizes: Sequence[int], images: int) -> int:
-    """How much of a layer's leading `sizes` is one image's, of so many that the network runs on.
+    """The part of a layer's leading `sizes` that is one image's, of so many that the network runs on.
 
     Networks fold patches or windows into the batch, or put positions before it. Where no size holds the images, what
     the layer reads does not come from them (a table of positions), and all of it is computed for one image too.
@@ -201,7 +217,7 @@ def _for_one(sizes: Sequence[int], images: int) -> int:
 
 
 def _distinct_inputs(images: Tensor) -> int | None:
-    """How many columns of `images` (N x inputs) differ, or None unless copies make up at least half of them.
+    """Number of columns of `images` (N x inputs) that differ, or None unless copies make up at least half of them.
 
     Inputs that are constant on these images (dead ReLUs) tell nothing about copies and count as one column.
     """
@@ -210,24 +226,3 @@ def _distinct_inputs(images: Tensor) -> int | None:
     if 2 * distinct > varying.shape[1]:
         return None
     return distinct + (varying.shape[1] < images.shape[1])
-
-
-def _layer_cost(name: str, layer: Layer, trace: _Trace, reason: str | None) -> LayerCost:
-    dense = dense_cost(trace.shape)
-    return LayerCost(
-        name=name,
-        weight=tuple(layer.weight.shape),
-        shape=trace.shape,
-        cost=Cost(dense.parameters, trace.macs, trace.traffic),
-        bytes=dense.parameters * layer.weight.element_size(),
-        calls=trace.calls,
-        must_keep=reason,
-        distinct_inputs=trace.distinct_inputs,
-    )
-
-
-def _idle_layer(name: str, layer: Layer) -> LayerCost:
-    parameters = sum(p.numel() for p in layer.parameters())
-    shape = layer_shape(layer, (0, 0))
-    size = sum(p.numel() * p.element_size() for p in layer.parameters())
-    return LayerCost(name, tuple(layer.weight.shape), shape, Cost(parameters, 0, 0), size, 0, NEVER_RUN)

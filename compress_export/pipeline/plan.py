@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import msgspec
 from torch import nn
 
 from compress_export.errors import InputError, nearest
@@ -122,7 +123,11 @@ def _make_plan(context: RunContext, goal: Goal, settings: PlanSettings) -> tuple
         if goal.ranks or goal.rule != "budget":
             return solve(problem), None
         names = [layer.name for layer in free_layers(survey, goal)]
-        with _costs(context, settings) as costs, _errors(context, names) as errors:
+        model: AbstractContextManager[CostModel] = nullcontext(problem.costs)
+        if settings.costs != "counted":
+            image, runtime = context.images[:1], settings.latency_format
+            model = MeasuredCosts(network, survey, image, runtime, say=context.reporter.say)
+        with model as costs, _known_errors(context, names) as errors:
             problem = replace(
                 problem,
                 costs=costs,
@@ -214,7 +219,7 @@ def _if_slow(context: RunContext, problem: PlanningProblem, plan: Plan) -> Plann
 
 
 @contextmanager
-def _errors(context: RunContext, layers: Sequence[str]) -> Iterator[Errors]:
+def _known_errors(context: RunContext, layers: Sequence[str]) -> Iterator[Errors]:
     """Errors of variants known from an earlier plan; what is added is kept. With data nothing is: see `load`."""
     if context.fits_outputs:
         yield {}
@@ -226,19 +231,11 @@ def _errors(context: RunContext, layers: Sequence[str]) -> Iterator[Errors]:
         error_cache.save(errors, paths)
 
 
-def _costs(context: RunContext, settings: PlanSettings) -> AbstractContextManager[CostModel]:
-    if settings.costs == "counted":
-        return nullcontext(CountedCosts(context.survey))
-    return MeasuredCosts(
-        context.network.module, context.survey, context.images[:1], settings.latency_format, say=context.reporter.say
-    )
-
-
 def _measured_losses(context: RunContext, goal: Goal) -> tuple[Evaluator, MeasuredLosses]:
     """Losses of every layer that may be factored, alone at some errors, measured or taken from losses.jsonl."""
     run = context.run
     layers = free_layers(context.survey, goal)
-    known = [Probe(**{**row, "rank": tuple(row["rank"])}) for row in run.read_lines("losses.jsonl")]
+    known = msgspec.convert(run.read_lines("losses.jsonl"), list[Probe])
     with context.reporter.stage(f"Measuring what {len(layers)} layers lose, each compressed alone") as advance:
         probe_points = {layer.name: _probe_points(context, layer) for layer in layers}
         total = sum(map(len, probe_points.values()))

@@ -82,7 +82,7 @@ def check_goal(source: SourceSettings, plan: PlanSettings) -> None:
             raise InputError(
                 f"{what} measures accuracy, and there is none to measure: it needs --data and trained weights"
             )
-    if plan.max_latency and plan.costs == "counted" and not parse_limit("latency", plan.max_latency).share:
+    if plan.max_latency and plan.costs == "counted" and not parse_limit("latency", plan.max_latency).relative:
         raise InputError(
             f"--max-latency {plan.max_latency} needs times, and plan.costs=counted measures none; leave it out, or "
             "pass a share such as 0.5x"
@@ -99,7 +99,7 @@ def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> st
     threads = f" with {bench.threads} threads" if bench.threads > 1 else ""
     law = f"--max-latency {plan.max_latency} is met by times of layers on this machine, one thread"
     asked = bench.threads > 1 or bench.device is not None or bench.serial is not None
-    if asked and not parse_limit("latency", plan.max_latency).share:
+    if asked and not parse_limit("latency", plan.max_latency).relative:
         raise InputError(
             f"{law}, and files are to be measured on {where.name} ({where.kind}){threads}, where they take other "
             "times; pass a share such as --max-latency 0.5x, or --device host with one thread"

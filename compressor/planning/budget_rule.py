@@ -96,10 +96,10 @@ def bounds(problem: PlanningProblem, dense: Mapping[str, Candidate]) -> dict[str
     limits = {}
     for quantity, limit in given.items():
         if quantity == "latency":
-            if costs.unit != "ms" and not limit.share:
+            if costs.unit != "ms" and not limit.relative:
                 raise PlanError(
                     f"--max-latency {limit.text} needs times, and costs are {costs.source}; set plan.costs to "
-                    "measured, or pass a share such as 0.5x"
+                    "measured, or pass a fraction such as 0.5x"
                 )
             allowed = limit.most(whole[quantity]) - problem.latency_offset
             limits[quantity] = layers_within(allowed, whole[quantity], total(dense, quantity))

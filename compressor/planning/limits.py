@@ -17,7 +17,7 @@ UNITS: dict[str, dict[str, float]] = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
     "drop": {"%": 1.0},
 }
-"""What can be limited, in which units; each but the drop also takes a share of the original's figure (0.5x)."""
+"""Quantities that can be limited, with their units; each but the drop also takes a fraction of the original (0.5x)."""
 
 
 EXAMPLES = {
@@ -31,15 +31,15 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Limit:
-    """At most `amount`: parameters, bytes, MACs, ms or points of top-1, or a share of the original's figure."""
+    """At most `amount`: parameters, bytes, MACs, ms or points of top-1, or a fraction of the original's figure."""
 
     text: str
     amount: float
-    share: bool
+    relative: bool
 
     def most(self, original: float) -> float:
         """The limit as a figure, for an original network of `original`."""
-        return self.amount * original if self.share else self.amount
+        return self.amount * original if self.relative else self.amount
 
 
 def parse_limit(quantity: str, text: str) -> Limit:
@@ -53,7 +53,7 @@ def parse_limit(quantity: str, text: str) -> Limit:
         raise PlanError(f"{law}; {text!r} has no unit")
     if unit == "x" and quantity != "drop":
         if not 0 < number <= 1:
-            raise PlanError(f"--max-{quantity} {text}: a share lies above 0x and is at most 1x")
+            raise PlanError(f"--max-{quantity} {text}: a fraction lies above 0x and is at most 1x")
         return Limit(text, number, True)
     if unit not in UNITS[quantity]:
         shares = "" if quantity == "drop" else "x, "

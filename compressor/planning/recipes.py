@@ -129,7 +129,7 @@ _SGD = Recipe(
     rate_shape="step",
     distill=False,
 )
-"""What the papers of 2015 to 2018 have in common."""
+"""Settings that the papers of 2015 to 2018 have in common."""
 
 
 _CP_TPM = replace(

@@ -36,7 +36,7 @@ COUNTED = (*NONE, "--input", "3x64x64", "--set", "plan.costs=counted")
         (["comapre", "a", "b"], "there is no command 'comapre': did you mean compare"),
         (["alexnet", "--train", "3"], "--train needs --data"),
         (["alexnet", "--max-params", "0.5"], "--max-params takes a limit with its unit, such as 0.15x or 8.7M"),
-        (["alexnet", "--max-params", "1.5x"], "a share lies above 0x and is at most 1x"),
+        (["alexnet", "--max-params", "1.5x"], "a fraction lies above 0x and is at most 1x"),
         (["alexnet", "--input", "224"], "--input takes channels x height x width"),
         (["alexnet", "--set", "source.mean=a,b,c"], "source.mean takes a number for each channel"),
         (["squeezenet1_1", "--set", "source.mean=0.5", *NONE], "takes 3 channel(s), but is normalized by 1 mean(s)"),
