@@ -85,7 +85,7 @@ def check_goal(source: SourceSettings, plan: PlanSettings) -> None:
     if plan.max_latency and plan.costs == "counted" and not parse_limit("latency", plan.max_latency).relative:
         raise InputError(
             f"--max-latency {plan.max_latency} needs times, and plan.costs=counted measures none; leave it out, or "
-            "pass a share such as 0.5x"
+            "pass a fraction such as 0.5x"
         )
 
 
@@ -102,7 +102,7 @@ def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> st
     if asked and not parse_limit("latency", plan.max_latency).relative:
         raise InputError(
             f"{law}, and files are to be measured on {where.name} ({where.kind}){threads}, where they take other "
-            "times; pass a share such as --max-latency 0.5x, or --device host with one thread"
+            "times; pass a fraction such as --max-latency 0.5x, or --device host with one thread"
         )
     return f"{law}; the files' own times on {where.name} ({where.kind}){threads} may have another ratio"
 
