@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a bar with the time left on a terminal, a line for each stage in a log."""
+"""Progress of a run: a bar with the time left on a terminal, a line for each stage in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run's directory: which file holds what, how files are written whole, and when earlier results may be used."""
+"""A run's directory: its files by section, written whole, and when earlier results may be used."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ UNFINISHED = (
     "artifacts/.exporting-*",
     "artifacts/.work",
 )
-"""What a killed process may leave behind; removed by the next one that has the run."""
+"""Files that a killed process may leave behind; removed by the next one that has the run."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class RunDirectory:
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def settings(self) -> dict[str, Any]:
-        """What was asked of the run, by section. RunError if a newer version of the tool wrote it."""
+        """The settings of the run by section, as JSON has them. RunError if a newer version of the tool wrote it."""
         stored: dict[str, Any] = self.read_json("settings.json") if self.has("settings.json") else {}
         check_version(stored, self.path)
         return stored
@@ -125,7 +125,7 @@ class RunDirectory:
             ) from error
 
     def stale(self, section: str, asked: Section, force: bool) -> bool:
-        """Whether the section's earlier results were made with other settings and are to be replaced.
+        """True if the section's earlier results were made with other settings and are to be replaced.
 
         False if there are none, or the settings are the same. InputError if they differ and it is not forced.
         Nothing is removed: `begin` does that, once the new settings have proven to lead somewhere.

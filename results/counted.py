@@ -19,7 +19,7 @@ from bench.devices import DEVICES
 from bench.measurement import append
 from bench.run_files import COMPRESSED, RUN_VERSION
 from compress_export.data.in_memory import View, photograph_crops
-from compress_export.models.networks import Order, load_network, settle
+from compress_export.models.networks import NetworkRequest, load_network, settle
 from compressor.plan import LayerPlan
 from compressor.surgery import skeleton
 from exporters.artifact import write_artifacts
@@ -48,7 +48,7 @@ def layers() -> Iterator[LayerPlan]:
 def compressed(images: torch.Tensor) -> torch.nn.Module:
     """AlexNet with the plan's factors, all weights seeded."""
     torch.manual_seed(0)
-    module = load_network(Order("alexnet", "none", IMAGE, 10)).module
+    module = load_network(NetworkRequest("alexnet", "none", IMAGE, 10)).module
     skeleton(module, layers())
     with torch.no_grad():
         for weight in module.parameters():

@@ -21,7 +21,7 @@ FAILED, BAD_INPUT = 1, 2
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What verdicts are on, what they are compared with, and where they are written; `place` is what --init drafts."""
+    """The budgets, what they are compared with, and where verdicts are written; --init drafts budgets of `place`."""
 
     budgets: str
     base: str | None
@@ -86,7 +86,7 @@ def _check_options(options: CheckOptions) -> None:
 
 
 def _checked(options: CheckOptions) -> bool:
-    """Whether all budgets hold, after saying so in every way that was asked for."""
+    """Writes and prints the verdicts in every way that was asked for. True if all budgets hold."""
     from bench.budgets.limits import read_budgets
     from bench.budgets.model_files import base_folder
     from bench.budgets.verdicts import check as verdicts_on

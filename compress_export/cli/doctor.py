@@ -66,7 +66,7 @@ def _phones() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _phone(listed: adb.Listed) -> tuple[str, str]:
-    """What a phone is, and how it does."""
+    """The phone, and its state."""
     if not listed.ready:
         return listed.model, f"{listed.state}: {listed.trouble}"
     phone = adb.Phone(listed.serial)

@@ -223,7 +223,7 @@ def _message(error: Exception) -> str:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether the error is one of the project's own, made to be read; any other is a fault and shows its traceback."""
+    """True for the project's own errors, made to be read; any other is a fault and shows its traceback."""
     return type(error).__module__.split(".")[0] in ("compress_export", "compressor", "exporters", "bench")
 
 

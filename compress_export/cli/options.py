@@ -19,7 +19,7 @@ RUN, FILES, MEASURING = "The run", "Files", GROUPS["bench"]
 
 @dataclass
 class Given:
-    """What the user gave: settings by dotted name, each of its type, and the recipe that they go before."""
+    """The user's settings by dotted name, each of its type, and the recipe that they go before."""
 
     values: dict[str, object] = field(default_factory=dict)
     recipe: str | None = None
@@ -31,7 +31,7 @@ class Given:
 
 
 def given_in(context: click.Context) -> Given:
-    """What was given to the command of this context."""
+    """The settings that were given to the command of this context."""
     found: Given = context.meta.setdefault(f"{__name__}.given", Given())
     return found
 

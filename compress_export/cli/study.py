@@ -106,12 +106,12 @@ def _make(grid: str, chosen: StudyOptions, given: Given, group: ProcessGroup) ->
 
 def _time(results: Path, cells: list[Cell], source: SourceSettings, cap: float) -> None:
     """Times for the lines of `cells` that have none."""
-    from compress_export.models.networks import Order, load_network
+    from compress_export.models.networks import NetworkRequest, load_network
     from compress_export.progress import Reporter
     from compress_export.study.cells import timed
     from compress_export.study.lines import find, put_line, read_lines
 
-    network = load_network(Order(source.network, "none", source.input))
+    network = load_network(NetworkRequest(source.network, "none", source.input))
     with Reporter().stage("Timing files in turns with the original's") as advance:
         for done, cell in enumerate(cells):
             line = find(read_lines(results), cell.key)
@@ -121,14 +121,14 @@ def _time(results: Path, cells: list[Cell], source: SourceSettings, cap: float) 
 
 
 def _digest(source: SourceSettings) -> str:
-    """What tells a network of one name from another: its code, weights, image and training. Where its files lie, and
-    what differs between cells, is no part of it."""
+    """A hash that tells networks of one name apart: of code, weights, image and training. Where files lie, and what
+    differs between cells, is no part of it."""
     import hashlib
     import json
 
     weights = source.weights if source.weights_sha256 is None else source.weights_sha256
-    told = [source.network_sha256, weights, source.input, source.mean, source.std, source.train]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+    identity = [source.network_sha256, weights, source.input, source.mean, source.std, source.train]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
 def _cells(grid: str, chosen: StudyOptions, bed: Bed) -> list[Cell]:

@@ -62,8 +62,8 @@ class Choice:
 
 
 def choice_of(given: Given) -> Choice:
-    """What was given, over the recipe that it names. InputError for a recipe that there is none of, or a file that is
-    none."""
+    """The settings that were given, over the recipe that they name. InputError for a recipe that there is none
+    of, or a file that is none."""
     name = given.recipe or DEFAULT_RECIPE
     values: dict[str, object] = {}
     if name.endswith(".toml"):

@@ -1,4 +1,4 @@
-"""Whether a trained network's outputs stand in the order of the data's classes: one look before anything is tuned."""
+"""Check that a trained network's outputs stand in the order of the data's classes, before anything is tuned."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def check_order(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], cl
     The other order is fitted to every second image and judged on the others, so that it cannot win by being free.
     Where there are too few images of each class, or the network's outputs follow no class at all, nothing is concluded.
     """
-    answers, labels = _answers(network, batches, min(MOST, IMAGES_OF_CLASS * len(classes)))
+    predictions, labels = _predictions(network, batches, min(MOST, IMAGES_OF_CLASS * len(classes)))
     count = len(labels)
-    order = _best_order(answers[::2], labels[::2], len(classes))
-    rest, own = answers[1::2], labels[1::2]
+    order = _best_order(predictions[::2], labels[::2], len(classes))
+    rest, own = predictions[1::2], labels[1::2]
     here, there = rest == own, rest == order[own]
     given, other = int((here & ~there).sum()), int((there & ~here).sum())
-    right = int((answers == labels).sum())
+    right = int((predictions == labels).sum())
     if other - given > SURE * math.sqrt(given + other) and 2 * int(there.sum()) > len(rest):
         moved = int(torch.bincount(own[there & ~here]).argmax())
         raise InputError(
@@ -51,7 +51,7 @@ def check_order(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], cl
 
 
 def few_images(held_out: int) -> str:
-    """What to say of a held-out share too small to tell small losses, empty where it is not."""
+    """A note on a validation split too small to tell small losses, empty where it is not."""
     if held_out >= FEW:
         return ""
     share = f"each is {100 / held_out:.1f} points of top-1" if held_out > 1 else "it is all of top-1"
@@ -61,22 +61,22 @@ def few_images(held_out: int) -> str:
     )
 
 
-def _answers(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], most: int) -> tuple[Tensor, Tensor]:
+def _predictions(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], most: int) -> tuple[Tensor, Tensor]:
     """The class that each of the first images gets, and that it has."""
-    answers, labels, seen = [], [], 0
+    predictions, labels, seen = [], [], 0
     network.eval()
     device = next((value.device for value in network.parameters()), CPU)
     with torch.no_grad():
         for images, own in batches:
-            answers.append(network(images[: most - seen].to(device)).argmax(1).cpu())
+            predictions.append(network(images[: most - seen].to(device)).argmax(1).cpu())
             labels.append(own[: most - seen])
-            seen += len(answers[-1])
+            seen += len(predictions[-1])
             if seen >= most:
                 break
-    return torch.cat(answers), torch.cat(labels)
+    return torch.cat(predictions), torch.cat(labels)
 
 
-def _best_order(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
+def _best_order(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     """For each class an output of its own, so that as many of the images as possible get that of their class."""
-    counts = torch.bincount(labels * classes + answers, minlength=classes * classes).reshape(classes, classes)
+    counts = torch.bincount(labels * classes + predictions, minlength=classes * classes).reshape(classes, classes)
     return torch.from_numpy(linear_sum_assignment(counts.numpy(), maximize=True)[1])

@@ -140,7 +140,7 @@ def _in_memory(data: Images) -> bool:
 
 
 def device_of(data: Dataset[Any]) -> torch.device:
-    """Where the images come from: the device that holds the set, or the CPU, which reads them."""
+    """The device that holds the set, or the CPU, which reads its files."""
     inner = _innermost(data)
     return inner.pixels.device if isinstance(inner, SmallImages) else CPU
 

@@ -46,11 +46,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 PICKLE, ZIP = b"\x80", b"PK"
-"""What the files that torch.save writes begin with: a pickle before torch 1.6, a zip archive since."""
+"""First bytes of files that torch.save writes: a pickle before torch 1.6, a zip archive since."""
 
 
 def _why_unreadable(path: Path, said: str) -> str:
-    """Why torch does not read a file, without its advice to run whatever the file holds."""
+    """The reason why torch does not read a file, without its advice to run whatever the file holds."""
     with path.open("rb") as file:
         if not file.read(2).startswith((PICKLE, ZIP)):
             return "it is no torch file"
@@ -74,7 +74,7 @@ SIDE_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def outputs_of(weights: Mapping[str, Tensor], network: nn.Module) -> int | None:
-    """How many outputs these weights of `network` have: the rows of its last tensor, as the file holds it.
+    """Number of outputs that these weights of `network` have: rows of the last tensor, as the file holds it.
 
     Files do not keep the order of layers, so the network tells which one is last. None where the file lacks it.
     """

@@ -30,7 +30,7 @@ WAYS_ON = (
 
 @dataclass(frozen=True)
 class Network:
-    """A module in evaluation mode, the image it takes (channels, height, width), how many logits it answers with, and
+    """A module in evaluation mode, the image it takes (channels, height, width), how many logits it has, and
     where its weights come from."""
 
     name: str
@@ -43,8 +43,8 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Order:
-    """What was asked for: the name, its weights ("default", "none", or a file), the image size, how many outputs.
+class NetworkRequest:
+    """A network to load: its name, weights ("default", "none", or a file), the image size, how many outputs.
 
     `outputs` is None for the network's own number; with `train` the weights are those of a fresh network. `origin` says
     where weights came from that the caller will put in.
@@ -59,12 +59,12 @@ class Order:
 
     @property
     def fresh(self) -> bool:
-        """Whether the module is built without the published weights."""
+        """True if the module is built without the published weights."""
         return self.train or self.weights != "default"
 
     @property
     def published(self) -> bool:
-        """Whether the weights are, or may be, those that were published for ImageNet."""
+        """True if the weights are, or may be, those that were published for ImageNet."""
         return not self.train and (self.weights != "none" or self.origin in ("pretrained", "file"))
 
 
@@ -77,28 +77,30 @@ class _Built:
     origin: Origin = "pretrained"
 
 
-def load_network(order: Order) -> Network:
-    """The network that `order` names. InputError for an unknown name, weights that cannot be had or do not fit."""
-    build = _builder(order.name)
-    weights = None if order.weights in ("default", "none") else read_weights(Path(order.weights))
-    if weights is not None and order.outputs is None and ".py:" not in order.name:
+def load_network(request: NetworkRequest) -> Network:
+    """The network that `request` names. InputError for an unknown name, weights that cannot be had or do not fit."""
+    build = _builder(request.name)
+    weights = None if request.weights in ("default", "none") else read_weights(Path(request.weights))
+    if weights is not None and request.outputs is None and ".py:" not in request.name:
         with torch.device("meta"):  # only the names are looked at
-            order = replace(order, outputs=outputs_of(weights, build(order).module))
-    built = build(order)
-    size = order.input or built.input
+            request = replace(request, outputs=outputs_of(weights, build(request).module))
+    built = build(request)
+    size = request.input or built.input
     if size is None:
-        raise InputError(f"{order.name} does not tell the size of its images; pass --input, such as --input 3x224x224")
+        raise InputError(
+            f"{request.name} does not tell the size of its images; pass --input, such as --input 3x224x224"
+        )
     origin: Origin = built.origin
     if weights is not None:
-        load_into(built.module, published_names(weights, built.module), f"--weights {order.weights}")
+        load_into(built.module, published_names(weights, built.module), f"--weights {request.weights}")
         origin = "file"
-    elif order.train:
+    elif request.train:
         origin = "trained"
-    elif order.weights == "none":
-        origin = order.origin or "untrained"
+    elif request.weights == "none":
+        origin = request.origin or "untrained"
     module = built.module.eval()
     mean, std = (built.mean, built.std) if len(built.mean) == size[0] else usual_normalization(size[0])
-    return Network(order.name, module, size, _count_outputs(order.name, module, size), origin, mean, std)
+    return Network(request.name, module, size, _count_outputs(request.name, module, size), origin, mean, std)
 
 
 def usual_normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -122,7 +124,7 @@ def _count_outputs(name: str, module: nn.Module, size: Image) -> int:
     return int(logits.shape[1])
 
 
-def _builder(name: str) -> Callable[[Order], _Built]:
+def _builder(name: str) -> Callable[[NetworkRequest], _Built]:
     if name.endswith(".py"):
         raise InputError(f"{name}: name the function that builds the network as well, {name}:FUNCTION")
     if name.startswith("timm:"):
@@ -132,25 +134,27 @@ def _builder(name: str) -> Callable[[Order], _Built]:
     return OWN.get(name, _from_torchvision)
 
 
-def _from_torchvision(order: Order) -> _Built:
+def _from_torchvision(request: NetworkRequest) -> _Built:
     from torchvision import models
 
     names = models.list_models(module=models)
-    if order.name not in names:
-        raise InputError(f"there is no network {order.name!r}: {nearest(order.name, [*names, *OWN])}")
-    meta = models.get_model_weights(order.name)["DEFAULT"]
+    if request.name not in names:
+        raise InputError(f"there is no network {request.name!r}: {nearest(request.name, [*names, *OWN])}")
+    meta = models.get_model_weights(request.name)["DEFAULT"]
     preset = meta.transforms()
     size = (3, preset.crop_size[0], preset.crop_size[0])
-    extra: dict[str, Any] = {} if order.outputs is None else {"num_classes": order.outputs}
-    if order.name in ("googlenet", "inception_v3") and order.fresh:
+    extra: dict[str, Any] = {} if request.outputs is None else {"num_classes": request.outputs}
+    if request.name in ("googlenet", "inception_v3") and request.fresh:
         # torchvision says these two only when it loads its own weights: they were trained on another normalization.
-        extra |= {"aux_logits": False, "init_weights": order.train, "transform_input": order.published}
+        extra |= {"aux_logits": False, "init_weights": request.train, "transform_input": request.published}
     try:
         module = models.get_model(
-            order.name, weights=None if order.fresh else meta, **({} if not order.fresh else extra)
+            request.name, weights=None if request.fresh else meta, **({} if not request.fresh else extra)
         )
     except OSError as error:
-        raise InputError(f"the pretrained weights of {order.name} cannot be downloaded ({error}): {WAYS_ON}") from error
+        raise InputError(
+            f"the pretrained weights of {request.name} cannot be downloaded ({error}): {WAYS_ON}"
+        ) from error
     _drop_side_heads(module)
     return _Built(module, size, tuple(preset.mean), tuple(preset.std))
 
@@ -163,32 +167,32 @@ def _drop_side_heads(module: nn.Module) -> None:
             module.aux_logits = False  # type: ignore[assignment]  # a plain bool that both networks read
 
 
-def _from_timm(order: Order) -> _Built:
+def _from_timm(request: NetworkRequest) -> _Built:
     import timm
 
-    name = order.name.removeprefix("timm:")
+    name = request.name.removeprefix("timm:")
     if not timm.is_model(name.split(".")[0]):
         raise InputError(f"timm has no network {name!r}: {nearest(name, timm.list_models())}")
-    extra: dict[str, Any] = {} if order.outputs is None else {"num_classes": order.outputs}
+    extra: dict[str, Any] = {} if request.outputs is None else {"num_classes": request.outputs}
     try:
-        module = timm.create_model(name, pretrained=not order.fresh, **extra)
+        module = timm.create_model(name, pretrained=not request.fresh, **extra)
     except Exception as error:  # the hub client raises errors of several libraries, none of them a common class
-        if order.fresh:
+        if request.fresh:
             raise
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"the pretrained weights of {order.name} cannot be downloaded ({reason}): {WAYS_ON}"
+            f"the pretrained weights of {request.name} cannot be downloaded ({reason}): {WAYS_ON}"
         ) from error
     settings = cast(dict[str, Any], module.pretrained_cfg)
     return _Built(module, tuple(settings["input_size"]), tuple(settings["mean"]), tuple(settings["std"]))
 
 
-def _from_file(order: Order) -> _Built:
+def _from_file(request: NetworkRequest) -> _Built:
     """The module that a function of the user's own file returns. This runs the user's code, and says so."""
-    path_text, _, function = order.name.rpartition(":")
+    path_text, _, function = request.name.rpartition(":")
     path = Path(path_text)
     if not path.is_file():
-        raise InputError(f"{order.name}: there is no file {path}")
+        raise InputError(f"{request.name}: there is no file {path}")
     print(f"running {function}() of {path}: code of yours, not checked", file=sys.stderr)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None  # a file named .py always has a loader
@@ -207,20 +211,20 @@ def _from_file(order: Order) -> _Built:
     except Exception as error:  # the user's code may raise anything; the last line of it tells where
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise InputError(
-            f"{order.name} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            f"{request.name} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
         ) from error
     if not isinstance(module, nn.Module):
-        raise InputError(f"{order.name} returned {type(module).__name__}; it must return a torch.nn.Module")
+        raise InputError(f"{request.name} returned {type(module).__name__}; it must return a torch.nn.Module")
     return _Built(module, None, origin="module file")
 
 
-def _caffe(order: Order) -> _Built:
-    if not order.fresh:
+def _caffe(request: NetworkRequest) -> _Built:
+    if not request.fresh:
         raise InputError(f"nobody publishes weights of alexnet-caffe for torch: {WAYS_ON}")
-    return _Built(alexnet_caffe(order.outputs or 1000), (3, 227, 227))
+    return _Built(alexnet_caffe(request.outputs or 1000), (3, 227, 227))
 
 
-OWN: dict[str, Callable[[Order], _Built]] = {"alexnet-caffe": _caffe}
+OWN: dict[str, Callable[[NetworkRequest], _Built]] = {"alexnet-caffe": _caffe}
 
 
 def settle(network: nn.Module, images: Tensor) -> None:

@@ -15,7 +15,7 @@ from compress_export.data.class_order import check_order, few_images
 from compress_export.data.datasets import Data, Source, find_data, load_data
 from compress_export.data.in_memory import View, photograph_crops
 from compress_export.errors import InputError
-from compress_export.models.networks import Network, Order, load_network, settle
+from compress_export.models.networks import Network, NetworkRequest, load_network, settle
 from compress_export.pipeline.validate import regularization_of
 from compress_export.progress import Reporter
 from compress_export.run_directory import RunDirectory
@@ -94,15 +94,17 @@ def load(
     source = None if settings.data is None else find_data(settings.data, Path(settings.data_root))
     if run.has("network.json") and not stale:  # no network access, no training
         record: dict[str, Any] = run.read_json("network.json")
-        order = Order(settings.network, "none", tuple(record["input"]), int(record["outputs"]), origin=record["origin"])
-        network = _normalized(load_network(order), settings)
+        request = NetworkRequest(
+            settings.network, "none", tuple(record["input"]), int(record["outputs"]), origin=record["origin"]
+        )
+        network = _normalized(load_network(request), settings)
         load_weights(network.module, run / "original.safetensors")
         data, images = _data(source, network, settings, group)
         return RunContext(run, reporter, network, data, survey(network.module, images), images, settings.seed, group)
     epochs = training_epochs(settings)
     fresh_head = epochs is not None or settings.weights == "none"
     size = None if epochs is None or source is None or source.size is None else (3, source.size, source.size)
-    order = Order(
+    request = NetworkRequest(
         name=settings.network,
         weights=settings.weights,
         input=settings.input or size,
@@ -112,7 +114,7 @@ def load(
     torch.manual_seed(settings.seed)
     notes: list[str] = []
     with reporter.stage(f"Loading {settings.network}"):
-        network = _normalized(load_network(order), settings)
+        network = _normalized(load_network(request), settings)
         data, images = _data(source, network, settings, group)
         if source is not None and data is not None:
             notes.append(few_images(len(data.held_out.dataset)))  # type: ignore[arg-type]  # each of ours has a length

@@ -4,12 +4,12 @@ from torch import nn
 
 from compress_export.errors import InputError
 from compress_export.models.alexnet_caffe import LocalResponseNorm
-from compress_export.models.networks import Order, load_network, settle
+from compress_export.models.networks import NetworkRequest, load_network, settle
 from compressor.survey import survey
 
 
 def test_alexnet_caffe_is_the_network_that_the_papers_count():
-    network = load_network(Order("alexnet-caffe", "none"))
+    network = load_network(NetworkRequest("alexnet-caffe", "none"))
     found = survey(network.module, torch.zeros(1, *network.input))
     assert network.input == (3, 227, 227)
     assert found.parameters == 60_965_224
@@ -27,13 +27,13 @@ def test_local_response_norm_equals_torchs():
     [("squeezenet1_1", (3, 224, 224)), ("inception_v3", (3, 299, 299)), ("timm:resnet10t", (3, 176, 176))],
 )
 def test_a_name_gives_a_module_and_its_image(name, size):
-    network = load_network(Order(name, "none"))
+    network = load_network(NetworkRequest(name, "none"))
     assert (network.input, network.outputs, network.origin) == (size, 1000, "untrained")
     assert not network.module.training
 
 
 def test_googlenet_comes_without_its_side_heads():
-    names = [name for name, _ in load_network(Order("googlenet", "none")).module.named_modules()]
+    names = [name for name, _ in load_network(NetworkRequest("googlenet", "none")).module.named_modules()]
     assert not [name for name in names if name.startswith("aux")]
 
 
@@ -47,19 +47,19 @@ def test_googlenet_comes_without_its_side_heads():
 )
 def test_an_unknown_network_is_answered_with_the_nearest(name, message):
     with pytest.raises(InputError, match=message):
-        load_network(Order(name, "none"))
+        load_network(NetworkRequest(name, "none"))
 
 
 def test_weights_that_nobody_publishes_are_answered_with_the_ways_on():
     with pytest.raises(InputError, match=r"--weights FILE.*--data digits.*--weights none"):
-        load_network(Order("alexnet-caffe"))
+        load_network(NetworkRequest("alexnet-caffe"))
 
 
 def test_weights_that_cannot_be_downloaded_are_answered_with_the_ways_on(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there: a machine without a network
     with pytest.raises(InputError, match=r"cannot be downloaded .*--weights FILE.*--data digits.*--weights none"):
-        load_network(Order("squeezenet1_1"))
+        load_network(NetworkRequest("squeezenet1_1"))
 
 
 NET = """
@@ -86,7 +86,7 @@ def file(tmp_path):
 
 
 def test_a_file_of_the_users_is_run_and_said_to_be(file, capsys):
-    network = load_network(Order(f"{file}:build", input=(3, 4, 4)))
+    network = load_network(NetworkRequest(f"{file}:build", input=(3, 4, 4)))
     assert (network.outputs, network.origin) == (7, "module file")
     assert "running build() of" in capsys.readouterr().err
 
@@ -102,20 +102,20 @@ def test_a_file_of_the_users_is_run_and_said_to_be(file, capsys):
 )
 def test_what_is_wrong_with_a_file_is_said(file, function, message):
     with pytest.raises(InputError, match=message):
-        load_network(Order(f"{file}:{function}"))
+        load_network(NetworkRequest(f"{file}:{function}"))
 
 
 def test_weights_from_a_file_decide_the_number_of_outputs(tmp_path):
-    trained = load_network(Order("squeezenet1_1", "none", outputs=6))
+    trained = load_network(NetworkRequest("squeezenet1_1", "none", outputs=6))
     torch.save(trained.module.state_dict(), tmp_path / "w.pt")
-    network = load_network(Order("squeezenet1_1", str(tmp_path / "w.pt")))
+    network = load_network(NetworkRequest("squeezenet1_1", str(tmp_path / "w.pt")))
     assert (network.outputs, network.origin) == (6, "file")
     assert torch.equal(network.module.classifier[1].weight, trained.module.classifier[1].weight)
 
 
 def test_an_untrained_network_is_made_to_answer_differently():
     torch.manual_seed(0)
-    network = load_network(Order("resnet18", "none", input=(3, 64, 64))).module
+    network = load_network(NetworkRequest("resnet18", "none", input=(3, 64, 64))).module
     images = torch.rand(24, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     settle(network, images)
     with torch.no_grad():
@@ -128,22 +128,22 @@ def test_an_untrained_network_is_made_to_answer_differently():
 def test_what_is_no_classifier_is_refused(tmp_path):
     (tmp_path / "maps.py").write_text("import torch\ndef build():\n    return torch.nn.Conv2d(3, 4, 3)\n")
     with pytest.raises(InputError, match="does not answer an image with a row of logits, so it is no classifier"):
-        load_network(Order(f"{tmp_path / 'maps.py'}:build", input=(3, 8, 8)))
+        load_network(NetworkRequest(f"{tmp_path / 'maps.py'}:build", input=(3, 8, 8)))
 
 
 def test_a_grey_network_gets_grey_images(tmp_path):
     text = "import torch\ndef build():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))\n"
     (tmp_path / "grey.py").write_text(text)
-    network = load_network(Order(f"{tmp_path / 'grey.py'}:build", input=(1, 8, 8)))
+    network = load_network(NetworkRequest(f"{tmp_path / 'grey.py'}:build", input=(1, 8, 8)))
     assert (network.mean, network.std) == ((0.449,), (0.226,))
 
 
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        (Order("googlenet", "none"), False),
-        (Order("googlenet", "none", origin="pretrained"), True),
-        (Order("googlenet", train=True), False),
+        (NetworkRequest("googlenet", "none"), False),
+        (NetworkRequest("googlenet", "none", origin="pretrained"), True),
+        (NetworkRequest("googlenet", train=True), False),
     ],
 )
 def test_published_weights_get_the_images_that_they_were_trained_on(order, expected):
@@ -152,4 +152,4 @@ def test_published_weights_get_the_images_that_they_were_trained_on(order, expec
 
 def test_an_image_that_the_networks_own_code_refuses():
     with pytest.raises(InputError, match=r"vit_b_32 does not take a 3x64x64 image: .*; pass another --input"):
-        load_network(Order("vit_b_32", "none", input=(3, 64, 64)))
+        load_network(NetworkRequest("vit_b_32", "none", input=(3, 64, 64)))
