@@ -16,9 +16,9 @@ from compress_export.data.datasets import device_of, find_data, load_data
 from compress_export.data.in_memory import CIFAR10_CLASSES, View
 from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, SingleProcess
 from compressor.plan import LayerPlan, Plan
-from compressor.training.distillation import Distillation
 from compressor.training.fine_tune import fine_tune
 from compressor.training.loop import TrainOptions, Watch, accuracy, fit
+from compressor.training.options import Distillation
 from compressor.training.schedules import Step
 from compressor.weight_sharing.regularizers import Regularization
 

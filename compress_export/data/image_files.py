@@ -14,7 +14,7 @@ from compress_export.errors import InputError
 from torch.utils.data import Dataset
 from compress_export.data.in_memory import Image
 from compress_export.data.in_memory import Images
-from compressor.training.distillation import UNLABELLED
+from compressor.training.options import UNLABELLED
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 

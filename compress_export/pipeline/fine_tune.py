@@ -24,9 +24,9 @@ from compressor.plan import LayerPlan, Plan
 from compressor.planning.loss_model import Evaluator
 from compressor.planning.recipes import RECIPES
 from compressor.surgery import apply, save_weights, skeleton
-from compressor.training.distillation import Distillation
 from compressor.training.fine_tune import fine_tune
 from compressor.training.loop import EpochRow, Loader, TrainOptions, Watch
+from compressor.training.options import Distillation
 from compressor.training.schedules import FEW, reordered
 
 
@@ -96,7 +96,7 @@ def options_of(settings: TuneSettings, seed: int, layers: int, origin: str) -> T
         patience=settings.patience,
         best=keeps_best(origin, settings.regularizer),
         seed=seed,
-        trained=settings.trained,
+        trainable=settings.trained,
         distillation=Distillation() if distill else None,
         regularizer=regularization_of(settings),
     )

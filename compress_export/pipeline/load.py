@@ -31,7 +31,7 @@ from compressor.training.schedules import Step
 REAL_IMAGES = 32
 """Real images on which layers are surveyed and files are compared with the module."""
 
-FROM_SCRATCH = TrainOptions(optimizer="adamw", rate=5e-4, shape="one-cycle", weight_decay=1e-2)
+FROM_SCRATCH = TrainOptions(optimizer="adamw", rate=5e-4, rate_schedule="one-cycle", weight_decay=1e-2)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""fine_tune() and probe(): training that heals a cut, and training that measures how much one hurts."""
+"""fine_tune(): training after factorization. probe(): the accuracy that each layer loses when factorized alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compressor.plan import LayerPlan, Plan
 from compressor.planning.recipes import Pace
 from compressor.surgery import CompressedModel, apply, describe
 from compressor.survey import LayerCost
-from compressor.training.loop import Cut, EpochRow, Loader, TrainOptions, Watch, accuracy, fit
+from compressor.training.loop import EpochRow, Factorize, Loader, TrainOptions, Watch, accuracy, fit
 from compressor.training.schedules import SCHEDULES, Step, paced, within
 
 PROBE_RANK = 5
@@ -27,34 +27,34 @@ def fine_tune(
     network: nn.Module,
     plan: Plan,
     train: Loader,
-    held_out: Loader,
+    validation: Loader,
     schedule: str = "iterative",
     epochs: int = 1,
     options: TrainOptions | None = None,
-    cut: Cut | None = None,
+    factorize: Factorize | None = None,
     checkpoint: Path | None = None,
     watch: Watch | None = None,
     paces: Sequence[Pace] = (),
     group: ProcessGroup = SINGLE_PROCESS,
     total_epochs: float | None = None,
 ) -> tuple[CompressedModel, tuple[EpochRow, ...]]:
-    """The compressed network after cutting and training by `schedule`, and the accuracy after every step.
+    """The compressed network factorized and trained by `schedule`, and the accuracy after every step.
 
-    `network` is the original and stays as it is. `epochs` is for each step of the schedule. `cut` puts the factors of
-    some layers in place (by default it decomposes their weights as they then are). `paces` set batch and rate step by
-    step; with `total_epochs` all steps share so many, in place of `epochs` each. Where the options ask for distillation
-    `network` is the teacher. See `training.fit` for the rest.
+    `network` is the original and stays as it is. `epochs` is for each step of the schedule. `factorize` puts
+    the factors of some layers in place (by default it decomposes their weights as they then are). `paces` set batch and
+    rate step by step; with `total_epochs` all steps share so many, in place of `epochs` each. Where the options ask for
+    distillation `network` is the teacher. See `loop.fit` for the rest.
     """
     tuned = copy.deepcopy(network)
-    cut = cut or (lambda module, layers: apply(module, layers, seed=plan.seed))
+    factorize = factorize or (lambda module, layers: apply(module, layers, seed=plan.seed))
     options = options or TrainOptions()
     steps = paced(SCHEDULES[schedule](plan, epochs), paces)
     if not steps and options.regularizer is not None:
-        steps = (Step((), epochs),)  # nothing to cut, but weights to pull together
+        steps = (Step((), epochs),)  # nothing to factorize, but weights to pull together
     if total_epochs is not None:
         steps = within(steps, total_epochs, len(train.dataset))  # type: ignore[arg-type]  # ours have a length
     teacher = copy.deepcopy(network) if options.distillation else None
-    rows = fit(tuned, train, held_out, steps, options, cut, checkpoint, watch, teacher, group)
+    rows = fit(tuned, train, validation, steps, options, factorize, checkpoint, watch, teacher, group)
     return describe(tuned, plan, network), rows
 
 
@@ -62,7 +62,7 @@ def probe(
     network: nn.Module,
     layers: Iterable[LayerCost],
     train: Loader,
-    held_out: Loader,
+    validation: Loader,
     options: TrainOptions,
     known: Mapping[str, float] | None = None,
     found: Callable[[str, float], None] = lambda _name, _drop: None,
@@ -70,15 +70,15 @@ def probe(
     decompositions: Decompositions | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, float]:
-    """Top-1 points on the held-out share that each layer costs, cut alone at rank 5 and trained for one epoch.
+    """Top-1 points on the validation split that each layer loses, factorized alone at rank 5 and trained for one epoch.
 
-    A drop is floored at half an image, so that every layer keeps a share of the ranks. `known` holds drops measured
+    A drop is floored at half an image, so that every layer keeps a part of the ranks. `known` holds drops measured
     before; `found` hears of each new one, so that an interrupted probe can go on. The layers are dealt out to `group`.
     Labels alone teach, whatever the options say of distillation.
     """
     options = replace(options, distillation=None)
     with evaluating(network):
-        base = accuracy(network, held_out, group.device)
+        base = accuracy(network, validation, group.device)
     floor = 50 / max(1, len(base.correct))
     drops = dict(known or {})
 
@@ -87,8 +87,16 @@ def probe(
         rank = min(PROBE_RANK, *METHODS[method].full_rank(layer.shape))
         row = LayerPlan(layer.name, layer.weight, method, (rank,), "probe")
         probed = copy.deepcopy(network)
-        steps, cut, own = (Step((row,), 1),), _cutter(options.seed, decompositions), SingleProcess(group.device)
-        rows = fit(probed, train, held_out, steps, options, cut, watch=watch, group=own)
+        rows = fit(
+            probed,
+            train,
+            validation,
+            (Step((row,), 1),),
+            options,
+            lambda module, rows: apply(module, rows, decompositions, seed=options.seed),
+            watch=watch,
+            group=SingleProcess(group.device),
+        )
         return max(floor, base.top1 - rows[-1].top1)
 
     left = [layer for layer in layers if layer.name not in drops]
@@ -96,7 +104,3 @@ def probe(
         drops[layer.name] = drop
         found(layer.name, drop)
     return drops
-
-
-def _cutter(seed: int, decompositions: Decompositions | None) -> Cut:
-    return lambda module, layers: apply(module, layers, decompositions, seed=seed)

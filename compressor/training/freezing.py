@@ -1,4 +1,4 @@
-"""Which layers a step trains: all, the new factors, or them and all that runs after them."""
+"""Trainable layers of a step: all, the new factors, or them and all that runs after them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from torch import Tensor, nn
 from compressor.layers import evaluating
 
 
-def frozen_modules(network: nn.Module, new: Sequence[str], trained: str, images: Tensor) -> tuple[nn.Module, ...]:
-    """The modules with parameters or statistics of their own that a step leaves as they are, after it cut `new`.
+def frozen_modules(network: nn.Module, new: Sequence[str], choice: str, images: Tensor) -> tuple[nn.Module, ...]:
+    """Modules with parameters or statistics of their own that a step, which factorized the layers `new`, leaves as
+    they are.
 
     "downstream" goes by the order in which modules first run on `images`; one that never runs counts as upstream.
-    Where nothing is cut, all are trained.
+    Where nothing is factorized, all are trained.
     """
-    if trained == "all" or not new:
+    if choice == "all" or not new:
         return ()
-    holders = {name: module for name, module in network.named_modules() if _holds(module)}
+    holders = {
+        name: module
+        for name, module in network.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+        or next(module.buffers(recurse=False), None) is not None
+    }
     fresh = {name for name in holders if any(name == layer or name.startswith(f"{layer}.") for layer in new)}
-    if trained == "downstream":
+    if choice == "downstream":
         order = run_order(network, holders, images)
         first = min((order.index(name) for name in fresh if name in order), default=len(order))
         fresh |= set(order[first:])
@@ -58,8 +64,3 @@ def hold_still(frozen: Sequence[nn.Module]) -> None:
     """Frozen modules run as in evaluation, so that their statistics stay too; modules inside them as they were."""
     for module in frozen:
         module.training = False
-
-
-def _holds(module: nn.Module) -> bool:
-    own = next(module.parameters(recurse=False), None), next(module.buffers(recurse=False), None)
-    return own != (None, None)

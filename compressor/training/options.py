@@ -1,4 +1,4 @@
-"""TrainOptions: how the epochs of a step are trained, with the optimizer and the course of the rate that follow."""
+"""TrainOptions: how the epochs of a step are trained, with the optimizer, learning rate and loss that follow."""
 
 from __future__ import annotations
 
@@ -8,36 +8,50 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from compressor.training.distillation import Distillation
 from compressor.weight_sharing.regularizers import Regularization
+
+UNLABELLED = -1
+"""The label of an image that has none: only the teacher says what it shows."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Weight of the teacher's logits in the loss (the labels have the rest), and the temperature that softens them.
+
+    See `soft_target_loss`.
+    """
+
+    weight: float = 0.9
+    temperature: float = 4.0
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How the epochs of a step are trained.
+    """Optimizer, learning rate, loss and trainable layers of the epochs of a step.
 
-    `rate` is the learning rate. Shape "step" divides it by ten every `step_epochs` epochs (Astrid & Lee 2017), "cosine"
-    lets it fall to zero along a half cosine, "one-cycle" warms it up over the first third before that.
-    With `patience`, a step ends when the held-out accuracy has not risen for so many epochs, and the last step returns
-    its best weights; without, every epoch is run and the last weights count. With `best` the last step returns its best
-    weights too, those before its first epoch among them: right where the held-out images are new to the network.
-    `trained` says what a step trains: all layers, the new factors alone, or them and all that runs after them; the rest
-    stays as it is to the last bit. With `distillation` a teacher's answers are learned. A `regularizer` adds its term
-    to the loss.
+    `rate` is the learning rate. Its schedule "step" divides it by ten every `step_epochs` epochs (Astrid & Lee 2017),
+    "cosine" lets it fall to zero along a half cosine, "one-cycle" warms it up over the first third before that.
+    With `patience`, a step ends when the validation accuracy has not risen for so many epochs, and the last step
+    returns its best weights; without, every epoch is run and the last weights count. With `best` the last step returns
+    its best weights too, those before its first epoch among them: right where the validation images are new to the
+    network. `trainable` names the layers that a step trains: all, the new factors alone, or them and all that runs
+    after them; the rest stays as it is to the last bit. With `distillation` a teacher's logits are learned. A
+    `regularizer` adds its term to the loss.
     """
 
     optimizer: Literal["sgd", "adamw"] = "adamw"
     rate: float = 3e-4
-    shape: Literal["step", "cosine", "one-cycle"] = "cosine"
+    rate_schedule: Literal["step", "cosine", "one-cycle"] = "cosine"
     step_epochs: float = 5
     momentum: float = 0.9
     weight_decay: float = 5e-4
     patience: int | None = None
     best: bool = False
     seed: int = 0
-    trained: Literal["all", "new", "downstream"] = "all"
+    trainable: Literal["all", "new", "downstream"] = "all"
     distillation: Distillation | None = None
     regularizer: Regularization | None = None
 
@@ -52,11 +66,38 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: TrainOptions) ->
 
 def rate_at(options: TrainOptions, epoch: float, epochs: int) -> float:
     """The learning rate `epoch` epochs (with fraction) into a step of `epochs`."""
-    if options.shape == "step":
+    if options.rate_schedule == "step":
         return options.rate * 0.1 ** int(epoch // options.step_epochs)
     progress, warm = epoch / epochs, 1 / 3
-    if options.shape == "one-cycle":
+    if options.rate_schedule == "one-cycle":
         if progress < warm:
             return options.rate * (0.04 + 0.96 * progress / warm)
         progress = (progress - warm) / (1 - warm)
     return options.rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def soft_target_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean KL divergence of the teacher's softened logits to the student's, times the temperature squared, so that its
+    gradient keeps its size at any temperature (Hinton et al. 2015, section 2). Zero where the logits are equal."""
+    student, target = ((values / temperature).log_softmax(1) for values in (logits, teacher))
+    divergence = functional.kl_div(student, target, reduction="batchmean", log_target=True)
+    return divergence * temperature**2
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy over the images that have a label; 0 where none has one."""
+    if not bool((labels != UNLABELLED).any()):
+        return logits.sum() * 0
+    return functional.cross_entropy(logits, labels, ignore_index=UNLABELLED)
+
+
+def loss_of(
+    logits: Tensor, labels: Tensor, images: Tensor, teacher: nn.Module | None, distillation: Distillation | None
+) -> Tensor:
+    """The loss of a batch: cross-entropy, or with a teacher its logits and the labels, each by its weight."""
+    if teacher is None or distillation is None:  # both or neither, as `fit` has checked
+        return functional.cross_entropy(logits, labels)
+    with torch.no_grad():
+        target = teacher(images)
+    soft = soft_target_loss(logits, target, distillation.temperature)
+    return distillation.weight * soft + (1 - distillation.weight) * label_loss(logits, labels)

@@ -1,4 +1,4 @@
-"""Fine-tuning schedules, as data: which layers are cut before which epochs."""
+"""Fine-tuning schedules, as data: the layers that are factorized before each step's epochs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from compressor.planning.recipes import Pace
 FEW = 8
 """Layers that a title names, and that learn from labels alone unless more is asked for: AlexNet has as many."""
 ONCE = 3
-"""Times the epochs of a step that all layers get together when they are cut at once."""
+"""Times the epochs of a step that all layers get together when they are factorized at once."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Layers to cut, then epochs of training. `batch` and `rate`, where given, replace those of the fit; `images` are
-    those of one epoch, drawn anew each time, where it is not all of them."""
+    """Layers to factorize, then epochs of training. `batch` and `rate`, where given, replace those of the fit;
+    `images` are those of one epoch, drawn anew each time, where it is not all of them."""
 
     cut: tuple[LayerPlan, ...]
     epochs: int
@@ -32,17 +32,17 @@ class Step:
 
 
 def iterative(plan: Plan, epochs: int) -> tuple[Step, ...]:
-    """Cut one layer, tune, cut the next, in the order in which they stand in the plan (Astrid & Lee 2017)."""
+    """Factorize one layer, tune, factorize the next, in the order of the plan (Astrid & Lee 2017)."""
     return tuple(Step((layer,), epochs) for layer in plan.factored)
 
 
 def one_shot(plan: Plan, epochs: int) -> tuple[Step, ...]:
-    """Cut every layer, then tune."""
+    """Factorize every layer, then tune."""
     return (Step(plan.factored, epochs),) if plan.factored else ()
 
 
 def hybrid(plan: Plan, epochs: int) -> tuple[Step, ...]:
-    """The windows one by one, then all that the SVD cuts in one step (Astrid & Lee 2018)."""
+    """The windows one by one, then all that the SVD factorizes in one step (Astrid & Lee 2018)."""
     windows = tuple(layer for layer in plan.factored if layer.method != "svd")
     rest = tuple(layer for layer in plan.factored if layer.method == "svd")
     return (*(Step((layer,), epochs) for layer in windows), *((Step(rest, epochs),) if rest else ()))
@@ -73,13 +73,13 @@ def paced(steps: Sequence[Step], paces: Sequence[Pace]) -> tuple[Step, ...]:
 def within(steps: Sequence[Step], total: float, images: int) -> tuple[Step, ...]:
     """The steps with `total` epochs of `images` shared evenly among them; where that is no whole number for each, the
     epochs are shorter."""
-    each = total / max(1, len(steps))
-    epochs = max(1, round(each))
-    part = None if epochs == each else max(1, round(images * each / epochs))
+    mean = total / max(1, len(steps))
+    epochs = max(1, round(mean))
+    part = None if epochs == mean else max(1, round(images * mean / epochs))
     return tuple(replace(step, epochs=epochs, images=part) for step in steps)
 
 
 def reordered(plan: Plan, losses: dict[str, float]) -> Plan:
-    """The plan with its factored layers in order of what each loses when cut alone, the most sensitive first."""
+    """The plan with its factored layers in order of the loss that each causes alone, the most sensitive first."""
     first = sorted(plan.factored, key=lambda layer: -losses[layer.name])
     return replace(plan, layers=(*first, *(layer for layer in plan.layers if layer.kept)))

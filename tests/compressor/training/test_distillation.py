@@ -8,14 +8,14 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from training_problem import images, loaders, network
 
-from compressor.training.distillation import UNLABELLED, Distillation, distilled_loss, label_loss, soft_target_loss
 from compressor.training.loop import TrainOptions, accuracy, fit
+from compressor.training.options import UNLABELLED, Distillation, label_loss, loss_of, soft_target_loss
 from compressor.training.schedules import Step
 
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.5, 20), st.integers(2, 12))
-def test_equal_answers_lose_nothing_and_others_something(seed, temperature, classes):
+def test_equal_logits_lose_nothing_and_others_something(seed, temperature, classes):
     logits = torch.randn(5, classes, generator=torch.Generator().manual_seed(seed))
     assert float(soft_target_loss(logits, logits + 3.0, temperature)) == pytest.approx(0, abs=1e-4)
     other = logits.clone()
@@ -35,7 +35,9 @@ def test_images_without_labels_count_for_the_teacher_alone():
     assert label_loss(logits, labels) == functional.cross_entropy(logits[[0, 2]], labels[[0, 2]])
     none = torch.full((4,), UNLABELLED)
     how = Distillation(0.5, 2.0)
-    assert distilled_loss(logits, none, teacher, how) == 0.5 * soft_target_loss(logits, teacher, 2.0)
+    assert loss_of(logits, none, images(4, 1).tensors[0], lambda _images: teacher, how) == 0.5 * soft_target_loss(
+        logits, teacher, 2.0
+    )
 
 
 def test_a_network_learns_from_a_teacher_without_any_label():

@@ -5,9 +5,8 @@ from training_problem import loaders, network
 
 from compressor.plan import LayerPlan
 from compressor.surgery import apply
-from compressor.training.checkpoints import TrainingError
 from compressor.training.freezing import frozen_modules, hold_still, run_order
-from compressor.training.loop import TrainOptions, Watch, fit
+from compressor.training.loop import TrainingError, TrainOptions, Watch, fit
 from compressor.training.schedules import Step
 
 MIDDLE = LayerPlan("3", (12, 12, 3, 3), "cp", (16,), "rank given")
@@ -26,7 +25,7 @@ def changed(trained):
         cut(module, layers)
         before.update({name: value.clone() for name, value in module.state_dict().items()})
 
-    fit(module, *loaders(64, 16), (Step((MIDDLE,), 1),), TrainOptions(rate=1e-2, trained=trained), noted)
+    fit(module, *loaders(64, 16), (Step((MIDDLE,), 1),), TrainOptions(rate=1e-2, trainable=trained), noted)
     assert all(value.requires_grad for value in module.parameters())
     return {name.split(".")[0] for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
 
@@ -47,7 +46,7 @@ def test_the_next_step_trains_what_the_last_one_froze():
         cut(module, layers)
         weights.append(module[3][0].weight.clone())
 
-    fit(module, *loaders(64, 16), steps, TrainOptions(rate=1e-2, trained="downstream"), noted)
+    fit(module, *loaders(64, 16), steps, TrainOptions(rate=1e-2, trainable="downstream"), noted)
     assert not torch.equal(weights[1], module[3][0].weight)
 
 
@@ -128,4 +127,4 @@ def test_factors_of_a_layer_that_the_network_does_not_train_stay_too(tmp_path):
 
 def test_a_step_that_may_train_nothing_is_refused():
     with pytest.raises(TrainingError, match=r"step 1 has nothing to train: .*; set requires_grad of a parameter, or"):
-        fit(fixed_problem(), *loaders(32, 16), (Step((MIDDLE,), 1),), TrainOptions(trained="new"), cut)
+        fit(fixed_problem(), *loaders(32, 16), (Step((MIDDLE,), 1),), TrainOptions(trainable="new"), cut)

@@ -10,9 +10,9 @@ from training_problem import PLAN, images, loaders, network
 
 from compressor.surgery import apply
 from compressor.survey import survey
-from compressor.training.distillation import Distillation
 from compressor.training.fine_tune import probe
-from compressor.training.loop import TrainingError, TrainOptions, Watch, _rebatched, accuracy, fit, layout_on, rate_at
+from compressor.training.loop import TrainingError, TrainOptions, Watch, _rebatched, accuracy, fit, layout_on
+from compressor.training.options import Distillation, rate_at
 from compressor.training.schedules import SCHEDULES, Step, within
 
 QUICK = TrainOptions(rate=3e-3)
@@ -84,7 +84,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, schedule, after):
 @pytest.mark.parametrize("trained", ["new", "downstream"])
 def test_a_killed_fit_that_freezes_and_learns_from_a_teacher_goes_on_to_the_same_bits(tmp_path, trained):
     torch.set_num_threads(1)
-    options = replace(QUICK, trained=trained, distillation=Distillation(), optimizer="sgd")
+    options = replace(QUICK, trainable=trained, distillation=Distillation(), optimizer="sgd")
     start, steps = network(), within(SCHEDULES["iterative"](PLAN, 1), 2, 160)
     whole, teacher = copy.deepcopy(start), network(seed=3)
     rows = fit(whole, *loaders(), steps, options, cut, teacher=teacher)
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 def test_patience_ends_a_step_and_the_best_weights_are_returned():
     module = network()
     train, held_out = loaders()
-    options = TrainOptions(optimizer="sgd", rate=0.6, shape="step", patience=2)
+    options = TrainOptions(optimizer="sgd", rate=0.6, rate_schedule="step", patience=2)
     rows = fit(module, train, held_out, (Step((), 40),), options)
     assert len(rows) < 41
     best = max(row.top1 for row in rows[1:])
@@ -121,12 +121,12 @@ def test_patience_ends_a_step_and_the_best_weights_are_returned():
 
 def test_the_best_epoch_is_returned_where_asked_for_and_after_a_kill(tmp_path):
     """Also the network before the first epoch, where no epoch was as good: here a rate that ruins it."""
-    options = TrainOptions(optimizer="sgd", rate=0.6, shape="step", best=True)
+    options = TrainOptions(optimizer="sgd", rate=0.6, rate_schedule="step", best=True)
     train, held_out = loaders()
     module, path = network(), tmp_path / "tuning.pt"
     fit(module, train, held_out, (Step((), 6),), TrainOptions(optimizer="sgd", rate=0.05))
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    ruined = TrainOptions(optimizer="sgd", rate=30.0, shape="step", best=True)
+    ruined = TrainOptions(optimizer="sgd", rate=30.0, rate_schedule="step", best=True)
     rows = fit(module, train, held_out, (Step((), 1),), ruined)
     assert rows[1].top1 < rows[0].top1
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
@@ -151,11 +151,11 @@ def test_a_loss_that_is_no_number_stops_the_fit():
 
 
 def test_rates_have_the_shape_asked_for():
-    step = TrainOptions(rate=1.0, shape="step", step_epochs=5)
+    step = TrainOptions(rate=1.0, rate_schedule="step", step_epochs=5)
     assert [rate_at(step, epoch, 15) for epoch in (0, 4.9, 5, 10)] == pytest.approx([1, 1, 0.1, 0.01])
-    cosine = TrainOptions(rate=1.0, shape="cosine")
+    cosine = TrainOptions(rate=1.0, rate_schedule="cosine")
     assert [rate_at(cosine, epoch, 10) for epoch in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
-    cycle = TrainOptions(rate=1.0, shape="one-cycle")
+    cycle = TrainOptions(rate=1.0, rate_schedule="one-cycle")
     assert [rate_at(cycle, epoch, 9) for epoch in (0, 3, 6, 9)] == pytest.approx([0.04, 1, 0.5, 0])
 
 
@@ -196,7 +196,7 @@ def test_side_heads_do_not_disturb_training():
 
 def test_distillation_without_a_teacher_is_refused():
     with pytest.raises(
-        TrainingError, match="learns a teacher's answers, and no teacher is given; pass one, or leave it"
+        TrainingError, match="learns a teacher's logits, and no teacher is given; pass one, or leave it"
     ):
         fit(network(), *loaders(32, 16), (Step((), 1),), replace(QUICK, distillation=Distillation()))
 
