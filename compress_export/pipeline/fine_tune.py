@@ -73,7 +73,7 @@ def tune(context: RunContext, plan: Plan, settings: TuneSettings) -> nn.Module:
             settings.schedule,
             settings.epochs,
             options_of(settings, context.seed, len(plan.factored), context.network.origin),
-            cut=lambda module, layers: _cut(context, plan, module, layers),
+            factorize=lambda module, layers: _cut(context, plan, module, layers),
             checkpoint=run / "tuning.pt",
             watch=Watch(note, lambda done, total: advance(done, total, now)),
             paces=() if settings.rate is not None else RECIPES[settings.recipe].paces,
