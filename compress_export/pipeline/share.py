@@ -19,9 +19,8 @@ from compressor.distributed import SingleProcess
 from compressor.survey import survey
 from compressor.training.loop import EpochRow, TrainOptions, Watch, fit
 from compressor.training.schedules import Step
-from compressor.weight_sharing.layers import SharedRow, plain, plan_sharing, put_empty, share
+from compressor.weight_sharing.layers import SharedRow, load_shared, plain, plan_sharing, put_empty, save_shared, share
 from compressor.weight_sharing.product_quantization import Sharing
-from compressor.weight_sharing.storage import load_shared, save_shared
 
 PACKED = "shared.safetensors"
 

@@ -15,9 +15,19 @@ from torch import nn
 
 from compressor.surgery import WeightsError
 from compressor.survey import survey
-from compressor.weight_sharing.layers import plain, plan_sharing, put, share, shared_weights
+from compressor.weight_sharing.layers import (
+    KEY,
+    load_shared,
+    pack,
+    plain,
+    plan_sharing,
+    put,
+    save_shared,
+    share,
+    shared_weights,
+    unpack,
+)
 from compressor.weight_sharing.product_quantization import Sharing, bits, quantize
-from compressor.weight_sharing.storage import KEY, load_shared, pack, save_shared, unpack
 
 
 @given(st.integers(1, 16).flatmap(lambda width: st.tuples(st.just(width), st.lists(st.integers(0, 2**width - 1)))))
