@@ -1,4 +1,4 @@
-"""reestimate(), carry_over(): BatchNorm statistics of a network whose layers were cut, from calibration images."""
+"""reestimate(), carry_over(): BatchNorm statistics of a network with factorized layers, from calibration images."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LEAST_VARIANCE = 1e-12
 def reestimate(network: nn.Module, batches: Iterable[Batch]) -> int:
     """Makes the running statistics of every BatchNorm those of the calibration images; gives how many there are.
 
-    A cut layer's outputs have another mean and variance than those that its BatchNorm learned; this costs a forward
-    pass and no labels. Every batch counts the same, so give batches of one size. All else runs in evaluation mode;
+    A factorized layer's outputs have another mean and variance than those that its BatchNorm learned; this costs a
+    forward pass and no labels. Every batch counts the same, so give batches of one size. All else runs in evaluation mode;
     weights, modes and momenta stay. Without BatchNorm nothing is run. PlanError, and the old statistics, where there
     are no images, or the network does not take them.
     """
@@ -42,11 +42,11 @@ def reestimate(network: nn.Module, batches: Iterable[Batch]) -> int:
 
 
 def carry_over(network: nn.Module, before: nn.Module, batches: Sequence[Batch] | DataLoader[Any]) -> int:
-    """Moves the statistics of every BatchNorm as the cut moved them; gives how many there are.
+    """Moves the statistics of every BatchNorm as factorization moved them; gives how many there are.
 
     `before` is the network as it was, whose statistics stand for all that it was trained on. Both run on the
-    calibration images, and a mean moves by their difference, a variance by their ratio. So a network that was not cut
-    keeps its own, whatever the images. A ResNet-20 trained on shifted images loses 3.6 points of
+    calibration images, and a mean moves by their difference, a variance by their ratio. So a network that was not
+    factorized keeps its own, whatever the images. A ResNet-20 trained on shifted images loses 3.6 points of
     top-1 where its statistics become those of unshifted ones, and none here. PlanError as from `reestimate`.
     """
     kept = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in _norms(before)]
@@ -63,7 +63,7 @@ def carry_over(network: nn.Module, before: nn.Module, batches: Sequence[Batch] |
 
 
 def _norms(network: nn.Module) -> list[Any]:
-    """Every BatchNorm with statistics, in the order of their names: one list for a network before and after a cut."""
+    """Every BatchNorm with statistics, in the order of their names: the same order before and after factorization."""
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 

@@ -1,4 +1,4 @@
-"""collect(): what calibration images tell about the inputs of layers, which data-aware factors are fitted to."""
+"""collect(): first and second moments of the inputs of layers on calibration images, to fit data-aware factors to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Batch = Tensor | Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Moments:
-    """What one layer read: windows of `width` = S * D numbers in each group, as the layer's im2col'ed input.
+    """Moments of one layer's inputs: windows of `width` = S * D numbers in each group, as the layer's im2col'ed input.
 
     `mean` is (groups, width). `second` is the uncentred second moment (groups, width, width), or None where fewer
     windows were seen than they have numbers: then `windows` (groups, count, width) holds them all, which is less.
@@ -110,7 +110,7 @@ def collect(
 
 
 def windows(layer: Layer, inputs: Tensor, positions: int, random: torch.Generator) -> Tensor:
-    """What `layer` reads at up to `positions` output positions of each image: (groups, windows, S * D), on the CPU."""
+    """Inputs of `layer` at up to `positions` output positions of each image: (groups, windows, S * D), on the CPU."""
     if isinstance(layer, nn.Linear):
         rows = inputs.reshape(len(inputs) if inputs.dim() > 1 else 1, -1, layer.in_features)
         return rows[_drawn(len(rows), rows.shape[1], positions, random)].cpu().unsqueeze(0)

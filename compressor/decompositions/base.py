@@ -13,7 +13,7 @@ from compressor.layer_shape import Cost, LayerShape, PlanError, Rank, dense_cost
 from compressor.layers import Layer, conv_like, fill, layer_shape, linear_like, shift_bias
 
 Measure = Literal["weights", "outputs"]
-"""What an error is relative to: the weight, or the layer's output on calibration images."""
+"""Reference of a relative error: the weight, or the layer's output on calibration images."""
 
 
 @dataclass(frozen=True)

@@ -103,19 +103,19 @@ def plan_sharing(survey: Survey, sharing: Sharing, layers: Sequence[str] = ()) -
             )
         return rows
     names = [layer.name for layer in survey.layers]
-    asked: dict[str, LayerCost] = {}
+    named: dict[str, LayerCost] = {}
     for name in layers:
         own = [layer for layer in survey.layers if layer.name == name or layer.name.startswith(f"{name}.")]
         if not own:
             raise no_such_layer(name, names)
-        asked.update({layer.name: layer for layer in own})
-    for layer in asked.values():
+        named.update({layer.name: layer for layer in own})
+    for layer in named.values():
         if layer.must_keep is not None:
             raise PlanError(
                 f"{layer.name} cannot share its weight: {layer.must_keep}; leave it out of share.share_layers"
             )
         check_sharing(layer.name, layer.weight, sharing)
-    return tuple(SharedRow(layer.name, layer.weight, bits(layer.weight, sharing)) for layer in asked.values())
+    return tuple(SharedRow(layer.name, layer.weight, bits(layer.weight, sharing)) for layer in named.values())
 
 
 def _row(layer: LayerCost, sharing: Sharing) -> SharedRow:
@@ -351,7 +351,7 @@ def _layer(network: nn.Module, name: str, weight: tuple[int, ...], path: Path) -
 
 
 def _others(network: nn.Module, shared: Mapping[str, Shared]) -> dict[str, Tensor]:
-    """What the file must hold: the network's state, each shared weight in its two parts."""
+    """Tensors that the file must hold: the network's state, each shared weight in its two parts."""
     whole = {
         name: tensor for name, tensor in unique_state(network).items() if name.removesuffix(".weight") not in shared
     }

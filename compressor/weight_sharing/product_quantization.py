@@ -26,7 +26,7 @@ DAMPING = 0.01
 
 @dataclass(frozen=True)
 class Sharing:
-    """How a weight is shared: sub-vectors of `length` numbers, each replaced by one of `centroids`.
+    """Product quantization of a weight (Gong et al. 2014): sub-vectors of `length` numbers become centroids.
 
     The weight is a matrix, outputs by inputs (a convolution's window lies within its inputs). Split along "columns",
     a sub-vector is `length` neighbouring inputs of one output, along "rows" as many outputs at one input. All
@@ -75,7 +75,7 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long k-means takes: at most so many `sweeps`, over at most so many `samples` for each centroid, at random."""
+    """Effort of k-means: at most so many `sweeps`, over at most so many `samples` for each centroid, at random."""
 
     samples: int
     sweeps: int
@@ -87,7 +87,7 @@ ROUGH = Effort(samples=64, sweeps=10)
 
 @dataclass(frozen=True)
 class Grid:
-    """How a weight falls into sub-vectors: `blocks` of `members` each, and how many codebooks serve them."""
+    """Sub-vectors of a weight: `blocks` of `members` each, and how many codebooks serve them."""
 
     blocks: int
     members: int
@@ -101,7 +101,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Bits:
-    """What a shared weight takes, exactly, and what it takes as float32."""
+    """Exact size in bits of a shared weight, and of the same weight as float32."""
 
     indices: int
     codebooks: int
@@ -249,7 +249,7 @@ def second_moment(moments: Moments, centred: bool) -> Tensor:
 
 
 def _metric(vectors: Tensor, sharing: Sharing, second: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What sub-vectors are multiplied by before they are compared, (blocks or 1, L, L), and what each weighs."""
+    """Factor (blocks or 1, L, L) that sub-vectors are multiplied by before they are compared, and weight of each."""
     blocks, members, length = vectors.shape
     plain, alike = torch.eye(length)[None], torch.ones(blocks, members)
     if second is None:

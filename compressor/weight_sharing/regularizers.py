@@ -12,7 +12,7 @@ from compressor.layer_shape import PlanError
 from compressor.weight_sharing.product_quantization import ROUGH, Sharing, grid, quantize
 
 RAMP = 0.5
-"""The share of a step's epochs over which the term's weight grows from zero to its full size."""
+"""The fraction of a step's epochs over which the term's weight grows from zero to its full size."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Regularization:
 
 
 def penalty_of(
-    network: nn.Module, asked: Regularization, seed: int, running: Container[str] | None = None
+    network: nn.Module, regularization: Regularization, seed: int, running: Container[str] | None = None
 ) -> Callable[[float], Tensor]:
     """The term of one epoch as a function of how much of the step is done, from 0 to 1: the sum over all layers, or
     those among the names of `running` ones: several processes cannot train a layer whose output nobody reads.
@@ -75,7 +75,7 @@ def penalty_of(
     from jumping. PlanError where the network has no such fully connected layer (with enough sub-vectors for the
     centroids, if those are followed).
     """
-    kind = REGULARIZERS[asked.name]
+    kind = REGULARIZERS[regularization.name]
     layers = [
         (name, module)
         for name, module in network.named_modules()
@@ -83,29 +83,31 @@ def penalty_of(
         if running is None or name in running
     ]
     if kind.follows:
-        layers = [(name, layer) for name, layer in layers if _enough(layer, asked.sharing)]
+        layers = [
+            (name, layer)
+            for name, layer in layers
+            if grid(tuple(layer.weight.shape), regularization.sharing).served >= regularization.sharing.centroids
+        ]
     if not layers:
-        wanted = f" with {asked.sharing.centroids} sub-vectors of length {asked.sharing.length}" if kind.follows else ""
+        sharing = regularization.sharing
+        wanted = f" with {sharing.centroids} sub-vectors of length {sharing.length}" if kind.follows else ""
         wanted += "" if running is None else " that runs"
         raise PlanError(
-            f"the regularizer {asked.name} acts on fully connected layers, and the network has none{wanted}; "
+            f"the regularizer {regularization.name} acts on fully connected layers, and the network has none{wanted}; "
             "leave fine_tune.regularizer out"
         )
-    pairs = [(layer.weight, _target(name, layer.weight, asked, seed)) for name, layer in layers]
+
+    def target_of(name: str, weight: Tensor) -> Tensor:
+        """The weight as its centroids have it now, for a term that follows them."""
+        if not kind.follows:
+            return weight
+        return quantize(name, weight.cpu(), regularization.sharing, seed, effort=ROUGH).decoded().to(weight)
+
+    pairs = [(layer.weight, target_of(name, layer.weight)) for name, layer in layers]
 
     def penalty(done: float) -> Tensor:
-        strength = asked.weight * min(1.0, done / RAMP)
+        strength = regularization.weight * min(1.0, done / RAMP)
         terms = [kind.term(weight, target) for weight, target in pairs]
         return strength * sum(terms[1:], terms[0])
 
     return penalty
-
-
-def _enough(layer: nn.Linear, sharing: Sharing) -> bool:
-    return grid(tuple(layer.weight.shape), sharing).served >= sharing.centroids
-
-
-def _target(name: str, weight: Tensor, asked: Regularization, seed: int) -> Tensor:
-    if not REGULARIZERS[asked.name].follows:
-        return weight
-    return quantize(name, weight.cpu(), asked.sharing, seed, effort=ROUGH).decoded().to(weight)
