@@ -24,9 +24,9 @@ def reestimate(network: nn.Module, batches: Iterable[Batch]) -> int:
     """Makes the running statistics of every BatchNorm those of the calibration images; gives how many there are.
 
     A factorized layer's outputs have another mean and variance than those that its BatchNorm learned; this costs a
-    forward pass and no labels. Every batch counts the same, so give batches of one size. All else runs in evaluation mode;
-    weights, modes and momenta stay. Without BatchNorm nothing is run. PlanError, and the old statistics, where there
-    are no images, or the network does not take them.
+    forward pass and no labels. Every batch counts the same, so give batches of one size. All else runs in evaluation
+    mode; weights, modes and momenta stay. Without BatchNorm nothing is run. PlanError, and the old statistics, where
+    there are no images, or the network does not take them.
     """
     norms = _norms(network)
     if not norms:
