@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from compress_export.data.in_memory import CPU
-from compress_export.data.in_memory import DigitImages
-from compress_export.data.in_memory import Image
-from compress_export.data.in_memory import Images
-from compress_export.data.in_memory import View
-from compress_export.data.in_memory import grey_digits
-from compress_export.errors import InputError
-from compress_export.errors import nearest
-from compress_export.data.image_files import read_image
-from compress_export.data.image_files import transform
-from compress_export.data.in_memory import CIFAR10_CLASSES
-from compress_export.data.in_memory import SmallImages
-from compress_export.data.in_memory import read_sheets
-from compress_export.data.in_memory import read_torchvision
-from compress_export.data.in_memory import sheets_of
+from compress_export.data.image_files import read_image, transform
+from compress_export.data.in_memory import (
+    CIFAR10_CLASSES,
+    CPU,
+    DigitImages,
+    Image,
+    Images,
+    SmallImages,
+    View,
+    grey_digits,
+    read_sheets,
+    read_torchvision,
+    sheets_of,
+)
+from compress_export.errors import InputError, nearest
 
 HELD_OUT = 0.15
 """Share of the training images kept for the tool's own choices: ranks, early stopping, calibration."""

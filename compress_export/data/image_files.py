@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from typing import cast
+from typing import Any, cast
+
 import torch
 from torch import Tensor
-from compress_export.data.in_memory import View
-from compress_export.errors import InputError
 from torch.utils.data import Dataset
-from compress_export.data.in_memory import Image
-from compress_export.data.in_memory import Images
+
+from compress_export.data.in_memory import Image, Images, View
+from compress_export.errors import InputError
 from compressor.training.options import UNLABELLED
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from compress_export.data.class_order import check_order, few_images
 from compress_export.errors import InputError
-from compress_export.data.class_order import check_order
-from compress_export.data.class_order import few_images
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
 
