@@ -1,4 +1,4 @@
-"""How well times of single layers predict whole compressed networks: results/latency_prediction.jsonl.
+"""Prediction of whole compressed networks from times of single layers: results/latency_prediction.jsonl.
 
     python results/latency_prediction.py [NETWORK ...]
 

@@ -58,7 +58,7 @@ def large_photographs(place: Path, networks: Any) -> tuple[Tensor, Tensor]:
 
 
 def inputs_of(network: nn.Module, layers: dict[str, Layer], images: Tensor) -> dict[str, Tensor]:
-    """What each layer reads when `network` sees `images`."""
+    """The inputs of each layer when `network` sees `images`."""
     seen: dict[str, list[Tensor]] = {name: [] for name in layers}
     hooks = [
         layer.register_forward_pre_hook(lambda _layer, inputs, name=name: seen[name].append(inputs[0]))

@@ -1,4 +1,4 @@
-"""Which steps of the rank the kernels work in: a layer of R channels for R = 1..64, results/rank_multiples.jsonl.
+"""The steps of the rank that kernels work in: a layer of R channels for R = 1..64, results/rank_multiples.jsonl.
 
     python results/rank_multiples.py [FORMAT ...]
 

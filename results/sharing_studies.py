@@ -1,4 +1,4 @@
-"""What the study of shared weights trains, on which data, with which weights of each regularizer."""
+"""The study of shared weights: its networks, data, and weights of each regularizer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ def alexnet() -> nn.Module:
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained on which data, with which weights of each regularizer, None among them, and how it is shared."""
+    """A network and its data, the weights of each regularizer, None among them, and how it is shared."""
 
     data: str
     network: Callable[[], nn.Module]

@@ -1,4 +1,4 @@
-"""What tests of several folders share: one run of the demo, the runner, and an adb server of their own.
+"""Fixtures of several folders: one run of the demo, the runner, and an adb server of their own.
 
 Two processes of pytest-xdist share the tests, file by file; what is made once for all lies beside their temporary
 folders, and a lock lets one of them make it.

@@ -24,7 +24,7 @@ def test_every_input_and_output_is_described():
 
 
 def test_no_expression_stands_inside_a_script():
-    """What a pull request's author writes must not become a part of a shell's command."""
+    """Words of a pull request's author must not become a part of a shell's command."""
     assert [step["name"] for step in STEPS if "${{" in step["run"]] == []
     scripts = [step["run"] for job in WORKFLOW["jobs"].values() for step in job["steps"] if "run" in step]
     assert scripts

@@ -1,4 +1,4 @@
-"""What the README promises of `make demo`, read from the files that it wrote."""
+"""Promises of the README about `make demo`, read from the files that it wrote."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What runs on a CUDA GPU, beside the same on the CPU. Skipped where there is none."""
+"""The stages on a CUDA GPU, beside the same on the CPU. Skipped where there is none."""
 
 import copy
 import json

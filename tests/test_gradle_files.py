@@ -15,12 +15,12 @@ CHECKS = (APP / "checks/pom.xml").read_text()
 
 
 def value(key, text=BUILD):
-    """What stands behind a word of a Gradle file, without its quotes."""
+    """The value behind a word of a Gradle file, without its quotes."""
     return re.search(rf"^\s*{key} '?([\w.]+)'?", text, re.MULTILINE)[1]
 
 
 def versions():
-    """What versions.gradle finds with its own patterns."""
+    """Versions that versions.gradle finds with its own patterns."""
     runtimes, checks = (pattern.replace(r"\/", "/") for pattern in re.findall(r"=~ /(.*)/\)\.each", SCRIPT))
     told = (ROOT / "bench/runner/versions.toml").read_text()
     found = {form: f"{package}:{version}" for form, package, version in re.findall(runtimes, told)}

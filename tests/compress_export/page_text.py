@@ -1,4 +1,4 @@
-"""What a page of HTML says, for the tests of reports."""
+"""The text of a page of HTML, for the tests of reports."""
 
 from html.parser import HTMLParser
 

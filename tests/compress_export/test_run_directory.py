@@ -1,4 +1,4 @@
-"""When earlier results may be used, what a slip costs, and what is left after a kill."""
+"""Earlier results: used again, safe from a slip, and there after a kill."""
 
 import json
 

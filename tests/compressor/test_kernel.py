@@ -1,4 +1,4 @@
-"""What factorizations share: geometry, groups, and layers that copy another's settings."""
+"""Shared parts of factorizations: geometry, groups, and layers that copy another's settings."""
 
 from __future__ import annotations
 

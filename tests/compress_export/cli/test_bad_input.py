@@ -1,4 +1,4 @@
-"""What a user gets wrong ends in one clear message, status 1, and leaves nothing half-written."""
+"""A user's mistake ends in one clear message, status 1, and leaves nothing half-written."""
 
 import json
 import os

@@ -8,7 +8,7 @@ from compress_export.cli import doctor
 
 @pytest.fixture
 def enough_room(monkeypatch):
-    """How full this machine's disk is must not decide what other findings say."""
+    """The room on this machine's disk must not decide what other findings say."""
     monkeypatch.setattr(doctor, "FREE_GB", 0)
 
 

@@ -1,4 +1,4 @@
-"""What `--recipe` and the options of tuning become, and what contradicts itself."""
+"""Settings made of `--recipe` and the options of tuning, and contradictions among them."""
 
 from dataclasses import replace
 

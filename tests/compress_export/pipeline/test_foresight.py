@@ -1,4 +1,4 @@
-"""What settings cannot do together is told before a network is loaded; what they do elsewhere, too."""
+"""Settings that do not go together are refused before a network is loaded; their effects elsewhere, too."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What report.html, report.md and report.json say of a run."""
+"""The text of report.html, report.md and report.json of a run."""
 
 import json
 import re
@@ -241,7 +241,7 @@ def test_a_command_with_backticks_stays_inside_its_fence(tmp_path):
     ],
 )
 def test_the_command_of_a_report_asks_for_the_same(words):
-    """What a run stores of a command leads back to a command that stores the same, and measures where it did."""
+    """The settings that a run stores lead back to a command that stores the same, and measures where it did."""
 
     def settings(line):
         context = cli.run.make_context("run", shlex.split(line))
