@@ -7,18 +7,17 @@ new run. "Not measured" is a value as well (NotMeasured): it is never an empty c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+import msgspec
 
 from exporters.artifact import Parity, write_whole
 
 Kind = Literal["host", "phone", "simulated"]
-
-
 KINDS: tuple[str, ...] = get_args(Kind)
-
 
 PROCESSES = ("shell", "app", "app_process")
 """Inside what a phone runs files; `bench.phone.measure.PLACES` has the same names, and a test compares the two."""
@@ -30,7 +29,7 @@ class BenchError(RuntimeError):
     `rows` are those measured before it, where a device keeps them.
     """
 
-    rows: tuple[Any, ...] = ()
+    rows: tuple[Row, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,8 @@ class Device:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise BenchError(f"a device is one of {', '.join(KINDS)}, not {self.kind!r}")
-        object.__setattr__(self, "process", process_of(self.kind, self.process))
-
-
-def process_of(kind: str, process: str) -> str:
-    """Inside what a row's device ran the file: rows of versions that knew no app are of the shell."""
-    return process or ("shell" if kind == "phone" else "")
+        # rows of versions that knew no app are of the shell
+        object.__setattr__(self, "process", self.process or ("shell" if self.kind == "phone" else ""))
 
 
 def process_said(process: str) -> str:
@@ -153,29 +148,8 @@ class Simulated:
     measured_at: str
     note: str = ""
 
-    @staticmethod
-    def from_fields(values: Mapping[str, Any]) -> Simulated:
-        """The row whose fields these are, as JSON gives them back. KeyError or TypeError where it is none."""
-        nested = {
-            "device": Device(**values["device"]),
-            "input_shape": tuple(map(int, values["input_shape"])),
-            "load": Counts(**values["load"]),
-            "first": Counts(**values["first"]),
-            "run": Counts(**values["run"]),
-            "traffic": None if values["traffic"] is None else Traffic(**values["traffic"]),
-            "memory": Allocations(**values["memory"]),
-            "parity": Parity(**values["parity"]),
-        }
-        return Simulated(**{**values, **nested})
 
-
-MEASURED = "measured"
-
-
-NOT_MEASURED = "not measured"
-
-
-SIMULATED = "simulated"
+MEASURED, NOT_MEASURED, SIMULATED = "measured", "not measured", "simulated"
 
 
 @dataclass(frozen=True)
@@ -348,25 +322,28 @@ class NotMeasured:
 Row = Measurement | NotMeasured | Simulated
 
 
+ROWS: dict[str, type[Row]] = {MEASURED: Measurement, NOT_MEASURED: NotMeasured, SIMULATED: Simulated}
+"""The kind of row that each verdict stands for."""
+
+
+class _Verdict(msgspec.Struct):
+    verdict: str
+
+
 def to_line(row: Row) -> str:
     """The row as one line of JSON with a line end; its key `verdict` says which of the three it is."""
-    verdicts = {Measurement: MEASURED, NotMeasured: NOT_MEASURED, Simulated: SIMULATED}
-    return json.dumps({"verdict": verdicts[type(row)], **asdict(row)}) + "\n"
+    verdict = next(name for name, kind in ROWS.items() if kind is type(row))
+    return json.dumps({"verdict": verdict, **msgspec.to_builtins(row)}) + "\n"
 
 
 def from_line(line: str, where: str = "line") -> Row:
-    """The row that `to_line` wrote. BenchError, with `where`, on anything else."""
+    """The row that `to_line` wrote, of this version or an older one. BenchError, with `where`, on anything else."""
     try:
-        fields: dict[str, Any] = json.loads(line)
-        verdict = fields.pop("verdict")
-        if verdict == NOT_MEASURED:
-            return NotMeasured(**{**fields, "device": Device(**fields["device"])})
-        if verdict == MEASURED:
-            return _measurement(fields)
-        if verdict == SIMULATED:
-            return Simulated.from_fields(fields)
-        raise BenchError(f"its verdict is {verdict!r}, not {MEASURED!r}, {SIMULATED!r} or {NOT_MEASURED!r}")
-    except (KeyError, TypeError, ValueError, AttributeError, BenchError) as error:
+        verdict = msgspec.json.decode(line, type=_Verdict).verdict
+        if verdict not in ROWS:
+            raise BenchError(f"its verdict is {verdict!r}, not {MEASURED!r}, {SIMULATED!r} or {NOT_MEASURED!r}")
+        return msgspec.json.decode(line, type=ROWS[verdict])
+    except (msgspec.MsgspecError, BenchError) as error:
         raise BenchError(
             f"{where} is not a measurement: {type(error).__name__}: {error}; measure again, or take the line out"
         ) from error
@@ -382,24 +359,3 @@ def read(path: Path) -> tuple[Row, ...]:
     """The rows of a `measurements.jsonl`, in order. BenchError names the line that cannot be read."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return tuple(from_line(line, f"{path}, line {number},") for number, line in enumerate(lines, 1) if line.strip())
-
-
-def _measurement(fields: Mapping[str, Any]) -> Measurement:
-    nested = {
-        "device": Device(**fields["device"]),
-        "schedule": Schedule(**{**fields["schedule"], "cores": _ints(fields["schedule"]["cores"])}),
-        "pinned_cores": _ints(fields["pinned_cores"]),
-        "input_shape": tuple(map(int, fields["input_shape"])),
-        "blocks": tuple(
-            Block(int(block["turn"]), tuple(map(float, block["samples_ms"]))) for block in fields["blocks"]
-        ),
-        "memory": MemoryPhases(**{phase: Memory(**values) for phase, values in fields["memory"].items()}),
-        # Rows of older versions have neither of these.
-        "processes": tuple(Process(**each) for each in fields.get("processes", ())),
-        "parity": None if fields.get("parity") is None else Parity(**fields["parity"]),
-    }
-    return Measurement(**{**fields, **nested})
-
-
-def _ints(values: Iterable[Any] | None) -> tuple[int, ...] | None:
-    return None if values is None else tuple(map(int, values))

@@ -1,25 +1,15 @@
-"""What a run directory's files say, read for a verdict: each file once, none of it through torch."""
+"""A run directory's files, read for a verdict: each file once, none of it through torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from bench.measurement import (
-    MEASURED,
-    NOT_MEASURED,
-    SIMULATED,
-    BenchError,
-    Measurement,
-    Simulated,
-    from_line,
-    process_of,
-    process_said,
-)
+from bench.measurement import BenchError, Measurement, NotMeasured, Row, Simulated, process_said, read
 from exporters.artifact import Artifact, ExportError, read_artifacts, size_in_bytes
 
 RUN_VERSION = 1
@@ -29,6 +19,9 @@ ORIGINAL, COMPRESSED = "original", "compressed"
 
 
 GONE = "the run recorded it, and it is gone; export it again"
+
+
+RowT = TypeVar("RowT", Measurement, NotMeasured, Simulated)
 
 
 class RunError(BenchError):
@@ -119,66 +112,46 @@ class RunFiles:
     def measured(self, network: str, sha256: str, device: str, process: str = "") -> Measurement | None:
         """The newest measurement of that file on that device (a name, or a kind), of a phone inside that process or the
         shell; None if there is none."""
-        return self._measured(network, sha256, lambda own: _there(own, device, process))
+        return next((row for row in self._of(Measurement, network, sha256) if _there(row, device, process)), None)
 
     def newest(self, network: str, sha256: str) -> Measurement | None:
         """The newest measurement of that file, wherever it was made; None if there is none."""
-        return self._measured(network, sha256, lambda _: True)
-
-    def _measured(self, network: str, sha256: str, there: Callable[[Mapping[str, Any]], bool]) -> Measurement | None:
-        for number, row in reversed(self.rows):
-            own = (row["network"], row["sha256"], row["verdict"]) == (network, sha256, MEASURED)
-            if own and there(row["device"]):
-                found = from_line(json.dumps(row), f"{self.path / 'measurements.jsonl'}, line {number},")
-                return found if isinstance(found, Measurement) else None
-        return None
+        return next(self._of(Measurement, network, sha256), None)
 
     def refusal(self, network: str, sha256: str, device: str, process: str = "") -> str | None:
         """Why the newest attempt to measure that file there gave no measurement; None if there was none."""
-        for _, row in reversed(self.rows):
-            own = (row["network"], row["sha256"], row["verdict"]) == (network, sha256, NOT_MEASURED)
-            if own and _there(row["device"], device, process):
-                return str(row["reason"])
-        return None
+        rows = self._of(NotMeasured, network, sha256)
+        return next((row.reason for row in rows if _there(row, device, process)), None)
 
     def simulated(self, network: str, sha256: str, core: str = "") -> Simulated | None:
         """The newest exact count of that file, on the simulated core of that name where one is given."""
-        for number, row in reversed(self.rows):
-            own = (row["network"], row["sha256"], row["verdict"]) == (network, sha256, SIMULATED)
-            if own and core in ("", row["device"]["name"]):
-                found = from_line(json.dumps(row), f"{self.path / 'measurements.jsonl'}, line {number},")
-                return found if isinstance(found, Simulated) else None
-        return None
+        return next((row for row in self._of(Simulated, network, sha256) if core in ("", row.device.name)), None)
+
+    def _of(self, kind: type[RowT], network: str, sha256: str) -> Iterator[RowT]:
+        """The rows of one kind and file, newest first."""
+        for row in reversed(self.rows):
+            if isinstance(row, kind) and (row.network, row.sha256) == (network, sha256):
+                yield row
 
     @property
     def devices(self) -> list[str]:
         """Where the run was measured: names with kinds, and with a phone's process where it is not the shell."""
-        found = [row["device"] for _, row in self.rows]
-        return sorted({f"{each['name']} ({each['kind']}{process_said(_process(each))})" for each in found})
+        found = [row.device for row in self.rows]
+        return sorted({f"{device.name} ({device.kind}{process_said(device.process)})" for device in found})
 
     @cached_property
-    def rows(self) -> list[tuple[int, dict[str, Any]]]:
-        """(line number, row) of every line of measurements.jsonl, oldest first."""
-        return list(self._rows())
-
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def rows(self) -> tuple[Row, ...]:
+        """Every line of measurements.jsonl, oldest first."""
         path = self.path / "measurements.jsonl"
         try:
-            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+            return read(path) if path.is_file() else ()
         except UnicodeDecodeError as error:
             raise RunError(
                 f"{path} is no text ({error.reason} at byte {error.start}); it is UTF-8: mend it, or remove it and "
                 "measure again"
             ) from error
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                row = json.loads(line)
-                _ = row["device"]["kind"], row["device"]["name"], row["network"], row["sha256"], row["verdict"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunError(
-                    f"{path}, line {number}, is not a measurement ({error}); measure again, or take the line out"
-                ) from error
-            yield number, row
+        except BenchError as error:
+            raise RunError(str(error)) from error
 
     def json(self, name: str) -> Any:
         """The content of a JSON file; None where there is none. RunError if it is no JSON."""
@@ -189,11 +162,7 @@ class RunFiles:
             raise RunError(f"{path} is no JSON ({error}); mend it, or make the run again") from error
 
 
-def _process(device: Mapping[str, Any]) -> str:
-    return process_of(device["kind"], device.get("process", ""))
-
-
-def _there(own: Mapping[str, Any], device: str, process: str) -> bool:
+def _there(row: Row, device: str, process: str) -> bool:
     """Whether a row's device is the one of that name or kind, inside that process; without one, not inside an app."""
-    inside = _process(own)
-    return device in (own["kind"], own["name"]) and (inside == process if process else inside in ("", "shell"))
+    inside = row.device.process
+    return device in (row.device.kind, row.device.name) and (inside == process if process else inside in ("", "shell"))

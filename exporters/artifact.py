@@ -1,4 +1,4 @@
-"""What an export leaves behind: a file, what it is, and how near its answers are. Frozen values and artifacts.json."""
+"""Values that an export leaves behind, as artifacts.json keeps them: the file, its type and its parity."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +25,7 @@ else:
 
 @dataclass(frozen=True)
 class Written:
-    """What a writer knows of its file beyond the bytes.
+    """A writer's knowledge of its file beyond the bytes.
 
     `not_delegated` names layers and `fallbacks` operators that run outside the fast backend (see Artifact).
     `inspected` says what was compared in the stored file without running it; "" where nothing was.
@@ -48,11 +50,11 @@ class ExportError(RuntimeError):
 
 @dataclass(frozen=True)
 class Parity:
-    """How near a file's logits are to the module's, over `images` real images.
+    """Numerical parity of a file's logits with the module's, over `images` real images.
 
     `max_error` is the largest absolute difference of a logit; `relative_error` the same divided by the standard
-    deviation of the module's logits over all images (their spread); `cosine` the least over the images, of logits
-    whose mean is removed; `top1_agreement` the share of images (0 to 1) given the same class. A file that was not
+    deviation of the module's logits over all images; `cosine` the least over the images, of logits whose mean is
+    removed; `top1_agreement` the fraction of images (0 to 1) given the same class. A file that was not
     executed has None in all four, and `note` says what was compared instead.
     """
 
@@ -65,7 +67,7 @@ class Parity:
     note: str = ""
 
     def verdict(self, dtype: str) -> Verdict:
-        """The verdict on a file that computes in `dtype`: passed within LIMITS, and with the same class every time."""
+        """The verdict on a file that computes in `dtype`: within LIMITS, and the same class for every image."""
         if not self.executed or self.relative_error is None or self.top1_agreement is None:
             return "not executed"
         # A NaN compares false, hence fails.
@@ -93,37 +95,11 @@ class Artifact:
     not_delegated: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
     parity: Parity | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
         return "not executed" if self.parity is None else self.parity.verdict(self.dtype)
-
-    def to_row(self, folder: Path) -> dict[str, Any]:
-        """The artifact as a JSON object, its path relative to `folder` (where artifacts.json will lie)."""
-        row = asdict(self)
-        return row | {
-            "path": Path(os.path.relpath(self.path, folder)).as_posix(),
-            "toolkits": dict(self.toolkits),
-        }
-
-    @staticmethod
-    def from_row(row: Mapping[str, Any], folder: Path) -> Artifact:
-        """The artifact that `to_row` wrote. KeyError, TypeError or ValueError where it is none."""
-        return Artifact(
-            path=folder / str(row["path"]),
-            network=str(row["network"]),
-            format=str(row["format"]),
-            bytes=int(row["bytes"]),
-            sha256=str(row["sha256"]),
-            dtype=str(row["dtype"]),
-            input=tuple(int(size) for size in row["input"]),
-            toolkits={str(name): str(version) for name, version in row["toolkits"].items()},
-            not_delegated=tuple(row["not_delegated"]),
-            fallbacks=tuple(row["fallbacks"]),
-            parity=None if row["parity"] is None else Parity(**row["parity"]),
-            notes=tuple(row["notes"]),
-        )
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
@@ -137,9 +113,15 @@ def write_whole(path: Path, content: str | bytes | memoryview) -> None:
 
 
 def write_artifacts(path: Path, artifacts: Iterable[Artifact]) -> None:
-    """Writes artifacts.json: a list, one object for each file, complete or not at all."""
-    rows = [artifact.to_row(path.parent) for artifact in artifacts]
-    write_whole(path, json.dumps(rows, indent=2) + "\n")
+    """Writes artifacts.json: a list, one object for each file, complete or not at all.
+
+    Paths are relative to its folder, so that a run can be moved.
+    """
+    rows = [
+        replace(artifact, path=Path(os.path.relpath(artifact.path, path.parent)), toolkits=dict(artifact.toolkits))
+        for artifact in artifacts
+    ]
+    write_whole(path, json.dumps(msgspec.to_builtins(rows, enc_hook=encode_path), indent=2) + "\n")
 
 
 def read_artifacts(path: Path) -> tuple[Artifact, ...]:
@@ -148,13 +130,27 @@ def read_artifacts(path: Path) -> tuple[Artifact, ...]:
     Raises ExportError when the file is not such a list; that the exported files exist is not checked.
     """
     try:
-        rows: Any = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(Artifact.from_row(row, path.parent) for row in rows)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        rows = msgspec.json.decode(path.read_bytes(), type=tuple[Artifact, ...], dec_hook=decode_path)
+        return tuple(replace(row, path=path.parent / row.path) for row in rows)
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise ExportError(
             f"{path} is not a list of artifacts: {type(error).__name__}: {error}; "
             "`compress-export NETWORK --target all` writes one"
         ) from error
+
+
+def encode_path(value: object) -> str:
+    """A path as JSON text; msgspec knows none."""
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise NotImplementedError(f"JSON has no {type(value).__name__}")
+
+
+def decode_path(kind: type, value: object) -> object:
+    """The path that `encode_path` wrote."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"{value!r} is no {kind.__name__}")
 
 
 def size_and_sha256(path: Path) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""export(): a module -> one file in this process, checked. For several files see processes.export_all."""
+"""export(): a module -> one file in this process, checked. For several files see export_all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export(
     images: Array | None = None,
     reference: Array | None = None,
 ) -> Artifact:
-    """The file at `path` that matches `module` in eval mode, as an Artifact.
+    """The Artifact of a file at `path` that computes what `module` does in eval mode.
 
     `example` is a float32 batch (N, C, H, W) that sets the shape; `format` a name in FORMATS. With `images`
     (N, C, H, W) the file is run on each and compared with `reference` (N, classes), by default the module's own logits;
@@ -55,28 +55,26 @@ def export_program(
     network: str = "compressed",
     images: Array | None = None,
     reference: Array | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda _stage: None,
 ) -> Artifact:
-    """As `export`, of a captured program. `progress` is called with "exporting", "checking" and "done"."""
+    """As `export`, of a captured program. `progress` is called with each stage that begins: "exporting", "checking"."""
     from exporters.capture import input_shape
 
     kind = find_format(format)
-    tell = progress or _silent
     if path.suffix != f".{kind.suffix}":
         raise ExportError(f"a {kind.title} file is called *.{kind.suffix}, not {path.name}; rename it")
     toolkits = versions(kind.requires)
     # A folder of its own beside the target: toolkits choose names by the path they are given, and a rename is atomic.
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as scratch:
         partial = Path(scratch) / path.name
-        tell("exporting")
+        progress("exporting")
         written = kind.export(program, partial)
-        tell("checking")
+        progress("checking")
         checked = None
         if images is not None and reference is not None:
             checked = parity.check(partial, format, images, reference, inspected=written.inspected)
         size, digest = size_and_sha256(partial)
         move(partial, path)
-    tell("done")
     return Artifact(
         path=path,
         network=network,
@@ -90,7 +88,3 @@ def export_program(
         fallbacks=written.fallbacks,
         parity=checked,
     )
-
-
-def _silent(stage: str) -> None:
-    """Stands in where nobody listens."""

@@ -25,7 +25,8 @@ class Format:
 
     `export(program, path)` writes the file and checks what can be checked without running it. `load(path, threads)`
     gives a function from one float32 image (1, C, H, W) to logits (1, classes). `requires` are the pip packages that
-    both need; `system` the only `sys.platform` that runs the file, None where every one does. `effort` is the CPU time
+    both need; `runtime_modules` those that `load` imports, `runtime_package` the one whose version is the runtime's;
+    `system` the only `sys.platform` that runs the file, None where every one does. `effort` is the CPU time
     of an AlexNet in s: the formats that take longest are started first.
     """
 
@@ -35,6 +36,8 @@ class Format:
     export: Callable[[ExportedProgram, Path], Written]
     load: Callable[[Path, int], Runner]
     requires: tuple[str, ...]
+    runtime_modules: tuple[str, ...]
+    runtime_package: str
     effort: float
     system: str | None = None
 
@@ -51,6 +54,8 @@ FORMATS: dict[str, Format] = {
         export=to_executorch.export,
         load=to_executorch.load,
         requires=to_executorch.REQUIRES,
+        runtime_modules=to_executorch.RUNTIME_MODULES,
+        runtime_package=to_executorch.RUNTIME_PACKAGE,
         effort=19,
     ),
     "onnx": Format(
@@ -60,6 +65,8 @@ FORMATS: dict[str, Format] = {
         export=to_onnx.export,
         load=to_onnx.load,
         requires=to_onnx.REQUIRES,
+        runtime_modules=to_onnx.RUNTIME_MODULES,
+        runtime_package=to_onnx.RUNTIME_PACKAGE,
         effort=14,
     ),
     "ptl": Format(
@@ -69,6 +76,8 @@ FORMATS: dict[str, Format] = {
         export=to_torchscript.export,
         load=to_torchscript.load,
         requires=to_torchscript.REQUIRES,
+        runtime_modules=to_torchscript.RUNTIME_MODULES,
+        runtime_package=to_torchscript.RUNTIME_PACKAGE,
         effort=9,
     ),
     "mlpackage": Format(
@@ -78,6 +87,8 @@ FORMATS: dict[str, Format] = {
         export=to_coreml.export,
         load=to_coreml.load,
         requires=to_coreml.REQUIRES,
+        runtime_modules=to_coreml.RUNTIME_MODULES,
+        runtime_package=to_coreml.RUNTIME_PACKAGE,
         effort=24,
         system="darwin",
     ),

@@ -1,4 +1,4 @@
-"""Numerical parity of a file with the module: compare() is numbers only, check() runs the file."""
+"""Numerical parity of a file with the PyTorch module: compare() is numbers only, check() runs the file."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def compare(given: Array, reference: Array) -> Parity:
                 f"(first: image {broken[0]}); look for weights that overflow before you export"
             )
     ours, theirs = given.astype(np.float64), reference.astype(np.float64)
-    error, spread = float(np.abs(ours - theirs).max()), float(theirs.std())
+    error, deviation = float(np.abs(ours - theirs).max()), float(theirs.std())
     return Parity(
         executed=True,
         images=len(reference),
         max_error=error,
-        # without spread every error counts as a great one
-        relative_error=error / max(spread, 1e-30),
+        # where all logits are equal every error counts as a great one
+        relative_error=error / max(deviation, 1e-30),
         cosine=float(_cosines(ours, theirs).min()),
         top1_agreement=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
-        note="" if spread > 0 else "the module gives the same logit everywhere, which proves nothing",
+        note="" if deviation > 0 else "the module gives the same logit everywhere, which proves nothing",
     )
 
 
 def check(path: Path, format: str, images: Array, reference: Array, *, inspected: str = "", threads: int = 1) -> Parity:
-    """The file's answers to `images` (N, C, H, W), each given alone, against the module's logits `reference`.
+    """Parity of the file's logits for `images` (N, C, H, W), each given alone, with the module's, `reference`.
 
     A format that this system cannot run gives Parity(executed=False), whose note ends with `inspected`: what the
     writer compared in the stored file instead. Raises ExportError when the runtime refuses the file, and as

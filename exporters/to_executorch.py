@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 REQUIRES = ("executorch", "torch")
+RUNTIME_MODULES, RUNTIME_PACKAGE = ("torch", "executorch.extension.pybindings._C"), "executorch"
 
 # Bookkeeping between the delegates, not work.
 _PLUMBING = ("executorch_call_delegate", "getitem")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 REQUIRES = ("onnx", "onnxruntime", "onnxscript", "torch")
+RUNTIME_MODULES, RUNTIME_PACKAGE = ("onnxruntime",), "onnxruntime"
 
 LARGEST = 2**31 - 1
 """Bytes that one protobuf message holds; beyond it ONNX needs a second file."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 REQUIRES = ("torch",)
+RUNTIME_MODULES, RUNTIME_PACKAGE = ("torch.jit.mobile",), "torch"
 
 NEWEST_BYTECODE = 8
 """The bytecode version that the last phone runtimes (1.13 and 2.1) still load."""

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from bench.host.facts import describe
 from bench.host.layer_latency import LAYER_DEVICES, Effort, TimedFile
-from compress_export.latency.layer_modules import Geometry
-from compress_export.latency.layer_writer import writing
+from compress_export.latency.layer_files import Geometry, writing
 
 TABLE = Path(__file__).with_name("rank_multiples.jsonl")
 RANKS = (*range(1, 33), 36, 40, 44, 48, 52, 56, 60, 62, 63, 64)

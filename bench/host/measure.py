@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.host.facts import describe, load_average, pick_cores
-from bench.host.worker_client import Child, start
-from bench.measurement import BenchError, Block, Measurement, Memory, MemoryPhases, NotMeasured, Row, Schedule
+from bench.host.worker import Ended, Open, Opened, Runs, Samples, Timed, serve, start_worker
+from bench.measurement import BenchError, Block, Measurement, MemoryPhases, NotMeasured, Row, Schedule
 from exporters.artifact import Artifact, size_and_sha256
 from exporters.formats import FORMATS
+from exporters.worker_process import Worker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,7 @@ SYSTEMS = {"darwin": "macOS"}
 
 @dataclass(frozen=True)
 class _Session:
-    """What the files of one format have in common while they take turns."""
+    """Settings that the files of one format share while they take turns."""
 
     schedule: Schedule
     cores: tuple[int, ...] | None
@@ -50,18 +51,18 @@ class _Ready:
     """A file that is loaded and warm, waiting for its turn."""
 
     artifact: Artifact
-    child: Child
-    opened: dict[str, Any]
-    loaded: dict[str, Any]
-    first: dict[str, Any]
-    warm: dict[str, Any]
+    worker: Worker
+    opened: Opened
+    loaded: Timed
+    first: Timed
+    warm: Samples
     measured_at: str
     load_average: float
 
     @property
     def slow_ms(self) -> float:
-        """What one warm run takes."""
-        return fmean(self.warm["samples_ms"]) if self.warm["samples_ms"] else float(self.first["ms"])
+        """The time of one warm run."""
+        return fmean(self.warm.samples_ms) if self.warm.samples_ms else self.first.ms
 
 
 def measure(
@@ -79,30 +80,31 @@ def measure(
 
     BenchError if an artifact is not the file it says, or its process fails, dies or hangs; Ctrl-C ends every process.
     """
+    import numpy as np
+
     schedule = schedule or Schedule()
     check(artifacts, images)
     cores = pick_cores(schedule.threads, schedule.cores)
-    places = sorted(range(len(artifacts)), key=lambda place: artifacts[place].format)
+    by_format = sorted(range(len(artifacts)), key=lambda index: artifacts[index].format)
     rows: dict[int, Row] = {}
-    tell = _counter(progress, 2 * len(artifacts) + schedule.rounds * len({each.format for each in artifacts}))
+    steps, total = itertools.count(), 2 * len(artifacts) + schedule.rounds * len({each.format for each in artifacts})
+
+    def tell(now: str) -> None:
+        progress(next(steps), total, now)
+
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        file = _save(images, Path(folder))
-        for name, group in groupby(places, key=lambda place: artifacts[place].format):
+        file = Path(folder) / "images.npy"
+        np.save(file, np.ascontiguousarray(images))
+        for name, group in groupby(by_format, key=lambda index: artifacts[index].format):
             members = list(group)
             session = _Session(schedule, cores, file, images.shape, tell)
-            measured = _measure_format(name, [artifacts[place] for place in members], session)
+            measured = _measure_format(name, [artifacts[index] for index in members], session)
             rows.update(zip(members, measured, strict=True))
-    return tuple(rows[place] for place in range(len(artifacts)))
-
-
-def _counter(progress: Progress, total: int) -> Callable[[str], None]:
-    """`progress` without the counting: every text is one step of `total`."""
-    steps = itertools.count()
-    return lambda now: progress(next(steps), total, now)
+    return tuple(rows[index] for index in range(len(artifacts)))
 
 
 def turns(files: int, rounds: int) -> tuple[int, ...]:
-    """Which file has each turn: 0 1 1 0 in every round of two files, 0 1 2 2 1 0 of three."""
+    """The index of the file of each turn: 0 1 1 0 in every round of two files, 0 1 2 2 1 0 of three."""
     forth = list(range(files))
     return tuple(forth + forth[::-1]) * rounds
 
@@ -133,70 +135,56 @@ def check(artifacts: Sequence[Artifact], images: Images) -> None:
             )
 
 
-def _save(images: Images, folder: Path) -> Path:
-    import numpy as np
-
-    path = folder / "images.npy"
-    np.save(path, np.ascontiguousarray(images))
-    return path
-
-
 def _measure_format(name: str, artifacts: list[Artifact], session: _Session) -> list[Row]:
     """One row for each artifact, all of one format."""
     system = FORMATS[name].system
     if not FORMATS[name].runs_here:
         reason = f"{FORMATS[name].title} predicts on {SYSTEMS.get(str(system), system)} only"
         return [NotMeasured(each.network, name, each.sha256, describe(), reason) for each in artifacts]
-    with ExitStack() as children:
-        ready = [_prepare(each, children, session) for each in artifacts]
+    with ExitStack() as workers:
+        ready = [_prepare(artifact, workers, session) for artifact in artifacts]
         return list(_take_turns(ready, session))
 
 
-def _prepare(artifact: Artifact, children: ExitStack, session: _Session) -> _Ready:
+def _prepare(artifact: Artifact, workers: ExitStack, session: _Session) -> _Ready:
     """Starts a process for the file, loads it, runs it once and warms it up."""
     schedule, name = session.schedule, artifact.path.name
-    child = children.enter_context(start(name, schedule.threads, schedule.timeout_seconds))
+    worker = workers.enter_context(start_worker(serve, name, schedule.threads, session.cores, schedule.timeout_seconds))
     now, load = datetime.now(UTC).isoformat(timespec="seconds"), load_average()
     session.tell(f"{name}: load")
-    opened = child.ask(
-        "open",
-        path=str(artifact.path),
-        format=artifact.format,
-        threads=schedule.threads,
-        cores=session.cores,
-        images=str(session.images),
-    )
-    loaded = child.ask("load")
-    first = child.ask("first")
-    session.tell(f"{name}: warm up, first run {first['ms']:.1f} ms")
-    order = {"runs": schedule.warmup_runs, "seconds": schedule.warmup_seconds, "cap": schedule.cap_seconds}
-    warm = child.ask("warm up", **order, settle_runs=0)
-    return _Ready(artifact, child, opened, loaded, first, warm, now, load)
+    file = Open(artifact.path, artifact.format, schedule.threads, session.images, session.cores)
+    opened = worker.ask("open", file, Opened)
+    loaded = worker.ask("load", None, Timed)
+    first = worker.ask("first", None, Timed)
+    session.tell(f"{name}: warm up, first run {first.ms:.1f} ms")
+    warm_up = Runs(schedule.warmup_runs, schedule.warmup_seconds, schedule.cap_seconds)
+    warm = worker.ask("warm up", warm_up, Samples)
+    return _Ready(artifact, worker, opened, loaded, first, warm, now, load)
 
 
 def _take_turns(ready: list[_Ready], session: _Session) -> list[Measurement]:
     """Lets the files run their blocks in turn; while one runs, the others wait on their pipes and use no core."""
     schedule = session.schedule
-    rounds = _affordable_rounds(schedule, max(each.slow_ms for each in ready))
+    rounds = _affordable_rounds(schedule, max(file.slow_ms for file in ready))
     blocks: list[list[Block]] = [[] for _ in ready]
     preemptions = [0] * len(ready)
-    share = 2 * rounds
-    order = {
-        "runs": math.ceil(schedule.runs / share),
-        "seconds": schedule.seconds / share,
-        "cap": schedule.cap_seconds / share,
-        "settle_runs": schedule.settle_runs,
-    }
-    for turn, file in enumerate(turns(len(ready), rounds)):
+    number = 2 * rounds
+    request = Runs(
+        runs=math.ceil(schedule.runs / number),
+        seconds=schedule.seconds / number,
+        cap_seconds=schedule.cap_seconds / number,
+        settle_runs=schedule.settle_runs,
+    )
+    for turn, index in enumerate(turns(len(ready), rounds)):
         if turn % (2 * len(ready)) == 0:
-            names = ", ".join(each.artifact.path.name for each in ready)
+            names = ", ".join(file.artifact.path.name for file in ready)
             session.tell(f"{names}: round {turn // (2 * len(ready)) + 1} of {rounds}")
-        answer = ready[file].child.ask("block", **order)
-        blocks[file].append(Block(turn, tuple(answer["samples_ms"])))
-        preemptions[file] += answer["preemptions"]
+        samples = ready[index].worker.ask("block", request, Samples)
+        blocks[index].append(Block(turn, samples.samples_ms))
+        preemptions[index] += samples.preemptions
     return [
-        _measurement(each, session, tuple(blocks[file]), each.child.ask("end") | {"preemptions": preemptions[file]})
-        for file, each in enumerate(ready)
+        _measurement(file, session, tuple(blocks[index]), preemptions[index], file.worker.ask("end", None, Ended))
+        for index, file in enumerate(ready)
     ]
 
 
@@ -206,7 +194,9 @@ def _affordable_rounds(schedule: Schedule, slow_ms: float) -> int:
     return max(1, min(schedule.rounds, int(schedule.cap_seconds / round_seconds)))
 
 
-def _measurement(ready: _Ready, session: _Session, blocks: tuple[Block, ...], ended: dict[str, Any]) -> Measurement:
+def _measurement(
+    ready: _Ready, session: _Session, blocks: tuple[Block, ...], preemptions: int, ended: Ended
+) -> Measurement:
     artifact = ready.artifact
     return Measurement(
         network=artifact.network,
@@ -215,33 +205,33 @@ def _measurement(ready: _Ready, session: _Session, blocks: tuple[Block, ...], en
         bytes=artifact.bytes,
         device=describe(),
         runtime=FORMATS[artifact.format].runtime,
-        runtime_version=ready.opened["version"],
+        runtime_version=ready.opened.version,
         schedule=session.schedule,
         threads=session.schedule.threads,
-        pinned_cores=None if ready.opened["pinned"] is None else tuple(ready.opened["pinned"]),
+        pinned_cores=ready.opened.pinned,
         input_shape=(1, *session.shape[1:]),
         images=session.shape[0],
-        load_ms=ready.loaded["ms"],
-        first_ms=ready.first["ms"],
+        load_ms=ready.loaded.ms,
+        first_ms=ready.first.ms,
         blocks=blocks,
         memory=MemoryPhases(
-            start=Memory(**ready.opened["memory"]),
-            loaded=Memory(**ready.loaded["memory"]),
-            first=Memory(**ready.first["memory"]),
-            end=Memory(**ended["memory"]),
+            start=ready.opened.memory,
+            loaded=ready.loaded.memory,
+            first=ready.first.memory,
+            end=ended.memory,
         ),
         session=session.name,
         measured_at=ready.measured_at,
-        mhz_before=ready.warm["mhz"],
-        mhz_after=ended["mhz"],
-        preemptions=ended["preemptions"],
+        mhz_before=ready.warm.mhz,
+        mhz_after=ended.mhz,
+        preemptions=preemptions,
         load_average=ready.load_average,
         note=_note(session, blocks),
     )
 
 
 def _note(session: _Session, blocks: tuple[Block, ...]) -> str:
-    """What a reader has to know about how the schedule was kept."""
+    """Departures from the schedule that a reader has to know of."""
     runs, wanted = sum(len(block.samples_ms) for block in blocks), session.schedule.runs
     notes = []
     if session.cores is None:

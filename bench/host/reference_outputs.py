@@ -1,20 +1,16 @@
-"""What a file answers on this machine, in its own runtime: what a phone's answers are held against.
-
-`python -m bench.host.reference_outputs JOB.json` is the process of its own in which the runtime is loaded.
-"""
+"""Reference outputs: the logits of a file in its own runtime on this machine, with which a phone's are compared."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.measurement import BenchError
 from exporters.artifact import Artifact, Parity
+from exporters.worker_process import Answer, Requests, WorkerError, WorkerTimeoutError, end_with_parent, start
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,55 +21,66 @@ if TYPE_CHECKING:
 LEAST_COSINE = 0.99999
 
 
+@dataclass(frozen=True)
+class _Job:
+    """Files of one format, an .npy of images, and the .npz for each file's logits, by its index."""
+
+    format: str
+    files: tuple[Path, ...]
+    images: Path
+    logits: Path
+
+
 def reference_outputs(artifacts: Sequence[Artifact], images: Array, timeout_seconds: float) -> list[Array]:
-    """Each file's answers (N, classes) to the images (N, C, H, W), each image given alone. All of one format.
+    """Each file's logits (N, classes) for the images (N, C, H, W), each image given alone. All of one format.
 
     BenchError if the file does not run on this machine.
     """
     import numpy as np
 
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
-        np.save(folder / "images.npy", images)
-        job: dict[str, object] = {"format": artifacts[0].format, "images": str(folder / "images.npy")}
-        job |= {"files": [str(each.path.resolve()) for each in artifacts], "answers": str(folder / "answers.npz")}
-        (folder / "job.json").write_text(json.dumps(job))
-        words = [sys.executable, "-P", "-m", "bench.host.reference_outputs", str(folder / "job.json")]
-        home = str(Path(__file__).resolve().parents[2])
-        try:
-            done = subprocess.run(words, cwd=home, capture_output=True, text=True, timeout=timeout_seconds, check=False)
-        except subprocess.TimeoutExpired:
-            raise BenchError(
-                f"{artifacts[0].path.name} did not answer on this machine in {timeout_seconds:g} s"
-            ) from None
-        if done.returncode:
-            said = done.stderr.strip().splitlines()
-            raise BenchError(
-                f"{artifacts[0].path.name} does not run on this machine, so there is nothing to hold the phone's "
-                f"answers against: {said[-1] if said else f'exit status {done.returncode}'}; export it again"
-            )
-        with np.load(folder / "answers.npz") as found:
-            return [found[str(place)] for place in range(len(artifacts))]
+    name = artifacts[0].path.name
+
+    def failure(error: WorkerError) -> BenchError:
+        if isinstance(error, WorkerTimeoutError):
+            return BenchError(f"{name} did not answer on this machine in {timeout_seconds:g} s")
+        return BenchError(
+            f"{name} does not run on this machine, so there is nothing to hold the phone's answers against: {error}; "
+            "export it again"
+        )
+
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        start(serve, failure, timeout_seconds=timeout_seconds) as worker,
+    ):
+        job = _Job(
+            format=artifacts[0].format,
+            files=tuple(artifact.path.resolve() for artifact in artifacts),
+            images=Path(folder) / "images.npy",
+            logits=Path(folder) / "logits.npz",
+        )
+        np.save(job.images, images)
+        worker.ask("run", job, type(None))
+        with np.load(job.logits) as found:
+            return [found[str(index)] for index in range(len(artifacts))]
 
 
-def agree(parity: Parity) -> bool:
-    """Whether two machines gave the same answers, up to the order in which they add. NaN agrees with nothing."""
-    return (parity.cosine or 0.0) >= LEAST_COSINE and parity.top1_agreement == 1.0
-
-
-def _work(job_file: Path) -> None:
+def serve(requests: Requests, answer: Answer) -> None:
+    """The worker's side: runs the files of one _Job."""
     import numpy as np
 
     from exporters.formats import find_format
 
-    job = json.loads(job_file.read_text())
-    images = np.load(job["images"])
-    answers: dict[str, Any] = {}
-    for place, file in enumerate(job["files"]):
-        run = find_format(job["format"]).load(Path(file), 1)
-        answers[str(place)] = np.concatenate([run(image[None]) for image in images])
-    np.savez(job["answers"], **answers)
+    job = requests.next(_Job)
+    end_with_parent()
+    images = np.load(job.images)
+    logits: dict[str, Any] = {}  # numpy's savez has an argument that is a bool
+    for index, file in enumerate(job.files):
+        run = find_format(job.format).load(file, 1)
+        logits[str(index)] = np.concatenate([run(image[None]) for image in images])
+    np.savez(job.logits, **logits)
+    answer(None)
 
 
-if __name__ == "__main__":
-    _work(Path(sys.argv[1]))
+def agree(parity: Parity) -> bool:
+    """True where two machines gave the same logits, up to the order in which they add. NaN agrees with nothing."""
+    return (parity.cosine or 0.0) >= LEAST_COSINE and parity.top1_agreement == 1.0

@@ -1,8 +1,7 @@
-"""The process that runs one file: `python -m bench.host.worker`, orders in and answers out, one JSON line each.
+"""The process that loads and runs one file to be measured: `serve`, and the values that it takes and gives.
 
-`bench.host.worker_client` starts it and is the only one to talk to it. The orders, in this sequence: open, load, first,
-warm up, block (as often as wanted), end. Nothing heavy is imported at the top: a runtime that is imported before the
-process is pinned sizes its thread pool by all cores of the machine.
+Its requests, in this sequence: Open, None (load), None (the first run), Runs (a warm-up and blocks, as often as
+wanted), None (the end).
 """
 
 from __future__ import annotations
@@ -10,119 +9,146 @@ from __future__ import annotations
 import gc
 import importlib
 import itertools
-import json
 import os
 import resource
-import sys
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.host.facts import frequency_mhz, memory, reset_peak
+from bench.measurement import BenchError, Memory
+from exporters.worker_process import Answer, Requests, Serve, Worker, WorkerError, WorkerTimeoutError, start
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Images = Iterator[NDArray[np.float32]]
-    Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-
-RUNTIMES: dict[str, tuple[tuple[str, ...], str]] = {
-    "pte": (("torch", "executorch.extension.pybindings._C"), "executorch"),
-    "onnx": (("onnxruntime",), "onnxruntime"),
-    "ptl": (("torch.jit.mobile",), "torch"),
-    "mlpackage": (("coremltools",), "coremltools"),
-}
-"""Modules and package of each format's runtime: imported before memory is noted, hence no part of the model's."""
+    Image = NDArray[np.float32]
 
 
-def answer_all(serve: Callable[[Iterator[dict[str, Any]]], Iterator[dict[str, Any]]]) -> int:
-    """Orders from standard input to `serve`, its answers to standard output; the exit status of the process."""
-    answers = _take_stdout()
-    try:
-        for answer in serve(json.loads(line) for line in sys.stdin):
-            print(json.dumps(answer), file=answers, flush=True)
-    except BrokenPipeError:
-        return 1  # whoever asked is gone; nobody is left to be told
-    except Exception as error:  # a runtime raises what it likes; all of it is the parent's to report
-        traceback.print_exc()
-        print(
-            json.dumps({"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}), file=answers, flush=True
-        )
-        return 1
-    return 0
+def start_worker(
+    serve: Serve, name: str, threads: int, cores: tuple[int, ...] | None, timeout_seconds: float
+) -> AbstractContextManager[Worker]:
+    """A worker for the file called `name`. What goes wrong in it is a BenchError."""
+
+    def failure(error: WorkerError) -> BenchError:
+        cure = "; raise the schedule's timeout_seconds, or look whether its layers are delegated"
+        return BenchError(f"{name} was not measured: {error}{cure if isinstance(error, WorkerTimeoutError) else ''}")
+
+    return start(serve, failure, threads=threads, cores=cores, timeout_seconds=timeout_seconds)
 
 
-def serve(orders: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One answer for each order. Ends with the orders, so a parent that dies leaves no process behind."""
-    setup = next(orders)
-    pinned = pin(setup["cores"])
+@dataclass(frozen=True)
+class Open:
+    """A file to be measured, the worker's cores, and an .npy of images to run it on, float32 (N, C, H, W)."""
+
+    path: Path
+    format: str
+    threads: int
+    images: Path
+    cores: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The runtime's version and memory before the file is loaded, and the cores that the process is on."""
+
+    version: str
+    pinned: tuple[int, ...] | None
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The time of loading the file, or of its first run, and the memory afterwards."""
+
+    ms: float
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs without a break: `runs` and `seconds` at least, but no more than one after `cap_seconds`.
+
+    `settle_runs` come before them, untimed.
+    """
+
+    runs: int
+    seconds: float
+    cap_seconds: float
+    settle_runs: int = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Times of runs, how often another process took the core meanwhile, and the clock afterwards."""
+
+    samples_ms: tuple[float, ...]
+    preemptions: int
+    mhz: float | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Memory and clock at the end."""
+
+    memory: Memory
+    mhz: float | None
+
+
+def serve(requests: Requests, answer: Answer) -> None:
+    opened = requests.next(Open)
+    pinned = None if opened.cores is None else tuple(sorted(os.sched_getaffinity(0)))
     import numpy as np
 
     from exporters.formats import FORMATS
 
-    images = np.load(setup["images"])
-    pictures = itertools.cycle([images[place : place + 1] for place in range(len(images))])
-    modules, package = RUNTIMES[setup["format"]]
-    for module in modules:
+    images = np.load(opened.images)
+    pictures = itertools.cycle([images[index : index + 1] for index in range(len(images))])
+    kind = FORMATS[opened.format]
+    # Imported before memory is noted: the runtime's own memory is no part of the model's.
+    for module in kind.runtime_modules:
         importlib.import_module(module)
     gc.collect()
     reset_peak()
-    yield {"version": version(package), "pinned": pinned, "memory": asdict(memory())}
+    answer(Opened(version(kind.runtime_package), pinned, memory()))
 
-    next(orders)
+    requests.next(type(None))
     begin = perf_counter_ns()
-    run = FORMATS[setup["format"]].load(Path(setup["path"]), setup["threads"])
-    yield {"ms": _since(begin), "memory": asdict(memory())}
+    run = kind.load(opened.path, opened.threads)
+    answer(Timed(_since(begin), memory()))
 
-    next(orders)
+    requests.next(type(None))
     # From here on, no pause of the garbage collector falls into a run.
     gc.freeze()
     gc.disable()
-    yield {"ms": _timed(run, next(pictures)), "memory": asdict(memory())}
+    answer(Timed(_timed(run, next(pictures)), memory()))
 
-    for order in orders:
-        if order["step"] == "end":
-            yield {"memory": asdict(memory()), "mhz": frequency_mhz(pinned)}
-        else:
-            before = _preemptions()
-            samples = _block(run, pictures, order)
-            yield {"samples_ms": samples, "preemptions": _preemptions() - before, "mhz": frequency_mhz(pinned)}
+    for request in requests.until_none(Runs):
+        before = _preemptions()
+        samples = time_runs(run, pictures, request)
+        answer(Samples(samples, _preemptions() - before, frequency_mhz(pinned)))
+    answer(Ended(memory(), frequency_mhz(pinned)))
 
 
-def _take_stdout() -> Any:
-    """The real standard output, for answers alone: what a library prints on descriptor 1 goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
-
-
-def pin(cores: list[int] | None) -> tuple[int, ...] | None:
-    """Keeps this process on these cores; the cores it is really on, or None where the system cannot tell."""
-    if sys.platform == "darwin" or cores is None:
-        return None
-    os.sched_setaffinity(0, cores)
-    return tuple(sorted(os.sched_getaffinity(0)))
-
-
-def _block(run: Run, pictures: Images, order: dict[str, Any]) -> list[float]:
-    """Times in ms of at least order["runs"] runs and order["seconds"], and of one run or more within order["cap"]."""
-    for _ in range(order["settle_runs"]):
+def time_runs(run: Callable[[Image], Image], pictures: Iterator[Image], request: Runs) -> tuple[float, ...]:
+    """The ms of every run, each with the next picture."""
+    for _ in range(request.settle_runs):
         run(next(pictures))
     samples: list[float] = []
     begin = perf_counter_ns()
     elapsed = 0.0
-    while (len(samples) < order["runs"] or elapsed < order["seconds"]) and (not samples or elapsed < order["cap"]):
+    while (len(samples) < request.runs or elapsed < request.seconds) and (not samples or elapsed < request.cap_seconds):
         samples.append(_timed(run, next(pictures)))
         elapsed = (perf_counter_ns() - begin) / 1e9
-    return samples
+    return tuple(samples)
 
 
-def _timed(run: Run, picture: NDArray[np.float32]) -> float:
+def _timed(run: Callable[[Image], Image], picture: Image) -> float:
     begin = perf_counter_ns()
     run(picture)
     return _since(begin)
@@ -135,7 +161,3 @@ def _since(begin: int) -> float:
 
 def _preemptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-
-
-if __name__ == "__main__":
-    sys.exit(answer_all(serve))

@@ -1,4 +1,4 @@
-"""Measured times on disk: JSON lines in the user's cache folder, one file for each device, format, runtime, threads.
+"""Cache of measured times: JSON lines in the user's cache folder, one file for each device, format, runtime, threads.
 
 Every time is written when it is measured, so whatever ends a run loses at most the form under way.
 """
@@ -9,11 +9,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 SCHEMA = 2
 ANOTHER = "another version of compress-export"
@@ -22,7 +24,7 @@ FOLDER_VARIABLE = "COMPRESS_EXPORT_CACHE"
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the times of one file have in common."""
+    """Device, format, runtime and threads that the times of one file share."""
 
     kind: str
     device: str
@@ -56,7 +58,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Kept:
-    """One file of the cache: under which conditions its times were measured (None if it cannot be read), and what."""
+    """One file of the cache: the conditions of its times (None if it cannot be read), and the times."""
 
     path: Path
     conditions: Conditions | None
@@ -87,7 +89,7 @@ def load(conditions: Conditions) -> tuple[Entry, ...]:
     return kept.entries if kept is not None and kept.conditions == conditions else ()
 
 
-def add(conditions: Conditions, entries: Iterator[Entry] | tuple[Entry, ...]) -> None:
+def add(conditions: Conditions, entries: Iterable[Entry]) -> None:
     """Adds times to those kept under these conditions. OSError where the folder cannot be written."""
     path = folder() / conditions.file_name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,17 +106,19 @@ def files() -> tuple[Kept, ...]:
     return tuple(_read(path) for path in sorted(folder().glob("*.jsonl")))
 
 
-def rows() -> list[dict[str, Any]]:
-    """What is kept, a row for each file: conditions (None of another version), how many times, bytes."""
-    return [
-        {
-            "file": kept.path.name,
-            "conditions": None if kept.conditions is None else asdict(kept.conditions),
-            "times": len(kept.entries),
-            "bytes": kept.bytes,
-        }
-        for kept in files()
-    ]
+@dataclass(frozen=True)
+class CacheRow:
+    """A file of the cache in figures: its conditions (None of another version), how many times, bytes."""
+
+    file: str
+    conditions: Conditions | None
+    times: int
+    bytes: int
+
+
+def rows() -> list[CacheRow]:
+    """A row for each file that is kept."""
+    return [CacheRow(kept.path.name, kept.conditions, len(kept.entries), kept.bytes) for kept in files()]
 
 
 def clear() -> int:
@@ -134,54 +138,49 @@ def removed() -> str:
 
 
 def listed() -> str:
-    """A line for each file that is kept, and where they lie."""
-    return "\n".join([*map(_line, files()), f"Times lie in {folder()}; `compress-export costs --clear` removes them"])
-
-
-def _line(kept: Kept) -> str:
-    if kept.conditions is None:
-        return f"{kept.path.name}: {kept.bytes} bytes, written by {ANOTHER}, not used"
-    of = kept.conditions
-    days = sorted(entry.measured_at[:10] for entry in kept.entries)
-    when = "" if not days else f", {days[0]}" if days[0] == days[-1] else f", {days[0]} to {days[-1]}"
-    number = f"{of.threads} thread{'s' * (of.threads > 1)}"
-    return (
-        f"{of.device} ({of.kind}, {number}), {of.runtime} {of.version}: {len(kept.entries)} times{when}, "
-        f"{kept.bytes} bytes"
-    )
+    """A line for each file that is kept, and the folder that they lie in."""
+    lines = []
+    for kept in files():
+        if kept.conditions is None:
+            lines.append(f"{kept.path.name}: {kept.bytes} bytes, written by {ANOTHER}, not used")
+            continue
+        of = kept.conditions
+        days = sorted(entry.measured_at[:10] for entry in kept.entries)
+        when = "" if not days else f", {days[0]}" if days[0] == days[-1] else f", {days[0]} to {days[-1]}"
+        number = f"{of.threads} thread{'s' * (of.threads > 1)}"
+        lines.append(
+            f"{of.device} ({of.kind}, {number}), {of.runtime} {of.version}: {len(kept.entries)} times{when}, "
+            f"{kept.bytes} bytes"
+        )
+    return "\n".join([*lines, f"Times lie in {folder()}; `compress-export costs --clear` removes them"])
 
 
 def foreign(conditions: Conditions) -> tuple[str, ...]:
-    """Whose times are kept and no longer hold: versions of the same runtime on the same device, or ANOTHER."""
+    """Sources of kept times that no longer hold: versions of the same runtime on the same device, or ANOTHER."""
     found = []
     for kept in files():
         if kept.conditions is None:
             found.append(ANOTHER)
-        elif _but_version(kept.conditions) == _but_version(conditions) and kept.conditions != conditions:
+        elif kept.conditions != conditions and replace(kept.conditions, version=conditions.version) == conditions:
             found.append(kept.conditions.version)
     return tuple(found)
 
 
-def _but_version(conditions: Conditions) -> dict[str, Any]:
-    return asdict(conditions) | {"version": ""}
+class _Head(msgspec.Struct):
+    schema: int
 
 
 def _read(path: Path) -> Kept:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     try:
-        head = json.loads(lines[0])
-        if head.pop("schema") != SCHEMA:
+        if msgspec.json.decode(lines[0], type=_Head).schema != SCHEMA:
             return Kept(path, None, ())
-        conditions = Conditions(**head)
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
+        conditions = msgspec.json.decode(lines[0], type=Conditions)
+    except (IndexError, msgspec.MsgspecError):
         return Kept(path, None, ())
-    return Kept(path, conditions, tuple(filter(None, map(_entry, lines[1:]))))
-
-
-def _entry(line: str) -> Entry | None:
-    """The line's entry; None for one that a killed run left half written."""
-    try:
-        fields = json.loads(line)
-        return Entry(**{**fields, "rank": tuple(fields["rank"])})
-    except (KeyError, TypeError, ValueError):
-        return None
+    entries = []
+    for line in lines[1:]:
+        # a line that a killed run left half written is skipped
+        with suppress(msgspec.MsgspecError):
+            entries.append(msgspec.json.decode(line, type=Entry))
+    return Kept(path, conditions, tuple(entries))

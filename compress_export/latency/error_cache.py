@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 from torch import nn
 
 from compress_export.latency.cache import cache_folder
@@ -29,44 +31,46 @@ def folder() -> Path:
     return cache_folder() / "layer-errors"
 
 
+class _Stored(msgspec.Struct):
+    """A file: (kind of error, method, rank, value) of each variant of one layer."""
+
+    schema: int
+    errors: list[tuple[str, str, tuple[int, ...], float]]
+
+
 def load(network: nn.Module, layers: Iterable[str], seed: int) -> tuple[Errors, Mapping[str, Path]]:
-    """What is known of the errors of these layers' variants, and the file of each layer."""
-    places = {name: folder() / _file_name(network, name, seed) for name in layers}
-    return {key: value for name, path in places.items() for key, value in _read(path, name)}, places
+    """The known errors of these layers' variants, and the file of each layer."""
+    errors: Errors = {}
+    files = {name: folder() / _file_name(network, name, seed) for name in layers}
+    for name, path in files.items():
+        # none there, or not one of ours: it is worked out and written anew
+        with suppress(OSError, ValueError, msgspec.MsgspecError):
+            stored = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), _Stored)
+            if stored.schema == SCHEMA:
+                errors |= {
+                    (kind, LayerVariant(name, method, rank)): value for kind, method, rank, value in stored.errors
+                }
+    return errors, files
 
 
-def save(errors: Errors, places: Mapping[str, Path]) -> None:
+def save(errors: Errors, files: Mapping[str, Path]) -> None:
     """Writes the errors known of each layer to its file, whole or not at all.
 
     Where the folder cannot be written nothing is kept: the next plan takes longer, and is no worse.
     """
     with suppress(OSError):
-        _write(errors, places)
-
-
-def _write(errors: Errors, places: Mapping[str, Path]) -> None:
-    for name, path in places.items():
-        rows = [
-            [kind, variant.method, list(variant.rank), value]
-            for (kind, variant), value in errors.items()
-            if variant.layer == name
-        ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({"schema": SCHEMA, "errors": rows}) + "\n")
+        for name, path in files.items():
+            rows = [
+                [kind, variant.method, list(variant.rank), value]
+                for (kind, variant), value in errors.items()
+                if variant.layer == name
+            ]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps({"schema": SCHEMA, "errors": rows}) + "\n")
 
 
 def _file_name(network: nn.Module, name: str, seed: int) -> str:
     layer = find_layer(network, name)
     weight = layer.weight.detach().cpu().contiguous()
-    told = f"{tuple(weight.shape)} {weight.dtype} {getattr(layer, 'groups', 1)} {seed} {version('compress-export')}"
-    return hashlib.blake2b(weight.numpy().tobytes() + told.encode(), digest_size=16).hexdigest() + ".json"
-
-
-def _read(path: Path, name: str) -> Iterator[tuple[tuple[str, LayerVariant], float]]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["schema"] == SCHEMA:
-            for kind, method, rank, value in stored["errors"]:
-                yield (kind, LayerVariant(name, method, tuple(rank))), float(value)
-    except (OSError, KeyError, TypeError, ValueError):
-        return  # none there, or not one of ours: it is worked out and written anew
+    text = f"{tuple(weight.shape)} {weight.dtype} {getattr(layer, 'groups', 1)} {seed} {version('compress-export')}"
+    return hashlib.blake2b(weight.numpy().tobytes() + text.encode(), digest_size=16).hexdigest() + ".json"

@@ -21,8 +21,7 @@ from bench.host.layer_latency import LAYER_DEVICES, Effort, Stopwatch, TimedFile
 from bench.measurement import BenchError
 from compress_export.errors import InputError, nearest
 from compress_export.latency.cache import ANOTHER, Conditions, Entry, add, foreign, load
-from compress_export.latency.layer_modules import Geometry, geometry_of
-from compress_export.latency.layer_writer import LayerFiles, writing
+from compress_export.latency.layer_files import Geometry, LayerFiles, geometry_of, writing
 from compressor.layer_shape import Rank
 from compressor.layers import find_layer
 from compressor.plan import KEEP, LayerVariant

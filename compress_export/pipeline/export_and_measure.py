@@ -24,8 +24,8 @@ def export_stage(context: RunContext, compressed: nn.Module, formats: Sequence[s
     """Every format of the original and the compressed network, those exported before included. Files that are no
     longer as they were recorded are exported again if asked for; else they are left out, and stay on record as such."""
     from exporters import capture as program
+    from exporters.export_all import export_all
     from exporters.parity import logits_of
-    from exporters.processes import export_all
 
     run = context.run
     recorded = read_artifacts(run / "artifacts.json") if run.has("artifacts.json") else ()

@@ -249,7 +249,7 @@ def _of_file(file: ModelFile, prefix: str) -> Iterator[tuple[Metric, Figure]]:
 def _timed(run: RunFiles, artifact: Artifact, prefix: str) -> Iterator[tuple[Metric, Figure]]:
     """Latency and memory of the file on every device that measured it, the newest figures of each (of a phone, in each
     process)."""
-    places = [(row["device"]["name"], row["device"].get("process", "")) for _, row in run.rows]
+    places = [(row.device.name, row.device.process) for row in run.rows]
     for name, process in dict.fromkeys(places):
         row = run.measured(artifact.network, artifact.sha256, name, process)
         if row is not None:

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -117,11 +115,6 @@ def test_a_wrong_suffix_or_format_is_refused_before_any_work(tmp_path):
         export(small_network(), images(), "mlpackage", tmp_path / "x.onnx")
     with pytest.raises(ExportError, match=r"there is no format 'pt'"):
         export(small_network(), images(), "pt", tmp_path / "x.pt")
-
-
-def test_rows_are_plain_json(tmp_path):
-    artifact = export(small_network(), images(), "ptl", tmp_path / "x.ptl", images=images().numpy())
-    assert json.loads(json.dumps(artifact.to_row(tmp_path)))["parity"]["images"] == 5
 
 
 def test_the_callers_threads_are_as_many_afterwards(tmp_path):

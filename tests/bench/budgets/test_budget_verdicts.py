@@ -553,7 +553,7 @@ def test_a_run_that_was_only_planned_has_no_files(tmp_path):
     (tmp_path / "run/settings.json").write_text("{}")
     (verdict,) = verdicts(tmp_path, f'{RUN}macs = "1M"')
     assert verdict.outcome == "not measured"
-    assert RunFiles(tmp_path / "run").rows == []
+    assert RunFiles(tmp_path / "run").rows == ()
 
 
 # Words

@@ -14,7 +14,6 @@ from bench_files import IMAGES, SHORT, artifact, children, onnx_file, ptl_file, 
 
 from bench.host import measure as host
 from bench.host.measure import _affordable_rounds, measure, turns
-from bench.host.worker import RUNTIMES
 from bench.measurement import BenchError, Measurement, NotMeasured, Row, Schedule
 from bench.statistics import time_ratio
 from exporters.artifact import Artifact
@@ -88,10 +87,6 @@ def test_the_other_runtimes_are_measured_too(suffix: str, tmp_path: Path) -> Non
     assert row.runtime == FORMATS[suffix].runtime
     assert row.runtime_version[0].isdigit()
     assert row.pinned_cores == (max(os.sched_getaffinity(0)),)
-
-
-def test_every_format_has_a_runtime() -> None:
-    assert set(RUNTIMES) == set(FORMATS)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="CoreML runs there")

@@ -3,47 +3,56 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-from bench_files import IMAGES, onnx_file
+import pytest
+from bench_files import IMAGES, onnx_file, runs
 
-from bench.host.worker import _block
-
-
-def test_what_a_library_prints_stays_out_of_the_answers() -> None:
-    code = (
-        "import os; from bench.host.worker import _take_stdout; answers = _take_stdout(); "
-        "os.system('echo from C'); print('from Python', flush=True); print('{}', file=answers, flush=True)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "{}\n"
-    assert result.stderr == "from C\nfrom Python\n"
+from bench.host.facts import pick_cores
+from bench.host.worker import Open, Opened, Runs, Timed, serve, start_worker, time_runs
+from exporters.artifact import encode_path
 
 
-def test_nothing_heavy_is_imported_before_the_process_is_pinned() -> None:
-    code = (
-        "import sys, bench.host.worker; print({'numpy', 'torch', 'onnxruntime', 'exporters.formats'} & {*sys.modules})"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+def test_every_thread_of_a_worker_is_pinned(tmp_path: Path) -> None:
+    cores = pick_cores(1)
+    if cores is None:
+        pytest.skip("this system does not pin")
+    np.save(tmp_path / "images.npy", IMAGES)
+    file = onnx_file(tmp_path / "a.onnx", 16)
+    with start_worker(serve, "a.onnx", 1, cores, timeout_seconds=60) as worker:
+        opened = worker.ask("open", Open(file.path, "onnx", 1, tmp_path / "images.npy", cores), Opened)
+        worker.ask("load", None, Timed)
+        worker.ask("first", None, Timed)
+        assert opened.pinned == cores
+        statuses = [task.read_text() for task in Path(f"/proc/{worker.process.pid}/task").glob("*/status")]
+        assert statuses
+        assert all(f"Cpus_allowed_list:\t{cores[0]}\n" in status for status in statuses)
+        environment = Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
+        assert {b"OMP_NUM_THREADS=1", b"OMP_WAIT_POLICY=passive"} <= set(environment)
+    assert not runs(worker.process.pid)
 
 
 def test_loading_imports_no_more_of_the_runtime(tmp_path: Path) -> None:
     """Else the runtime's own memory and import time would count as the model's."""
     np.save(tmp_path / "images.npy", IMAGES)
     onnx_file(tmp_path / "a.onnx", 16)
+    file = Open(tmp_path / "a.onnx", "onnx", 1, tmp_path / "images.npy", None)
+    lines = [msgspec.json.encode(request, enc_hook=encode_path) for request in (file, None, None)]
     code = f"""
 import sys
 from bench.host.worker import serve
-order = {{"path": {str(tmp_path / "a.onnx")!r}, "format": "onnx", "threads": 1, "cores": None}}
-answers = serve(iter([order | {{"images": {str(tmp_path / "images.npy")!r}}}, {{}}, {{}}]))
-next(answers)
-before = set(sys.modules)
-next(answers)
-print({{name.partition(".")[0] for name in set(sys.modules) - before}} & {{"onnxruntime", "torch", "numpy", "onnx"}})
+from exporters.worker_process import Requests
+imported = []
+try:
+    serve(Requests({lines!r}), lambda _: imported.append(set(sys.modules)))
+except Exception as error:
+    assert "Gone" in type(error).__name__, error
+print({{name.partition(".")[0] for name in imported[1] - imported[0]}} & {{"onnxruntime", "torch", "numpy", "onnx"}})
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def seen(**order: Any) -> tuple[list[int], list[float]]:
+def seen(**request: Any) -> tuple[list[int], tuple[float, ...]]:
     """The images that a block's runs saw, and the block's samples."""
     images: list[int] = []
 
@@ -52,7 +61,7 @@ def seen(**order: Any) -> tuple[list[int], list[float]]:
         return image
 
     pictures = (np.array([number], np.float32) for number in range(10**9))
-    samples = _block(run, pictures, {"runs": 1, "seconds": 0, "cap": 10, "settle_runs": 0} | order)
+    samples = time_runs(run, pictures, Runs(**{"runs": 1, "seconds": 0, "cap_seconds": 10} | request))
     return images, samples
 
 
@@ -75,8 +84,8 @@ def test_a_block_goes_on_until_its_time_is_over() -> None:
 
 
 def test_a_capped_block_makes_one_run_at_least() -> None:
-    assert len(seen(runs=10**9, cap=0.0)[1]) == 1
+    assert len(seen(runs=10**9, cap_seconds=0.0)[1]) == 1
 
 
 def test_a_warm_up_of_nothing_runs_nothing() -> None:
-    assert seen(runs=0) == ([], [])
+    assert seen(runs=0) == ([], ())

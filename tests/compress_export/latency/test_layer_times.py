@@ -6,6 +6,7 @@ import signal
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -15,8 +16,7 @@ from torch import nn
 from bench.measurement import BenchError
 from compress_export.errors import InputError
 from compress_export.latency import cache
-from compress_export.latency.layer_modules import Geometry, build, example, geometry_from, geometry_of
-from compress_export.latency.layer_writer import writing
+from compress_export.latency.layer_files import Geometry, build, example, geometry_of, writing
 from compress_export.latency.measured_costs import MeasuredCosts, interpolate
 from compressor.decompositions.methods import METHODS
 from compressor.layers import find_layer
@@ -111,7 +111,7 @@ def test_a_device_that_vanishes_keeps_what_it_measured_and_the_next_run_goes_on(
 
         def pull_the_plug(done, _total, _now):
             if done:
-                os.kill(costs._started[1].child.process.pid, signal.SIGKILL)
+                os.kill(costs._started[1].worker.process.pid, signal.SIGKILL)
 
         text = r"killed by SIGKILL .*; 1 of 2 times are measured and kept, the same command goes on from there$"
         with pytest.raises(BenchError, match=text):
@@ -185,7 +185,7 @@ def test_a_geometry_holds_all_that_a_layer_is(layer, image):
     net = nn.Sequential(layer)
     seen = survey(net, torch.zeros(1, *image)).layers[0]
     geometry = geometry_of(find_layer(net, "0"), seen.shape)
-    assert geometry_from(geometry.text) == geometry
+    assert msgspec.json.decode(geometry.text, type=Geometry) == geometry
     again = survey(build(geometry, "keep", ()), example(geometry)).layers[0]
     assert (again.shape, again.weight, again.cost) == (seen.shape, seen.weight, seen.cost)
     method = next(name for name, method in METHODS.items() if method.supports(seen.shape) is None)

@@ -2,18 +2,20 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from exporter_networks import images, small_network
 
-from exporters import processes
+from exporters import export_all as export_all_module
 from exporters.artifact import ExportError
 from exporters.capture import capture, save
+from exporters.export_all import Job, _sentence, export_all, export_networks
 from exporters.formats import FORMATS
 from exporters.parity import logits_of
-from exporters.processes import export_all
 
 IMAGES = images(4).numpy()
 
@@ -50,15 +52,13 @@ def test_formats_that_finished_are_handed_on_before_another_fails(tmp_path, netw
     broken = tmp_path / "broken.pt2"
     broken.write_bytes(b"no zip")
     (path,) = (networks[0]["original"],)
-    start = processes._start
+    start = export_all_module._start
 
-    def spoil(name, *given):
-        if name == "onnx":
-            path_of_job = given[0]
-            path_of_job.write_text(path_of_job.read_text().replace(str(path.resolve()), str(broken)))
-        return start(name, *given)
+    def spoil(job, threads):
+        programs = {"original": broken} if job.format == "onnx" else job.programs
+        return start(replace(job, programs=programs), threads)
 
-    monkeypatch.setattr(processes, "_start", spoil)
+    monkeypatch.setattr(export_all_module, "_start", spoil)
     with pytest.raises(ExportError, match=r"^onnx: "):
         export_all(
             {"original": path}, ("ptl", "onnx"), tmp_path, IMAGES, networks[1], finished=made.append, processes=1
@@ -94,10 +94,17 @@ def test_lines_that_others_print_before_the_worker_runs_are_passed_over(tmp_path
 
 
 def started(monkeypatch):
-    """The children that export_all starts, as they come."""
-    children, start = [], processes._start
-    monkeypatch.setattr(processes, "_start", lambda *given: children.append(start(*given)) or children[-1])
-    return children
+    """The workers that export_all starts, as they come."""
+    workers, start = [], export_all_module._start
+
+    @contextmanager
+    def keep(job, threads):
+        with start(job, threads) as worker:
+            workers.append(worker)
+            yield worker
+
+    monkeypatch.setattr(export_all_module, "_start", keep)
+    return workers
 
 
 def test_a_killed_child_is_told_from_a_failed_one_and_the_other_is_ended(tmp_path, networks, monkeypatch):
@@ -110,7 +117,8 @@ def test_a_killed_child_is_told_from_a_failed_one_and_the_other_is_ended(tmp_pat
 
     thread = threading.Thread(target=kill)
     thread.start()
-    with pytest.raises(ExportError, match=r"^ptl: its process was killed by signal 9 \(SIGKILL\), .* memory ran out"):
+    text = r"^ptl: its process was killed by SIGKILL .* memory runs out: .*; close other programs or export one format"
+    with pytest.raises(ExportError, match=text):
         export_all(networks[0], ("pte", "ptl"), tmp_path, IMAGES, networks[1], processes=2)
     thread.join()
     assert [child.process.poll() is not None for child in children] == [True, True]
@@ -136,7 +144,7 @@ def test_ctrl_c_ends_the_children_and_leaves_nothing_half_written(tmp_path, netw
 
 
 def test_what_cannot_work_is_refused_before_a_child_starts(tmp_path, networks, monkeypatch):
-    monkeypatch.setattr(processes, "_start", None)
+    monkeypatch.setattr(export_all_module, "_start", None)
     paths, reference = networks
     with pytest.raises(ExportError, match=r"there is no format 'onx'; did you mean onnx\?"):
         export_all(paths, ("onx",), tmp_path, IMAGES, reference)
@@ -148,13 +156,46 @@ def test_what_cannot_work_is_refused_before_a_child_starts(tmp_path, networks, m
         export_all(paths, ("onnx",), tmp_path, IMAGES, {})
 
 
-def test_a_child_that_ends_without_a_word_is_reported_with_its_last_line(tmp_path):
-    log = tmp_path / "onnx.log"
-    log.write_text("starting\nModuleNotFoundError: No module named 'x'\n")
+@pytest.fixture
+def job(tmp_path):
+    module = small_network()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "scratch").mkdir()
+    save(capture(module, images()), tmp_path / "a.pt2")
+    np.save(tmp_path / "images.npy", images().numpy())
+    np.save(tmp_path / "reference.npy", logits_of(module, images().numpy()))
+    return Job(
+        format="ptl",
+        directory=tmp_path / "out",
+        scratch=tmp_path / "scratch",
+        programs={"original": tmp_path / "a.pt2"},
+        images=tmp_path / "images.npy",
+        reference={"original": tmp_path / "reference.npy"},
+    )
 
-    class Ended:
-        def wait(self):
-            return 3
 
-    with pytest.raises(ExportError, match=r"onnx: its process ended with status 3: ModuleNotFoundError: No module"):
-        processes._check_end(processes._Child("onnx", Ended(), log))
+def test_the_file_is_in_place_when_done_is_said(tmp_path, job):
+    said = []
+
+    def answer(step):
+        said.append((step.stage, (tmp_path / "out" / "original.ptl").exists()))
+        if step.artifact is not None:
+            assert (step.artifact.path, step.artifact.verdict) == (tmp_path / "out" / "original.ptl", "passed")
+
+    export_networks(job, answer)
+    assert said == [("exporting", False), ("checking", False), ("done", True)]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_reference_logits_of_another_shape_stop_the_job_before_the_file_is_in_place(tmp_path, job):
+    np.save(tmp_path / "reference.npy", np.zeros((5, 9), np.float32))
+    with pytest.raises(ExportError, match=r"the file gave \(5, 10\), the module \(5, 9\)"):
+        export_networks(job, lambda step: step)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_bug_is_one_sentence_with_its_place():
+    with pytest.raises(KeyError) as caught:
+        {}["key"]
+    assert _sentence(caught.value).startswith("KeyError: 'key' (at test_export_all.py:")
+    assert _sentence(caught.value).endswith("report this as a bug")
