@@ -1,6 +1,7 @@
-"""DEVICES: where a file can be measured. A new device is one file with these two functions, and one line here.
+"""DEVICES: where a file can be measured. A new device is one file with these three functions, and one row here.
 
 `find` gives one of them by its name, `choose` the one that a run takes unless it is told, `name_of` the name again.
+A device's modules are imported when one of its functions is asked for.
 """
 
 from __future__ import annotations
@@ -10,18 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from bench.host import facts as host_facts
-from bench.host import measure as host
-from bench.measurement import BenchError, Device, Row, Schedule
-from bench.phone import adb
-from bench.phone import measure as phone
-from bench.profile import measure as profilers
-from bench.simulator import measure as arm
+from bench.measurement import PROCESSES, BenchError, Device, Row, Schedule
 from exporters.artifact import Artifact
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from bench.profile.measure import Profiler
 
 
 class Measure(Protocol):
@@ -37,57 +34,90 @@ class Measure(Protocol):
 
 
 @dataclass(frozen=True)
-class DeviceEngine:
-    """How files are measured on one device (`measure`), which device that is right now (`describe`), and what each
-    of their operators takes there (`profile`).
+class DeviceFunctions:
+    """The functions that measure files on one device (`measure`), name the device that is there right now (`describe`),
+    and time each operator of a file there (`profile`).
 
     `describe` raises BenchError where nothing can be measured there, and says what is missing.
     """
 
-    title: str
     measure: Measure
     describe: Callable[[], Device]
-    profile: profilers.Profiler
+    profile: Profiler
+
+
+@dataclass(frozen=True)
+class DeviceEngine:
+    """A device by its title, and its functions, whose modules `load` imports."""
+
+    title: str
+    load: Callable[[], DeviceFunctions]
+
+    @property
+    def measure(self) -> Measure:
+        return self.load().measure
+
+    @property
+    def describe(self) -> Callable[[], Device]:
+        return self.load().describe
+
+    @property
+    def profile(self) -> Profiler:
+        return self.load().profile
+
+
+def _host() -> DeviceFunctions:
+    from bench.host import facts, measure
+    from bench.profile.measure import profile_here
+
+    return DeviceFunctions(measure.measure, facts.describe, profile_here)
+
+
+def _simulated(core: str) -> DeviceFunctions:
+    from bench.profile.measure import profile_on
+    from bench.simulator import measure as arm
+
+    return DeviceFunctions(arm.measure_on(core), arm.describe_as(core), profile_on(core))
+
+
+def _phone(serial: str | None = None, inside: str = "shell") -> DeviceFunctions:
+    from bench.phone import measure as phone
+    from bench.profile.measure import profile_on_phone
+
+    opened = phone.PLACES[inside]
+    return DeviceFunctions(
+        measure=partial(phone.measure_in, opened, serial=serial),
+        describe=partial(phone.describe_in, opened, serial),
+        profile=partial(profile_on_phone, serial=serial, inside=inside),
+    )
 
 
 SIMULATED = {"arm": "cortex-a76", "arm-a72": "cortex-a72", "arm-a53": "cortex-a53"}
 """The simulated core of each device that is one."""
 
-
-def _simulated(core: str) -> DeviceEngine:
-    title = f"simulated {core.title()}"
-    return DeviceEngine(title, arm.measure_on(core), arm.describe_as(core), profilers.profile_on(core))
-
-
 DEVICES: dict[str, DeviceEngine] = {
-    "host": DeviceEngine("this machine", host.measure, host_facts.describe, profilers.profile_here),
-    **{name: _simulated(core) for name, core in SIMULATED.items()},
-    "phone": DeviceEngine("a phone over adb", phone.measure, phone.describe, profilers.profile_on_phone),
+    "host": DeviceEngine("this machine", _host),
+    **{name: DeviceEngine(f"simulated {core.title()}", partial(_simulated, core)) for name, core in SIMULATED.items()},
+    "phone": DeviceEngine("a phone over adb", _phone),
 }
 
 
 def find(name: str, serial: str | None = None, inside: str = "shell") -> DeviceEngine:
-    """The device of that name; `serial` tells which phone, `inside` is one of phone.PLACES. BenchError for others."""
+    """The device of that name; `serial` tells which phone, `inside` is one of PROCESSES. BenchError for others."""
     if name not in DEVICES:
         raise BenchError(f"there is no device {name!r}; choose among {', '.join(DEVICES)}")
-    if inside not in phone.PLACES:
-        raise BenchError(f"a phone runs files in {', '.join(phone.PLACES)}, not in {inside!r}; choose one of these")
+    if inside not in PROCESSES:
+        raise BenchError(f"a phone runs files in {', '.join(PROCESSES)}, not in {inside!r}; choose one of these")
     if serial is None and inside == "shell":
         return DEVICES[name]
     if name != "phone":
         option = "--serial names a phone" if serial else f"--in {inside} is a place on a phone"
         raise BenchError(f"{option}, and --device {name} is none; leave one of the two out")
-    opened = phone.PLACES[inside]
-    return replace(
-        DEVICES[name],
-        measure=partial(phone.measure_in, opened, serial=serial),
-        describe=partial(phone.describe_in, opened, serial),
-        profile=partial(profilers.profile_on_phone, serial=serial, inside=inside),
-    )
+    return replace(DEVICES[name], load=partial(_phone, serial, inside))
 
 
 def name_of(device: Device) -> str:
-    """The name in DEVICES of what a row was measured on; its kind where no simulated core of ours is meant."""
+    """The name in DEVICES of a row's device; its kind where no simulated core of ours is meant."""
     return next((name for name, core in SIMULATED.items() if device.cpu == core), device.kind)
 
 
@@ -106,6 +136,8 @@ def choose(threads: int = 1) -> tuple[str, str]:
 
 
 def _phone_missing() -> str:
+    from bench.phone import adb
+
     if not adb.installed():
         return "no phone can be looked for without adb (apt-get install adb)"
     phones = adb.listed()
@@ -116,7 +148,7 @@ def _phone_missing() -> str:
 
 
 def _missing(name: str) -> str:
-    """What keeps the device from being used; empty where nothing does."""
+    """The reason why the device cannot be used; empty where it can."""
     try:
         DEVICES[name].describe()
     except BenchError as error:

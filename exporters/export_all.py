@@ -25,6 +25,7 @@ from exporters.toolkits import versions
 from exporters.worker_process import (
     Answer,
     Requests,
+    StepError,
     Worker,
     WorkerError,
     WorkerKilledError,
@@ -153,7 +154,7 @@ def _start(job: Job, threads: int) -> Iterator[Worker]:
 
     def failure(error: WorkerError) -> ExportError:
         cure = "; close other programs or export one format at a time" if isinstance(error, WorkerKilledError) else ""
-        return ExportError(f"{job.format}: {error}{cure}")
+        return ExportError(f"{job.format}: {error.reason if isinstance(error, StepError) else error}{cure}")
 
     # TMPDIR: half-written files of toolkits go with the scratch folder
     with start(serve, failure, threads=threads, environment={"TMPDIR": str(job.scratch)}) as worker:

@@ -36,6 +36,14 @@ class WorkerError(RuntimeError):
     """A worker that failed, died or was silent for too long, as a clause without a subject."""
 
 
+class StepError(WorkerError):
+    """A step that the worker says has failed; `reason` is its own text."""
+
+    def __init__(self, step: str, reason: str) -> None:
+        super().__init__(f"step '{step}' failed: {reason}")
+        self.reason = reason
+
+
 class WorkerKilledError(WorkerError):
     """A worker that was killed, most often because memory ran out."""
 
@@ -117,7 +125,7 @@ class Worker:
         """The next answer, waited for as long as a step may take."""
         line = msgspec.json.decode(self._line(step), type=_Line)
         if line.error:
-            raise self._failure(WorkerError(f"step '{step}' failed: {line.error}"))
+            raise self._failure(StepError(step, line.error))
         return msgspec.json.decode(line.value, type=kind, dec_hook=decode_path)
 
     def _line(self, step: str) -> bytes:

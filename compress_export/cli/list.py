@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
+import msgspec
 
 from compress_export.cli.options import OUTPUT, GroupedCommand, option
 from compress_export.console import console, output_options, print_result
@@ -39,7 +40,7 @@ def costs(clear: bool) -> None:
     """List the layer times that plans have measured, with the device and runtime they belong to."""
     from compress_export.latency import cache as layer_times_cache
 
-    rows = layer_times_cache.rows()
+    rows = msgspec.to_builtins(layer_times_cache.rows())
     text = layer_times_cache.removed() if clear else layer_times_cache.listed()
     print_result({"removed": rows} if clear else rows, lambda: click.echo(text))
 

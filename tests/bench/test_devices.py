@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -5,7 +6,7 @@ from bench_files import IMAGES
 from virtual_phone.fixtures import Plug, unplug
 from virtual_phone.phone import VirtualPhone
 
-from bench.devices import DEVICES, choose, find
+from bench.devices import DEVICES, DeviceEngine, choose, find
 from bench.measurement import BenchError, Device
 from bench.runner import bundle as bundles
 from bench.runner.bundle import Bundle
@@ -47,6 +48,12 @@ def test_a_phone_is_found_by_its_serial(plug: Plug, bundle: Bundle, monkeypatch:
     assert (found.kind, found.serial) == ("phone", other.address)
 
 
+def described(describe: Callable[[], Device]) -> DeviceEngine:
+    """The simulated ARM CPU as `describe` gives it."""
+    functions = replace(DEVICES["arm"].load(), describe=describe)
+    return replace(DEVICES["arm"], load=lambda: functions)
+
+
 @pytest.fixture
 def without_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulated ARM CPU that is not installed, whatever is installed here."""
@@ -54,7 +61,7 @@ def without_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     def describe() -> Device:
         raise BenchError("no emulator")
 
-    monkeypatch.setitem(DEVICES, "arm", replace(DEVICES["arm"], describe=describe))
+    monkeypatch.setitem(DEVICES, "arm", described(describe))
 
 
 @pytest.mark.usefixtures("without_arm")
@@ -65,7 +72,7 @@ def test_without_a_phone_the_host_is_chosen(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_without_a_phone_the_simulated_core_is_chosen_for_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DEVICES, "arm", replace(DEVICES["arm"], describe=DEVICES["host"].describe))
+    monkeypatch.setitem(DEVICES, "arm", described(DEVICES["host"].describe))
     assert choose() == ("arm", "no phone is connected")
     assert choose(threads=2) == ("host", "no phone is connected; the simulated ARM CPU counts one thread")
 

@@ -31,7 +31,8 @@ def free(monkeypatch, bundle):
     def describe():
         raise BenchError("no emulator")
 
-    monkeypatch.setitem(DEVICES, "arm", replace(DEVICES["arm"], describe=describe))
+    arm = replace(DEVICES["arm"].load(), describe=describe)
+    monkeypatch.setitem(DEVICES, "arm", replace(DEVICES["arm"], load=lambda: arm))
 
 
 @pytest.fixture(scope="module")
