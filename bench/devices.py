@@ -122,7 +122,7 @@ def name_of(device: Device) -> str:
 
 
 def choose(threads: int = 1) -> tuple[str, str]:
-    """Where a run measures unless it is told, and why: a connected phone, else the simulated ARM CPU, else the host.
+    """The device of a run that names none, and why: a connected phone, else the simulated ARM CPU, else the host.
 
     The simulated CPU counts one thread. BenchError if several phones are connected: which one is the user's to say.
     """

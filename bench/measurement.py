@@ -1,4 +1,4 @@
-"""What a measurement is: frozen values, and one JSON line each in `measurements.jsonl`.
+"""Measurements: frozen values, and one JSON line each in `measurements.jsonl`.
 
 The samples are stored; `bench.statistics` derives every figure from them, so a line can be reported anew without a
 new run. "Not measured" is a value as well (NotMeasured): it is never an empty cell and never a passed check.
@@ -34,7 +34,7 @@ class BenchError(RuntimeError):
 
 @dataclass(frozen=True)
 class Device:
-    """Where a file ran. Figures of different kinds never stand in one ranking.
+    """The device on which a file ran. Figures of different kinds never stand in one ranking.
 
     `process` says inside what a phone ran the file: "shell" (a program of the adb shell), "app" or "app_process" (the
     app's code and runtimes, started from the shell); a phone schedules them differently. "" on anything but a phone.
@@ -60,7 +60,7 @@ class Device:
 
 
 def process_said(process: str) -> str:
-    """What follows a device's kind in words: ", app"; nothing for the shell, where phones are measured by default."""
+    """The words after a device's kind: ", app"; nothing for the shell, where phones are measured by default."""
     return f", {process}" if process not in ("", "shell") else ""
 
 
@@ -89,7 +89,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one run moves between the levels of the core's cache model, in lines of `line_bytes` bytes."""
+    """Lines that one run moves between the levels of the core's cache model, of `line_bytes` bytes each."""
 
     line_bytes: int
     l1_misses: int
@@ -116,7 +116,7 @@ class Allocations:
 
     @property
     def model_peak(self) -> int:
-        """What loading and running the file adds at its peak, mapped files apart."""
+        """Memory that loading and running the file adds at its peak, mapped files apart."""
         return self.peak - self.start
 
 
@@ -154,7 +154,7 @@ MEASURED, NOT_MEASURED, SIMULATED = "measured", "not measured", "simulated"
 
 @dataclass(frozen=True)
 class Schedule:
-    """How often a file runs, and for how long.
+    """The number of a file's runs, and their time.
 
     Warm-up: at least `warmup_runs` runs and `warmup_seconds`. Measured: at least `runs` runs and `seconds` for each
     file, cut into two blocks for each of `rounds` rounds, because the files of one format take turns (A B B A).

@@ -13,7 +13,7 @@ from bench.measurement import BenchError, Measurement, NotMeasured, Row, Simulat
 from exporters.artifact import Artifact, ExportError, read_artifacts, size_in_bytes
 
 RUN_VERSION = 1
-"""What settings.json's "version" may be at most; raised when an older compress-export would misread a run's files."""
+"""The greatest "version" of settings.json that is read; raised when an older tool would misread a run."""
 
 ORIGINAL, COMPRESSED = "original", "compressed"
 
@@ -39,7 +39,7 @@ def check_version(settings: Mapping[str, Any], path: Path) -> None:
 
 
 def altered(path: Path, recorded: Artifact, sha256: str = "") -> str:
-    """Why what lies at `path` is not the file that its run recorded; "" if it is. Bytes are compared, and the content
+    """The reason why `path` is not the file that its run recorded; "" if it is. Bytes are compared, and the content
     where `sha256` gives that of the file as it lies there now: hashing a great file takes seconds."""
     if not path.exists():
         return GONE
@@ -81,16 +81,16 @@ class RunFiles:
             raise RunError(str(error)) from error
 
     def artifact(self, path: Path) -> Artifact | None:
-        """What artifacts.json says of this file."""
+        """The artifact of this file in artifacts.json."""
         return next((row for row in self.artifacts if row.path.name == path.name), None)
 
     def place(self, artifact: Artifact) -> Path:
-        """Where a recorded file lies: artifacts.json keeps paths that may begin with "..", so its name says it."""
+        """Path of a recorded file: artifacts.json keeps paths that may begin with "..", so its name says it."""
         own = artifact.path.parent.name == "artifacts"
         return self.path / "artifacts" / artifact.path.name if own else artifact.path
 
     def altered(self, artifact: Artifact) -> str:
-        """Why a recorded file is no longer as it was recorded, by its bytes; "" if it is."""
+        """The reason why a recorded file is no longer as it was recorded, by its bytes; "" if it is."""
         return altered(self.place(artifact), artifact)
 
     def survey(self, network: str) -> Mapping[str, Any] | None:
@@ -119,7 +119,7 @@ class RunFiles:
         return next(self._of(Measurement, network, sha256), None)
 
     def refusal(self, network: str, sha256: str, device: str, process: str = "") -> str | None:
-        """Why the newest attempt to measure that file there gave no measurement; None if there was none."""
+        """The reason why the newest attempt to measure that file there gave no measurement; None if there was none."""
         rows = self._of(NotMeasured, network, sha256)
         return next((row.reason for row in rows if _there(row, device, process)), None)
 
@@ -135,7 +135,7 @@ class RunFiles:
 
     @property
     def devices(self) -> list[str]:
-        """Where the run was measured: names with kinds, and with a phone's process where it is not the shell."""
+        """Devices on which the run was measured: names with kinds, and a phone's process where it is not the shell."""
         found = [row.device for row in self.rows]
         return sorted({f"{device.name} ({device.kind}{process_said(device.process)})" for device in found})
 
@@ -163,6 +163,6 @@ class RunFiles:
 
 
 def _there(row: Row, device: str, process: str) -> bool:
-    """Whether a row's device is the one of that name or kind, inside that process; without one, not inside an app."""
+    """True where a row's device has that name or kind, inside that process; without one, not inside an app."""
     inside = row.device.process
     return device in (row.device.kind, row.device.name) and (inside == process if process else inside in ("", "shell"))

@@ -17,7 +17,7 @@ P99_NEEDS = 1000
 # Below this a tenth is a single run.
 DRIFT_NEEDS = 20
 SPREAD_LIMIT = 1.25
-"""How many times p50 the p90 may be: where nothing disturbs it, a network's runs differ by a few percent."""
+"""Greatest p90 over p50 of steady times: where nothing disturbs it, a network's runs differ by a few percent."""
 BUSY_LIMIT = 20.0
 """Preemptions for each second and thread above which a machine was busy. Each costs a time slice of the other process,
 3 to 4 ms on Linux, so 20 a second are a twelfth of the core."""
@@ -46,7 +46,7 @@ class Statistics:
 
     @property
     def drifted(self) -> bool:
-        """Whether the last tenth was more than 5 % slower than the first: the figures are then not to be trusted."""
+        """True where the last tenth was more than 5 % slower than the first: the figures are then not to be trusted."""
         return self.drift is not None and self.drift > DRIFT_LIMIT
 
 
@@ -64,7 +64,7 @@ class Ratio:
 
     @property
     def differs(self) -> bool | None:
-        """Whether the two times differ: 1 lies outside the interval. None where there is no interval."""
+        """True where the two times differ: 1 lies outside the interval. None where there is no interval."""
         return None if self.low is None or self.high is None else not self.low <= 1 <= self.high
 
 
@@ -88,12 +88,12 @@ def summarize(measurement: Measurement) -> Statistics:
     )
 
 
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value below which `share` of the sorted samples lie, linear between two (Hyndman and Fan's type 7)."""
-    place = (len(ordered) - 1) * share
-    below = math.floor(place)
+def quantile(ordered: Sequence[float], fraction: float) -> float:
+    """The value below which that fraction of the sorted samples lie, linear between two (Hyndman and Fan's type 7)."""
+    position = (len(ordered) - 1) * fraction
+    below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
 def drift(samples_ms: Sequence[float]) -> float | None:
@@ -105,7 +105,7 @@ def drift(samples_ms: Sequence[float]) -> float | None:
 
 
 def unsteady(measurement: Measurement) -> tuple[str, ...]:
-    """Why a measurement's times are not to be trusted, each as a clause: another process took the core, the runs spread
+    """Reasons not to trust a measurement's times, each a clause: another process took the core, the runs spread
     or drifted. Empty where they are steady. All of it is in the samples, and in the count of preemptions among them.
 
     The load average before is no reason: it counts the work that went before in the same run, a training too.
@@ -121,25 +121,25 @@ def unsteady(measurement: Measurement) -> tuple[str, ...]:
 
 
 def unsteady_clause(reasons: Sequence[str]) -> str:
-    """What `unsteady` found, as a clause with the cure; "" where it found nothing."""
+    """The reasons of `unsteady` as one clause with the cure; "" where it found nothing."""
     return f"its times are not steady: {'; '.join(reasons)}; measure again" if reasons else ""
 
 
 def times_remark(measurement: Measurement) -> str:
-    """Why a measurement's times are not to be used, or not to be trusted, with the cure; "" where they are steady."""
+    """The reason not to use, or not to trust, a measurement's times, with the cure; "" where they are steady."""
     if measurement.invalid:
         return f"its times are invalid: {measurement.invalid}; measure again"
     return unsteady_clause(unsteady(measurement))
 
 
 def is_busy(measurement: Measurement) -> bool:
-    """Whether other processes had a part of the cores that it was pinned to, while it ran."""
+    """True where other processes had a part of the cores that it was pinned to, while it ran."""
     rate = preemption_rate(measurement)
     return rate is not None and (measurement.preemptions or 0) >= BUSY_NEEDS and rate > BUSY_LIMIT
 
 
 def preemption_rate(measurement: Measurement) -> float | None:
-    """How often a second the core was taken from each thread. None where the system did not count, or did not pin: a
+    """Times a second that the core was taken from each thread. None where the system did not count, or did not pin: a
     process that may move goes on at once on another core, and macOS counts its own time slices."""
     seconds = sum(measurement.samples_ms) / 1000
     if measurement.preemptions is None or measurement.pinned_cores is None or not seconds:
@@ -160,7 +160,7 @@ def time_ratio(candidate: Measurement, reference: Measurement) -> Ratio:
     BenchError if the two did not take turns in one session.
     """
     differences = _paired(candidate, reference)
-    means = sorted((one + other) / 2 for place, one in enumerate(differences) for other in differences[place:])
+    means = sorted((one + other) / 2 for index, one in enumerate(differences) for other in differences[index:])
     dropped = _dropped(len(differences))
     low, high = (None, None) if dropped is None else (math.exp(means[dropped]), math.exp(means[-1 - dropped]))
     return Ratio(math.exp(median(means)), low, high, len(differences))
@@ -189,7 +189,7 @@ def _rounds(measurement: Measurement) -> list[tuple[int, float]]:
 
 
 def _dropped(rounds: int) -> int | None:
-    """How many pair means fall off each end while 95 % or more stays between; None if even their range has less."""
+    """Pair means that fall off each end while 95 % or more stays between; None if even their range has less."""
     # ways[s]: in how many of the 2^n sign patterns do the ranks of the positive differences sum to s?
     ways = [1]
     for rank in range(1, rounds + 1):

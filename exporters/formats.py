@@ -1,4 +1,4 @@
-"""The formats: what each file is called, which runtime reads it, and the functions that write and run it.
+"""FORMATS: the suffix and the runtime of each format, and the functions that write and run its files.
 
 Imports no toolkit and no torch: the front door lists FORMATS to print its help.
 """

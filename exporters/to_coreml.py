@@ -26,7 +26,7 @@ REQUIRES = ("coremltools", "torch")
 RUNTIME_MODULES, RUNTIME_PACKAGE = ("coremltools",), "coremltools"
 
 DTYPE = "float16"
-"""What the package stores and computes in: CoreML's default, and the only type that its Neural Engine runs."""
+"""Type that the package stores and computes in: CoreML's default, and the only type that its Neural Engine runs."""
 
 ROUNDING = 2.0**-11
 """Greatest relative error of rounding to float16 (11 significant bits); its smallest step is 2^-24."""

@@ -1,4 +1,4 @@
-"""Which versions of a toolkit are installed, or the command that installs it; what its error says, in one line."""
+"""Versions of installed toolkits, or the command that installs them; the one line of their errors that counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine is: its processor, cores, memory and clock. Unknown is None, never a guess."""
+"""Facts of this machine: its processor, cores, memory and clock. Unknown is None, never a guess."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def memory() -> Memory:
-    """What this process holds now, and the most it held since `reset_peak`, in kB."""
+    """Memory that this process holds now, and the most it held since `reset_peak`, in kB."""
     status, rollup = _kilobytes(STATUS), _kilobytes(ROLLUP)
     return Memory(
         peak=status.get("VmHWM"),

@@ -1,1 +1,1 @@
-"""What a layer costs on a device, measured and cached."""
+"""Latencies of layers on a device, measured and cached."""

@@ -70,7 +70,7 @@ class Kept:
 
 
 def cache_folder() -> Path:
-    """Where the tool keeps what it measured: $COMPRESS_EXPORT_CACHE, or the user's cache folder."""
+    """The folder of what the tool has measured: $COMPRESS_EXPORT_CACHE, or the user's cache folder."""
     from platformdirs import user_cache_path
 
     own = os.environ.get(FOLDER_VARIABLE)
@@ -78,7 +78,7 @@ def cache_folder() -> Path:
 
 
 def folder() -> Path:
-    """Where times are kept."""
+    """The folder of the times."""
     return cache_folder() / "layer-times"
 
 

@@ -27,7 +27,7 @@ SCHEMA = 1
 
 
 def folder() -> Path:
-    """Where errors of variants are kept."""
+    """The folder of the errors of variants."""
     return cache_folder() / "layer-errors"
 
 

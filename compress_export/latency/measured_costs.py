@@ -32,7 +32,7 @@ from exporters.formats import find_format
 from exporters.toolkits import versions
 
 MULTIPLES = {"pte": 16, "onnx": 16, "ptl": 16}
-"""What ranks are rounded to: on this processor's 512-bit kernels a 17th channel costs as much as a 32nd in all three
+"""Ranks are rounded to it: on this processor's 512-bit kernels a 17th channel costs as much as a 32nd in all three
 (results/rank_multiples.jsonl: 3x3 in ONNX Runtime 0.37 ms at 32, 0.58 at 36 to 48, 0.86 at 52 to 64)."""
 
 NETWORK = "network"
@@ -266,7 +266,7 @@ class MeasuredCosts:
 
 
 def _hash(program: ExportedProgram, image: tuple[int, ...]) -> str:
-    """What tells a network from others that take another time: its image, its operators, the shapes of its weights."""
+    """A hash of all in a network that its time depends on: its image, its operators, the shapes of its weights."""
     shapes = [tuple(tensor.shape) for tensor in program.state_dict.values()]
     return hashlib.sha256(f"{image} {program.graph} {shapes}".encode()).hexdigest()
 
@@ -281,10 +281,10 @@ def interpolate(points: Mapping[float, float], at: float) -> float:
 
     A single point gives a line through nothing at no work.
     """
-    places = sorted(points)
-    if len(places) == 1:
-        return points[places[0]] * at / places[0]
-    right = min(max(bisect_left(places, at), 1), len(places) - 1)
-    low, high = places[right - 1], places[right]
+    works = sorted(points)
+    if len(works) == 1:
+        return points[works[0]] * at / works[0]
+    right = min(max(bisect_left(works, at), 1), len(works) - 1)
+    low, high = works[right - 1], works[right]
     slope = (points[high] - points[low]) / (high - low)
     return max(0.0, points[low] + slope * (at - low))
