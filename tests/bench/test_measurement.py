@@ -52,7 +52,7 @@ def test_samples_come_in_the_order_of_their_blocks() -> None:
         ("{}", "missing required field `verdict`"),
         ('{"verdict": "passed"}', "its verdict is 'passed', not 'measured', 'simulated' or 'not measured'"),
         (to_line(measurement()).replace('"first_ms"', '"erste_ms"'), "missing required field `first_ms`"),
-        (to_line(measurement()).replace('"host"', '"cloud"'), "a device is one of host, phone, simulated, not 'cloud'"),
+        (to_line(measurement()).replace('"host"', '"cloud"'), "Invalid enum value 'cloud' - at `$.device.kind`"),
     ],
 )
 def test_what_is_no_row_is_named_with_its_line(line: str, reason: str, tmp_path: Path) -> None:
