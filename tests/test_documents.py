@@ -105,7 +105,7 @@ def test_every_command_runs(page, line, folder):
     assert done.returncode == 0, done.stderr
 
 
-PRINTED = {"steps.md": "answers passed", "sharing.md": "answers passed", "export.md": "same class: True"}
+PRINTED = {"steps.md": "parity passed", "sharing.md": "parity passed", "export.md": "same class: True"}
 """What each page's block of Python says when all is well."""
 
 

@@ -1,4 +1,4 @@
-"""Many processes, one run: torchrun starts them, the first leads, and the others do with it what it sends them."""
+"""One run in many processes: torchrun starts them, and all but the main one do the jobs that it broadcasts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import torch
 
 from compress_export.console import quietly
 from compress_export.errors import InputError
-from compress_export.pipeline.load import RunContext, load
+from compress_export.pipeline.load import RunContext, load, stored_source
 from compress_export.progress import Reporter
 from compress_export.run_directory import RunDirectory
+from compress_export.settings import SourceSettings
 from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, ProcessGroup
 
-JOIN, LEAVE = "join", "leave"
+LOAD, LEAVE = "load", "leave"
 FILES = ("network.json", "original.safetensors")
 
 
 def initialize(mixed_precision: bool = False) -> ProcessGroup:
-    """Those who train together: the processes that torchrun started, one with a GPU, or one on the CPU.
+    """The processes that train together: those that torchrun started, one with a GPU, or one on the CPU.
 
     InputError for mixed precision without a CUDA GPU.
     """
@@ -39,16 +40,22 @@ def initialize(mixed_precision: bool = False) -> ProcessGroup:
     return AccelerateGroup(half if mixed_precision else "no")
 
 
-def send(context: RunContext, job: str, *what: Any) -> None:
+def send(context: RunContext, job: str, *arguments: Any) -> None:
     """Tells the other processes to do a job; the caller then does it too."""
-    context.group.broadcast((job, context.run.settings(), what))
+    context.group.broadcast((job, context.run.settings(), arguments))
 
 
-def join(context: RunContext) -> None:
-    """Gives the other processes, where there are any, the network that the run works on."""
-    if context.group is SINGLE_PROCESS:
-        return
-    context.group.broadcast((JOIN, context.run.settings(), tuple((context.run / name).read_bytes() for name in FILES)))
+def load_in_all(
+    run: RunDirectory, source: SourceSettings, stale: bool = False, group: ProcessGroup = SINGLE_PROCESS
+) -> RunContext:
+    """The context that `source` describes, in the other processes of the group as well."""
+    reporter = Reporter()
+    if run.has("network.json") and not stale:
+        reporter.say(f"going on in {run.path}: what is there already is not made again")
+    context = load(run, source, reporter, stale, group)
+    if group is not SINGLE_PROCESS:
+        send(context, LOAD, *((run / name).read_bytes() for name in FILES))
+    return context
 
 
 def shut_down(group: ProcessGroup) -> None:
@@ -62,16 +69,13 @@ def serve(group: ProcessGroup, jobs: Mapping[str, Callable[..., object]]) -> Non
     with TemporaryDirectory() as folder, quietly(), redirect_stderr(StringIO()):
         run = RunDirectory(Path(folder))
         while True:
-            job, settings, what = group.broadcast(("", dict[str, Any](), ()))
+            job, settings, arguments = group.broadcast(("", dict[str, Any](), tuple[Any, ...]()))
             if job == LEAVE:
                 return
             run.write_json("settings.json", settings)
-            if job == JOIN:
-                contents: tuple[bytes, ...] = what
-                for name, content in zip(FILES, contents, strict=True):
+            if job == LOAD:
+                for name, content in zip(FILES, arguments, strict=True):
                     (run / name).write_bytes(content)
-                source = run.stored().source
-                assert source is not None  # the main process has loaded it
-                context = load(run, source, Reporter(), group=group)
+                context = load(run, stored_source(run), Reporter(), group=group)
             else:
-                jobs[job](context, *what)
+                jobs[job](context, *arguments)

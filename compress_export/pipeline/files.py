@@ -18,7 +18,8 @@ from bench.profile.profile import append as append_profiles
 from bench.run_files import RunFiles
 from compress_export.console import console, print_result
 from compress_export.errors import InputError
-from compress_export.pipeline.export_and_measure import choose_device, schedule_for
+from compress_export.pipeline.load import load, stored_source
+from compress_export.pipeline.measure import choose_device, schedule_for
 from compress_export.progress import Reporter
 from compress_export.reporting.measured_files import profiles_as_plain, show_profiles
 from compress_export.run_directory import open_run
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
 
 def profile_run(path: Path, settings: BenchSettings) -> None:
     """Profiles every file of the run at `path` and prints their costs by layer; its report shows them."""
-    from compress_export.pipeline.run import images_of
     from compress_export.reporting.pages import renew_pages
 
     with open_run(path, create=False) as run:
         run.need("artifacts.json", f"export {path} --target android")
         artifacts = read_artifacts(run / "artifacts.json")
-        profile_files(artifacts, images_of(run), settings, run / FILE)
+        images = load(run, stored_source(run), Reporter()).images
+        profile_files(artifacts, images.numpy(), settings, run / FILE)
         renew_pages(run)
 
 

@@ -1,13 +1,12 @@
-"""The tuning stage: the cut network trained as the settings say, by all processes together."""
+"""Trains the compressed network as the settings say, in all processes together."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader
 
 from compress_export.data.datasets import device_of
@@ -15,67 +14,87 @@ from compress_export.data.image_files import unlabelled_images
 from compress_export.data.in_memory import View
 from compress_export.pipeline.compress import load_module, settle_statistics
 from compress_export.pipeline.distributed import send
-from compress_export.pipeline.load import RunContext
+from compress_export.pipeline.load import RunContext, logged_training
 from compress_export.pipeline.validate import regularization_of
 from compress_export.settings import TuneSettings, keeps_best
 from compressor.calibration import collect
 from compressor.decompositions.methods import decomposition
+from compressor.layers import find_layer
 from compressor.plan import LayerPlan, Plan
 from compressor.planning.loss_model import Evaluator
 from compressor.planning.recipes import RECIPES
 from compressor.surgery import apply, save_weights, skeleton
 from compressor.training.fine_tune import fine_tune
-from compressor.training.loop import EpochRow, Loader, TrainOptions, Watch
-from compressor.training.options import Distillation
+from compressor.training.loop import Loader
+from compressor.training.options import Distillation, TrainOptions
 from compressor.training.schedules import FEW, reordered
 
 
-def tune_stage(
-    context: RunContext, plan: Plan, cut: nn.Module, settings: TuneSettings, stale: bool = False
+def fine_tune_stage(
+    context: RunContext, plan: Plan, compressed: nn.Module, settings: TuneSettings, stale: bool = False
 ) -> nn.Module:
-    """The cut network after fine-tuning; the cut network itself where there is nothing to tune with, or no epochs."""
+    """The fine-tuned network; the compressed one itself where there is nothing to tune with, or there are no epochs."""
     run = context.run
     nothing = not plan.factored and settings.regularizer is None
     if not context.trainable or settings.epochs == 0 or nothing:
         run.begin("tune", settings, stale)
-        return cut
+        return compressed
     if run.has("tuned.safetensors") and not stale:
         return load_module(context, plan, "tuned.safetensors")
     run.begin("tune", settings, stale)
     run.clear_from("share")  # files of the network as it was before
     if settings.cut_order == "sensitive":
-        plan = reordered(plan, _alone(context, plan))
+        plan = reordered(plan, _divergences(context, plan))
     send(context, "tune", plan, settings)
-    tuned = tune(context, plan, settings)
+    tuned = train(context, plan, settings, compressed)
     save_weights(tuned, run / "tuned.safetensors")
     (run / "tuning.pt").unlink(missing_ok=True)
     return tuned
 
 
-def tune(context: RunContext, plan: Plan, settings: TuneSettings) -> nn.Module:
-    """The fine-tuned network, and its rows in tuning.jsonl. All processes of the group do this at once."""
-    run = context.run
-    assert context.data is not None  # it is trainable
-    run.write_text("tuning.jsonl", "")
-    with context.reporter.stage(f"Fine-tuning, {settings.schedule}, {len(plan.factored)} layers") as advance:
-        now = ""
+def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: nn.Module | None = None) -> nn.Module:
+    """The fine-tuned network, and its rows in tuning.jsonl. All processes of the group do this at once.
 
-        def note(row: EpochRow) -> None:
-            nonlocal now
-            now = f"{row.cut}: held-out top-1 {row.top1:.1f} %"
-            run.append_line("tuning.jsonl", asdict(row))
+    Where a step factors every layer of the plan, `compressed` is what they become.
+    """
+    original, data = context.network.module, context.data
+    assert data is not None  # it is trainable
 
+    def factorize(module: nn.Module, layers: tuple[LayerPlan, ...]) -> None:
+        """Factors of the weights as they are now; those not yet trained since the plan use its decompositions.
+
+        The other processes get the weights from the main one, so they only need the places for them.
+        """
+        if not context.group.is_main:
+            skeleton(module, layers)
+            return
+        if compressed is not None and len(layers) == len(plan.factored):
+            skeleton(module, layers)
+            module.load_state_dict(compressed.state_dict())
+            return
+        before, names = copy.deepcopy(module), [layer.name for layer in layers]
+        weights = [[find_layer(network, name).weight.cpu() for name in names] for network in (module, original)]
+        if all(map(torch.equal, *weights)):
+            apply(module, layers, context.decompositions, seed=plan.seed, moments=context.moments)
+        else:
+            moments = collect(module, data.calibration, names, seed=plan.seed) if context.fits_outputs else None
+            apply(module, layers, seed=plan.seed, moments=moments)
+        settle_statistics(context, module, before)
+
+    title = f"Fine-tuning, {settings.schedule}, {len(plan.factored)} layers"
+    text = "{0.cut}: top-1 on the validation split {0.top1:.1f} %".format
+    with logged_training(context.run, title, "tuning.jsonl", text) as watch:
         tuned, _rows = fine_tune(
-            context.network.module,
+            original,
             plan,
-            _images_of(context, settings),
-            context.data.held_out,
+            _training_images(context, settings),
+            data.held_out,
             settings.schedule,
             settings.epochs,
             options_of(settings, context.seed, len(plan.factored), context.network.origin),
-            factorize=lambda module, layers: _cut(context, plan, module, layers),
-            checkpoint=run / "tuning.pt",
-            watch=Watch(note, lambda done, total: advance(done, total, now)),
+            factorize=factorize,
+            checkpoint=context.run / "tuning.pt",
+            watch=watch,
             paces=() if settings.rate is not None else RECIPES[settings.recipe].paces,
             group=context.group,
             total_epochs=settings.total_epochs,
@@ -84,8 +103,10 @@ def tune(context: RunContext, plan: Plan, settings: TuneSettings) -> nn.Module:
 
 
 def options_of(settings: TuneSettings, seed: int, layers: int, origin: str) -> TrainOptions:
-    """What the settings say of every epoch where so many layers of a network of that origin are cut; a rate that the
-    recipe's paces give is set step by step. Where nobody says, many layers learn from the original: few stay near it.
+    """Training options of every epoch where so many layers of a network of that origin are factored.
+
+    A rate that the recipe's paces give is set step by step. Where the settings do not say, many layers learn from the
+    original, for few stay near it.
     """
     distill = layers > FEW if settings.distill is None else settings.distill
     return TrainOptions(
@@ -102,7 +123,7 @@ def options_of(settings: TuneSettings, seed: int, layers: int, origin: str) -> T
     )
 
 
-def _images_of(context: RunContext, settings: TuneSettings) -> Loader:
+def _training_images(context: RunContext, settings: TuneSettings) -> Loader:
     """The training images, and with them those of the folder without labels."""
     assert context.data is not None  # it is trainable
     train, network = context.data.train, context.network
@@ -120,8 +141,8 @@ def _images_of(context: RunContext, settings: TuneSettings) -> Loader:
     )
 
 
-def _alone(context: RunContext, plan: Plan) -> dict[str, float]:
-    """The divergence of the answers on held-out images when each factored layer alone is cut as planned."""
+def _divergences(context: RunContext, plan: Plan) -> dict[str, float]:
+    """Divergence of the outputs on the validation split when each layer alone is factored as planned."""
     network = context.network.module
     assert context.data is not None  # it is trainable
     evaluator = Evaluator(network, context.data.held_out, device=context.group.device)
@@ -133,29 +154,3 @@ def _alone(context: RunContext, plan: Plan) -> dict[str, float]:
             losses[row.name] = evaluator.alone(row.name, found.factors(row.rank))[0]
             advance(done + 1, len(plan.factored), row.name)
     return losses
-
-
-def _cut(context: RunContext, plan: Plan, module: nn.Module, layers: tuple[LayerPlan, ...]) -> None:
-    """Factors of the weights as they are now; those not yet trained since the plan use its decompositions.
-
-    The other processes get the weights from the main one, so they only need the places for them.
-    """
-    if not context.group.is_main:
-        skeleton(module, layers)
-        return
-    original, before = context.network.module, copy.deepcopy(module)
-    names = [layer.name for layer in layers]
-    if all(torch.equal(_weight(module, name).cpu(), _weight(original, name).cpu()) for name in names):
-        apply(module, layers, context.decompositions, seed=plan.seed, moments=context.moments)
-    else:
-        moments = None
-        if context.fits_outputs and context.data is not None:
-            moments = collect(module, context.data.calibration, names, seed=plan.seed)
-        apply(module, layers, seed=plan.seed, moments=moments)
-    settle_statistics(context, module, before)
-
-
-def _weight(module: nn.Module, name: str) -> Tensor:
-    weight = module.get_submodule(name).weight
-    assert isinstance(weight, Tensor)  # a plan names convolutions and fully connected layers only
-    return weight

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -126,7 +127,19 @@ def load(
     run.begin("source", settings, stale)
     if epochs is not None and data is not None:
         options = replace(FROM_SCRATCH, seed=settings.seed, regularizer=regularization_of(settings))
-        _train(run, network, data, Step((), epochs), options, SingleProcess(group.device))
+        title = f"Training {network.name} on {data.name}"
+        text = "epoch {0.epoch} of {0.epochs}, top-1 on the validation split {0.top1:.1f} %".format
+        with logged_training(run, title, "training.jsonl", text) as watch:
+            fit(
+                network.module,
+                data.train,
+                data.held_out,
+                (Step((), epochs),),
+                options,
+                checkpoint=run / "training.pt",
+                watch=watch,
+                group=SingleProcess(group.device),
+            )
     if network.origin == "untrained":
         settle(network.module, images)
     found = survey(network.module, images)
@@ -162,18 +175,27 @@ def _data(
     return data, data.images(REAL_IMAGES)
 
 
-def _train(
-    run: RunDirectory, network: Network, data: Data, step: Step, options: TrainOptions, group: ProcessGroup
-) -> None:
-    run.write_text("training.jsonl", "")
-    with Reporter().stage(f"Training {network.name} on {data.name}") as advance:
-        now = ""
+@contextmanager
+def logged_training(run: RunDirectory, title: str, file: str, now: Callable[[EpochRow], str]) -> Iterator[Watch]:
+    """Progress of a training under `title`, with the row of every epoch in the run's `file` and what `now` says of it.
+
+    The file begins anew: a training that goes on from its checkpoint reports the epochs before as well.
+    """
+    run.write_text(file, "")
+    with Reporter().stage(title) as advance:
+        text = ""
 
         def note(row: EpochRow) -> None:
-            nonlocal now
-            now = f"epoch {row.epoch} of {row.epochs}, held-out top-1 {row.top1:.1f} %"
-            run.append_line("training.jsonl", asdict(row))
+            nonlocal text
+            text = now(row)
+            run.append_line(file, asdict(row))
 
-        watch = Watch(note, lambda done, total: advance(done, total, now))
-        place = run / "training.pt"
-        fit(network.module, data.train, data.held_out, (step,), options, checkpoint=place, watch=watch, group=group)
+        yield Watch(note, lambda done, total: advance(done, total, text))
+
+
+def stored_source(run: RunDirectory) -> SourceSettings:
+    """The network and data that the run was made with. InputError where its settings name none."""
+    source = run.stored().source
+    if source is None:
+        raise InputError(f"{run / 'settings.json'} names no network; make the run again")
+    return source

@@ -1,10 +1,10 @@
-"""A run from end to end, and each of its verbs alone. The stages are in source.py, stages.py and file_stages.py."""
+"""A run from end to end, and each of its verbs alone: stages in their order, each resuming from the run's files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from torch import nn
 from bench.run_files import COMPRESSED, ORIGINAL
 from compress_export.console import console, output_options, print_result
 from compress_export.errors import InputError
-from compress_export.pipeline import compress as stages
-from compress_export.pipeline import fine_tune as tuning
-from compress_export.pipeline import plan as planning
-from compress_export.pipeline import share as sharing
-from compress_export.pipeline.distributed import initialize, join, serve, shut_down
-from compress_export.pipeline.export_and_measure import bench_stage, choose_device, export_stage
-from compress_export.pipeline.load import RunContext, load
+from compress_export.pipeline.compress import compress_stage, load_module
+from compress_export.pipeline.distributed import initialize, load_in_all, serve, shut_down
+from compress_export.pipeline.export import export_stage
+from compress_export.pipeline.fine_tune import fine_tune_stage, train
+from compress_export.pipeline.load import RunContext, stored_source
+from compress_export.pipeline.measure import choose_device, measure_stage
+from compress_export.pipeline.plan import check_plan_settings, measure_probe_points, plan_stage, probe_layers
+from compress_export.pipeline.share import PACKED, packed_module, share_stage
 from compress_export.pipeline.validate import (
     check_goal,
     check_latency,
@@ -35,34 +36,38 @@ from compress_export.reporting.notes import failures
 from compress_export.reporting.pages import as_json, renew_pages, write_pages
 from compress_export.reporting.terminal import show, show_plan
 from compress_export.run_directory import RunDirectory, open_run
-from compress_export.settings import BenchSettings, PlanSettings, ShareSettings, SourceSettings, TuneSettings
+from compress_export.settings import (
+    BenchSettings,
+    PlanSettings,
+    Section,
+    ShareSettings,
+    SourceSettings,
+    TuneSettings,
+)
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup
 from compressor.plan import Plan
+from compressor.training.loop import accuracy
 from exporters.artifact import ExportError, read_artifacts
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a whole run was asked for."""
+    """The settings of a whole run."""
 
     source: SourceSettings
     plan: PlanSettings
     tune: TuneSettings
-    formats: tuple[str, ...]
-    bench: BenchSettings
+    formats: tuple[str, ...] = ()
+    bench: BenchSettings = field(default_factory=BenchSettings)
     share: ShareSettings = field(default_factory=ShareSettings)
 
 
-JOBS: dict[str, Callable[..., object]] = {
-    "losses": planning.measure_probe_points,
-    "drops": planning.probe_layers,
-    "tune": tuning.tune,
-}
-"""What all processes of a group do at once."""
+JOBS: dict[str, Callable[..., object]] = {"losses": measure_probe_points, "drops": probe_layers, "tune": train}
+"""Jobs that all processes of a group do at once."""
 
 
 def on_main_process(work: Callable[[ProcessGroup], object], mixed_precision: bool = False) -> None:
-    """Does the context in the process that leads; the others that torchrun started do what it sends them."""
+    """Does the work in the main process; the others that torchrun started do the jobs that it sends them."""
     group = initialize(mixed_precision)
     if not group.is_main:
         serve(group, JOBS)
@@ -74,56 +79,59 @@ def on_main_process(work: Callable[[ProcessGroup], object], mixed_precision: boo
 def run_all(path: Path, request: RunRequest, force: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> Report:
     """The report of a whole run in the directory `path`, printed as well.
 
-    ExportError after the report is written, if a file is not to be shipped: a layer that was not delegated, or answers
+    ExportError after the report is written, if a file is not to be shipped: a layer that was not delegated, or outputs
     that differ from the module's.
     """
-    planning.check_plan_settings(request.plan)
-    tune = with_centroids(request.tune, request.share)
-    source = while_training(request.source, tune)
-    check_regularizer(source, tune)
-    check_goal(source, request.plan)
+    request = _validated(request)
     device = choose_device(request.bench, Reporter())
-    _foretell(
-        check_latency(request.plan, request.bench, device.describe()), runtime_note(request.plan, request.formats)
-    )
+    latency = check_latency(request.plan, request.bench, device.describe())
+    for note in filter(None, (latency, runtime_note(request.plan, request.formats))):
+        Reporter().say(f"note: {note}")
     with open_run(path) as run:
-        stale_source = run.stale("source", source, force)
-        stale_plan = run.stale("plan", request.plan, force)
-        stale_tune = run.stale("tune", tune, force)
-        stale_share = run.stale("share", request.share, force)
-        context = _context(run, source, stale_source, group)
-        stages.baseline_stage(context)
-        plan, verified = planning.plan_stage(context, request.plan, stale_plan)
-        cut = stages.cut_stage(context, plan, verified)
-        tuned = tuning.tune_stage(context, plan, cut, tune, stale_tune)
-        shared = sharing.share_stage(context, tuned, request.share, stale_share)
-        stages.accuracy_stage(context, _modules(context, cut, tuned, shared))
-        artifacts = export_stage(context, shared, request.formats)
-        bench_stage(context, artifacts, request.bench, device)
+        context, module = _compressed(run, request, force, group)
+        artifacts = export_stage(context, module, request.formats)
+        measure_stage(context, artifacts, request.bench, device)
         report = _report(run)
     _stop(report.failures)
     return report
 
 
-def _foretell(*notes: str) -> None:
-    for note in filter(None, notes):
-        Reporter().say(f"note: {note}")
-
-
-def tuned_run(
-    path: Path, source: SourceSettings, settings: PlanSettings, tune: TuneSettings, group: ProcessGroup = SINGLE_PROCESS
-) -> RunContext:
-    """A run in the directory `path` as far as its accuracy: planned, cut, tuned, nothing exported."""
-    planning.check_plan_settings(settings)
-    check_goal(source, settings)
+def compressed_run(path: Path, request: RunRequest, group: ProcessGroup = SINGLE_PROCESS) -> RunContext:
+    """A run in the directory `path` as far as the accuracy of its compressed network; nothing is exported."""
     with open_run(path) as run:
-        stale = run.stale("source", source, False), run.stale("plan", settings, False), run.stale("tune", tune, False)
-        context = _context(run, source, stale[0], group)
-        plan, verified = planning.plan_stage(context, settings, stale[1])
-        cut = stages.cut_stage(context, plan, verified)
-        tuned = tuning.tune_stage(context, plan, cut, tune, stale[2])
-        stages.accuracy_stage(context, _modules(context, cut, tuned, tuned))
-    return context
+        return _compressed(run, _validated(request), False, group)[0]
+
+
+def _validated(request: RunRequest) -> RunRequest:
+    """The request with its regularizer where it acts. InputError for what its settings cannot do together."""
+    check_plan_settings(request.plan)
+    tune = with_centroids(request.tune, request.share)
+    source = while_training(request.source, tune)
+    check_regularizer(source, tune)
+    check_goal(source, request.plan)
+    return replace(request, source=source, tune=tune)
+
+
+def _compressed(
+    run: RunDirectory, request: RunRequest, force: bool, group: ProcessGroup
+) -> tuple[RunContext, nn.Module]:
+    """The run's context, and the network as it is exported: planned, compressed, fine-tuned, its weights shared."""
+    sections: dict[str, Section] = {
+        "source": request.source,
+        "plan": request.plan,
+        "tune": request.tune,
+        "share": request.share,
+    }
+    stale = {name for name, settings in sections.items() if run.stale(name, settings, force)}
+    context = load_in_all(run, request.source, "source" in stale, group)
+    # Before hours are spent: an image of the test set that cannot be read is found, and a wrong figure is seen.
+    _evaluate(context, {ORIGINAL: context.network.module})
+    plan, verified = plan_stage(context, request.plan, "plan" in stale)
+    compressed = compress_stage(context, plan, verified)
+    tuned = fine_tune_stage(context, plan, compressed, request.tune, "tune" in stale)
+    shared = share_stage(context, tuned, request.share, "share" in stale)
+    _evaluate(context, _modules(context, compressed, tuned, shared))
+    return context, shared
 
 
 def plan_only(
@@ -134,86 +142,76 @@ def plan_only(
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Plan:
     """The plan of a run, written and printed."""
-    planning.check_plan_settings(settings)
+    check_plan_settings(settings)
     check_goal(source, settings)
     with open_run(path) as run:
-        stale_source = run.stale("source", source, force)
-        stale_plan = run.stale("plan", settings, force)
-        context = _context(run, source, stale_source, group)
-        plan, _ = planning.plan_stage(context, settings, stale_plan)
+        stale_source, stale_plan = run.stale("source", source, force), run.stale("plan", settings, force)
+        context = load_in_all(run, source, stale_source, group)
+        plan, _ = plan_stage(context, settings, stale_plan)
         print_result(plan.to_json(), lambda: show_plan(plan, context.survey, console()))
         context.reporter.say(f"{run / 'plan.json'}: go on with `compress-export compress {path}`")
     return plan
 
 
 def compress_only(path: Path) -> None:
-    """Writes the cut network of the run at `path`, and its accuracy where there is data."""
-    with _existing(path, "plan.json", f"plan NETWORK --name {path.name}") as (run, context):
-        cut = stages.cut_stage(context, Plan.read(run / "plan.json"))
-        if not (run.has("tuned.safetensors") or run.has(sharing.PACKED)):
-            stages.accuracy_stage(context, _modules(context, cut, cut, cut))
-        Reporter().say(f"{run / 'compressed.safetensors'}: {_next(context, path)}")
-
-
-def _next(context: RunContext, path: Path) -> str:
-    """What to do with a cut network: tune it where there is data to tune with, else export it."""
-    export = f"compress-export export {path} --target android"
-    return f"go on with `compress-export tune {path}`, or `{export}`" if context.trainable else f"go on with `{export}`"
+    """Writes the compressed network of the run at `path`, and its accuracy where there is data."""
+    with _existing(path, "plan.json", f"plan NETWORK --name {path.name}") as context:
+        run = context.run
+        compressed = compress_stage(context, Plan.read(run / "plan.json"))
+        if not (run.has("tuned.safetensors") or run.has(PACKED)):
+            _evaluate(context, _modules(context, compressed, compressed, compressed))
+        ways = [f"`compress-export export {path} --target android`"]
+        if context.trainable:
+            ways.insert(0, f"`compress-export tune {path}`")
+        Reporter().say(f"{run / 'compressed.safetensors'}: go on with {', or '.join(ways)}")
 
 
 def tune_only(path: Path, settings: TuneSettings, force: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> None:
     """Fine-tunes the compressed network of the run at `path` and measures its accuracy."""
-    with _existing(path, "compressed.safetensors", f"compress {path}", group) as (run, context):
+    with _existing(path, "compressed.safetensors", f"compress {path}", group) as context:
+        run = context.run
         if not context.trainable:
             lacks = "data" if context.data is None else "trained weights"
             raise InputError(f"{path} has no {lacks} to tune with; plan a run with --data and trained weights")
-        check_regularizer(_source(run), settings)
+        check_regularizer(stored_source(run), settings)
         stale = run.stale("tune", settings, force)
         plan = Plan.read(run / "plan.json")
-        cut = stages.cut_stage(context, plan)
-        tuned = tuning.tune_stage(context, plan, cut, settings, stale)
-        if not run.has(sharing.PACKED):
-            stages.accuracy_stage(context, _modules(context, cut, tuned, tuned))
-        if tuned is cut:
+        compressed = compress_stage(context, plan)
+        tuned = fine_tune_stage(context, plan, compressed, settings, stale)
+        if not run.has(PACKED):
+            _evaluate(context, _modules(context, compressed, tuned, tuned))
+        if tuned is compressed:
             Reporter().say("nothing was tuned: no layer is factored, or --epochs is 0")
         Reporter().say(f"go on with `compress-export export {path} --target android`")
 
 
 def share_only(path: Path, settings: ShareSettings, force: bool = False) -> None:
-    """Shares weights of the run at `path`, as it was tuned, or cut where it was not, and measures its accuracy."""
-    with _existing(path, "compressed.safetensors", f"compress {path}") as (run, context):
+    """Shares weights of the run at `path`, tuned or not, and measures its accuracy."""
+    with _existing(path, "compressed.safetensors", f"compress {path}") as context:
+        run = context.run
         stale = run.stale("share", settings, force)
-        cut, tuned = _newest(run, context, path)
-        shared = sharing.share_stage(context, tuned, settings, stale)
-        stages.accuracy_stage(context, _modules(context, cut, tuned, shared))
-        if run.has(sharing.PACKED):
-            size = (run / sharing.PACKED).stat().st_size
-            Reporter().say(f"{run / sharing.PACKED}: {size:,} bytes; exported files do not become smaller by it")
+        compressed, tuned = _newest(context)
+        shared = share_stage(context, tuned, settings, stale)
+        _evaluate(context, _modules(context, compressed, tuned, shared))
+        if run.has(PACKED):
+            size = (run / PACKED).stat().st_size
+            Reporter().say(f"{run / PACKED}: {size:,} bytes; exported files do not become smaller by it")
         Reporter().say(f"go on with `compress-export export {path} --target android`")
 
 
-def _newest(run: RunDirectory, context: RunContext, path: Path) -> tuple[nn.Module, nn.Module]:
-    """The cut network, and the tuned one (the same where it was not tuned). InputError amid a tuning."""
-    if run.has("tuning.pt"):
-        raise InputError(f"the tuning of {path} was interrupted; finish it with `compress-export tune {path}`")
-    plan = Plan.read(run / "plan.json")
-    cut = stages.cut_stage(context, plan)
-    tuned = run.has("tuned.safetensors")
-    return cut, stages.load_module(context, plan, "tuned.safetensors") if tuned else cut
-
-
 def export_only(path: Path, formats: tuple[str, ...]) -> None:
-    """Exports the shared network of the run at `path`, else the tuned one, else the cut one."""
-    with _existing(path, "compressed.safetensors", f"compress {path}") as (run, context):
-        _, module = _newest(run, context, path)
+    """Exports the shared network of the run at `path`, else the tuned one, else the one that is only compressed."""
+    with _existing(path, "compressed.safetensors", f"compress {path}") as context:
+        run = context.run
+        _, module = _newest(context)
         if run.has("sharing.pt"):
             raise InputError(f"the sharing of {path} was interrupted; finish it with `compress-export share {path}`")
-        if run.has(sharing.PACKED):
-            module = sharing.packed_module(context, module)
+        if run.has(PACKED):
+            module = packed_module(context, module)
         artifacts = export_stage(context, module, formats)
         renew_pages(run)
         for artifact in artifacts:
-            Reporter().say(f"{artifact.path}: {artifact.bytes:,} bytes, answers {artifact.verdict}")
+            Reporter().say(f"{artifact.path}: {artifact.bytes:,} bytes, parity {artifact.verdict}")
         Reporter().say(f"go on with `compress-export bench {path}`")
     _stop(failures(artifacts))
 
@@ -221,17 +219,13 @@ def export_only(path: Path, formats: tuple[str, ...]) -> None:
 def bench_only(path: Path, settings: BenchSettings) -> None:
     """Measures every file of the run at `path` once more."""
     device = choose_device(settings, Reporter())
-    with _existing(path, "artifacts.json", f"export {path} --target android") as (run, context):
+    with _existing(path, "artifacts.json", f"export {path} --target android") as context:
+        run = context.run
         try:
-            bench_stage(context, read_artifacts(run / "artifacts.json"), settings, device, again=True)
+            measure_stage(context, read_artifacts(run / "artifacts.json"), settings, device, again=True)
         finally:
             renew_pages(run)  # a fault or Ctrl-C leaves the rows of the formats before it
         _tell(gather(run))
-
-
-def images_of(run: RunDirectory) -> Any:
-    """The real images on which the run's files are compared and measured, float32 (N, C, H, W)."""
-    return _context(run, _source(run)).images.numpy()
 
 
 def report_only(path: Path | str) -> Report:
@@ -245,39 +239,55 @@ def report_only(path: Path | str) -> Report:
     return report
 
 
-def _context(
-    run: RunDirectory, source: SourceSettings, stale: bool = False, group: ProcessGroup = SINGLE_PROCESS
-) -> RunContext:
-    reporter = Reporter()
-    if run.has("network.json") and not stale:
-        reporter.say(f"going on in {run.path}: what is there already is not made again")
-    context = load(run, source, reporter, stale, group)
-    join(context)
-    return context
-
-
 @contextmanager
-def _existing(
-    path: Path, needed: str, verb: str, group: ProcessGroup = SINGLE_PROCESS
-) -> Iterator[tuple[RunDirectory, RunContext]]:
+def _existing(path: Path, needed: str, verb: str, group: ProcessGroup = SINGLE_PROCESS) -> Iterator[RunContext]:
     """An existing run with its network and data as its settings name them. InputError if it lacks the file `needed`."""
     with open_run(path, create=False) as run:
         run.need(needed, verb)
-        yield run, _context(run, _source(run), group=group)
+        yield load_in_all(run, stored_source(run), group=group)
 
 
-def _source(run: RunDirectory) -> SourceSettings:
-    source = run.stored().source
-    if source is None:
-        raise InputError(f"{run / 'settings.json'} names no network; make the run again")
-    return source
+def _newest(context: RunContext) -> tuple[nn.Module, nn.Module]:
+    """The compressed network before and after tuning (the same where it was not tuned). InputError amid a tuning."""
+    run = context.run
+    if run.has("tuning.pt"):
+        raise InputError(f"the tuning of {run.path} was interrupted; finish it with `compress-export tune {run.path}`")
+    plan = Plan.read(run / "plan.json")
+    compressed = compress_stage(context, plan)
+    tuned = run.has("tuned.safetensors")
+    return compressed, load_module(context, plan, "tuned.safetensors") if tuned else compressed
 
 
-def _modules(context: RunContext, cut: nn.Module, tuned: nn.Module, shared: nn.Module) -> dict[str, nn.Module]:
+def _modules(context: RunContext, compressed: nn.Module, tuned: nn.Module, shared: nn.Module) -> dict[str, nn.Module]:
+    """The networks whose accuracy is recorded, by their names in accuracy.json."""
     modules = {ORIGINAL: context.network.module, COMPRESSED: shared}
-    if tuned is not cut:
-        modules["cut"] = cut
+    if tuned is not compressed:
+        modules["cut"] = compressed
     return modules if shared is tuned else {**modules, "unshared": tuned}
+
+
+def _evaluate(context: RunContext, modules: Mapping[str, nn.Module]) -> None:
+    """Writes accuracy.json: top-1, top-5 and every prediction on the test set, for each module by name.
+
+    The original's accuracy is kept once it is known; alone it is measured only where the file has none yet.
+    """
+    run = context.run
+    if not context.trainable or context.data is None:
+        return
+    rows: dict[str, Any] = run.read_json("accuracy.json") if run.has("accuracy.json") else {}
+    if set(rows) == set(modules) or (rows and set(modules) == {ORIGINAL}):
+        return
+    with context.reporter.stage(f"Measuring the accuracy of {', '.join(modules)} on the test set") as advance:
+        for done, (name, module) in enumerate(modules.items()):
+            advance(done, len(modules), name)
+            if name != ORIGINAL or ORIGINAL not in rows:
+                rows[name] = asdict(accuracy(module, context.data.validation, context.group.device))
+    run.write_json("accuracy.json", {name: rows[name] for name in modules})
+    if set(modules) == {ORIGINAL}:
+        original = rows[ORIGINAL]
+        context.reporter.say(
+            f"top-1 of the original: {original['top1']:.2f} % of {len(original['correct'])} images of the test set"
+        )
 
 
 def _report(run: RunDirectory) -> Report:
@@ -288,7 +298,7 @@ def _report(run: RunDirectory) -> Report:
 
 
 def _tell(report: Report) -> None:
-    """The closing table, or what report.json holds."""
+    """Prints the closing table, or what report.json holds."""
     print_result(as_json(report) if output_options().as_json else "", lambda: show(report, console()))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from compress_export.data.in_memory import View, photograph_crops
 from compress_export.models.networks import Network
 from compress_export.pipeline.load import RunContext
-from compress_export.pipeline.run import tuned_run
+from compress_export.pipeline.run import RunRequest, compressed_run
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
 from compress_export.study.grids import SYSTEMS, Cell
@@ -90,7 +90,8 @@ def _trained(cell: Cell, bed: Bed) -> Line:
     system, path = SYSTEMS[cell.system], bed.runs / cell.name
     source, plan_settings = replace(bed.source, seed=cell.seed, images=cell.images), system.plan(cell.budget)
     _borrow(bed.runs, path, source, plan_settings)
-    context = tuned_run(path, source, plan_settings, system.tuning(cell.epochs, bed.tune), bed.group)
+    request = RunRequest(source, plan_settings, system.tuning(cell.epochs, bed.tune))
+    context = compressed_run(path, request, bed.group)
     run = context.run
     accuracy, after = run.read_json("accuracy.json"), run.read_json("compressed.json")
     rows = run.read_lines("tuning.jsonl")

@@ -390,7 +390,7 @@ def test_an_edited_plan_is_cut_anew(tmp_path, net_file, call):
     plan["layers"][1] |= {"method": "keep", "rank": [], "reason": "by hand"}
     path.write_text(json.dumps(plan))
     status, _, err = call(tmp_path, "compress", "runs/one")
-    assert (status, "has been edited: cutting again" in err) == (0, True)
+    assert (status, "has been edited: compressing again" in err) == (0, True)
     assert json.loads((tmp_path / "runs/one/compressed.json").read_text())["plan"]["layers"][1]["method"] == "keep"
 
 

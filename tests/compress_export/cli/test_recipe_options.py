@@ -10,7 +10,7 @@ from compress_export.cli.to_settings import plan_of, source_of, tune_again_of, t
 from compress_export.data.image_files import unlabelled_images
 from compress_export.errors import InputError
 from compress_export.pipeline.distributed import initialize
-from compress_export.pipeline.run import tuned_run
+from compress_export.pipeline.run import RunRequest, compressed_run
 from compress_export.run_directory import RunSettings
 from compress_export.settings import TuneSettings
 from compressor.plan import Plan
@@ -149,7 +149,8 @@ def test_every_recipe_plans_cuts_and_tunes(tmp_path, net_file, recipe):
     limit = {"default": "--max-macs", "tucker-vbmf-2015": "--max-macs"}.get(recipe, "--max-params")
     options = given(*words, limit, "0.6x", "--set", "fine_tune.epochs_scale=0.1")
     plan, tune = plan_of(options), tune_of(options)
-    run = tuned_run(tmp_path / "run", source_of(f"{net_file}:build", options), plan, tune).run
+    request = RunRequest(source_of(f"{net_file}:build", options), plan, tune)
+    run = compressed_run(tmp_path / "run", request).run
     made = Plan.read(run / "plan.json")
     assert made.factored
     if RECIPES[recipe].rank_rule != "budget":

@@ -264,7 +264,7 @@ def test_the_command_of_a_report_asks_for_the_same(words):
 def _row(settings):
     from bench_rows import measurement
 
-    from compress_export.pipeline.export_and_measure import schedule_for
+    from compress_export.pipeline.measure import schedule_for
 
     return replace(measurement(), schedule=schedule_for(settings))
 

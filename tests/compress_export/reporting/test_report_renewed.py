@@ -2,8 +2,10 @@
 
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
+import torch
 from report_runs import counted, report_run
 
 from bench.measurement import BenchError
@@ -23,7 +25,7 @@ def run(tmp_path, monkeypatch):
 
     @contextmanager
     def existing(*_):
-        yield RunDirectory(path), None
+        yield SimpleNamespace(run=RunDirectory(path))
 
     monkeypatch.setattr(pipeline, "_existing", existing)
     monkeypatch.setattr(pipeline, "choose_device", lambda *_: None)
@@ -38,7 +40,7 @@ def said(path):
 
 
 def test_bench_renews_the_pages(run, monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, "bench_stage", lambda *_, **__: counted(run))
+    monkeypatch.setattr(pipeline, "measure_stage", lambda *_, **__: counted(run))
     assert said(run) == ([False, False], [])
     pipeline.bench_only(run, BenchSettings())
     assert said(run) == ([True, True], [4000, 1000])
@@ -50,7 +52,7 @@ def test_what_was_measured_before_a_fault_is_on_the_pages(run, monkeypatch):
         counted(run)
         raise BenchError("the phone is gone")
 
-    monkeypatch.setattr(pipeline, "bench_stage", unplugged)
+    monkeypatch.setattr(pipeline, "measure_stage", unplugged)
     with pytest.raises(BenchError, match="the phone is gone"):
         pipeline.bench_only(run, BenchSettings())
     assert said(run) == ([True, True], [4000, 1000])
@@ -65,7 +67,8 @@ def test_export_renews_the_pages(run, monkeypatch):
 
 
 def test_a_profile_renews_the_pages(run, monkeypatch):
-    monkeypatch.setattr(pipeline, "images_of", lambda _: None)
+    monkeypatch.setattr(profile_stage, "load", lambda *_: SimpleNamespace(images=torch.zeros(1)))
+    monkeypatch.setattr(profile_stage, "stored_source", lambda _: None)
     monkeypatch.setattr(profile_stage, "profile_files", lambda *_: counted(run))
     profile_stage.profile_run(run, BenchSettings())
     assert said(run) == ([True, True], [4000, 1000])
