@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from virtual_phone.fixtures import bundle as bundle
 from virtual_phone.fixtures import phone as phone
 from virtual_phone.fixtures import plug as plug
@@ -32,20 +33,37 @@ def net_file(tmp_path_factory):
     return path
 
 
+def status_of(monkeypatch, folder, *words):
+    """The exit status of `compress-export words` in the folder, run in this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["compress-export", *map(str, words)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """call(folder, *words) -> (exit status, standard output, standard error) of `compress-export words` there."""
 
     def run(folder, *words):
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["compress-export", *map(str, words)])
         capsys.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
+        status = status_of(monkeypatch, folder, *words)
         out = capsys.readouterr()
         return status, out.out, out.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def digits_weights(common, net_file):
+    """Weights of the small network, trained on digits once for all tests that want a trained one."""
+    run = common / "runs" / "digits"
+    words = ("plan", f"{net_file}:build", "--input", "3x16x16", "--data", "digits", "--train", "8", "--name", run.name)
+    with FileLock(common / "digits.lock"):
+        if not (run / "plan.json").exists():
+            with pytest.MonkeyPatch.context() as patch:
+                assert status_of(patch, common, *words, "--max-params", "0.5x", "--set", "plan.costs=counted") == 0
+    return run / "original.safetensors"

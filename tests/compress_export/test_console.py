@@ -57,7 +57,18 @@ def test_a_report_is_printed_as_json(call, tmp_path):
 
 
 def test_a_plan_is_printed_as_json(call, tmp_path, net_file):
-    words = ("--weights", "none", "--input", "3x16x16", "--max-params", "0.5x", "--name", "n")
+    words = (
+        "--weights",
+        "none",
+        "--input",
+        "3x16x16",
+        "--max-params",
+        "0.5x",
+        "--set",
+        "plan.costs=counted",
+        "--name",
+        "n",
+    )
     status, out, _ = call(tmp_path, "plan", f"{net_file}:build", *words, "--json")
     assert status == 0
     assert json.loads(out) == json.loads((tmp_path / "runs/n/plan.json").read_text())

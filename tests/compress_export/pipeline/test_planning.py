@@ -17,7 +17,7 @@ from compressor.planning.planner import PlanningProblem, solve
 from compressor.survey import survey
 
 SIZE = ("--input", "3x16x16")
-DATA = ("--data", "digits", "--train", "8", "--set", "plan.costs=counted")
+DATA = ("--data", "digits", "--set", "plan.costs=counted")
 
 
 def rows(path):
@@ -29,8 +29,13 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("planning")
 
 
-def test_without_limits_the_drop_is_limited_and_the_planned_network_is_measured(folder, net_file, call):
-    status, out, err = call(folder, "plan", f"{net_file}:build", *SIZE, *DATA, "--name", "default")
+@pytest.fixture
+def words(net_file, digits_weights):
+    return ("plan", f"{net_file}:build", "--weights", digits_weights, *SIZE, *DATA)
+
+
+def test_without_limits_the_drop_is_limited_and_the_planned_network_is_measured(folder, words, call):
+    status, out, err = call(folder, *words, "--name", "default")
     assert status == 0, err
     run = folder / "runs" / "default"
     plan = json.loads((run / "plan.json").read_text())
@@ -46,22 +51,21 @@ def test_without_limits_the_drop_is_limited_and_the_planned_network_is_measured(
     assert all(probe["divergence"] >= 0 and probe["images"] == 215 for probe in probes)
 
 
-def test_losses_measured_before_are_not_measured_again(folder, net_file, call):
+def test_losses_measured_before_are_not_measured_again(folder, words, call):
     run = folder / "runs" / "default"
     before = (run / "losses.jsonl").read_text()
     (run / "plan.json").unlink()
     half = before.splitlines(keepends=True)[:3]
     (run / "losses.jsonl").write_text("".join(half) + '{"layer": "cut short')
-    status, _, err = call(folder, "plan", f"{net_file}:build", *SIZE, *DATA, "--name", "default")
+    status, _, err = call(folder, *words, "--name", "default")
     assert status == 0, err
     assert (run / "losses.jsonl").read_text() == before
 
 
-def test_a_stricter_drop_leaves_more(folder, net_file, call):
+def test_a_stricter_drop_leaves_more(folder, words, call):
     sizes = []
     for drop in ("0.5%", "20%"):
-        words = (f"{net_file}:build", *SIZE, *DATA, "--max-drop", drop, "--name", f"drop-{drop[:-1]}")
-        assert call(folder, "plan", *words)[0] == 0
+        assert call(folder, *words, "--max-drop", drop, "--name", f"drop-{drop[:-1]}")[0] == 0
         plan = json.loads((folder / "runs" / f"drop-{drop[:-1]}" / "plan.json").read_text())
         sizes.append(plan["chosen"]["parameters"])
     assert sizes[0] > sizes[1]
@@ -132,7 +136,7 @@ def test_known_errors_are_not_worked_out_again(network, monkeypatch):
     assert decomposed == []
 
 
-def test_plans_that_keep_losing_more_than_they_may_end_in_a_sentence(folder, net_file, call, monkeypatch):
+def test_plans_that_keep_losing_more_than_they_may_end_in_a_sentence(folder, words, call, monkeypatch):
     compare = Evaluator.compare
 
     def worse(evaluator, module):  # the planned network is a copy; each layer alone is put into the original
@@ -140,7 +144,7 @@ def test_plans_that_keep_losing_more_than_they_may_end_in_a_sentence(folder, net
 
     monkeypatch.setattr(Evaluator, "compare", worse)
     monkeypatch.setattr("compress_export.pipeline.plan.OPTIONS", replace(OPTIONS, attempts=1))
-    status, _, err = call(folder, "plan", f"{net_file}:build", *SIZE, *DATA, "--name", "one-attempt")
+    status, _, err = call(folder, *words, "--name", "one-attempt")
     assert status == 1
     assert "loses 5.00 points of top-1 on 215 held-out images before tuning (11 of them), more than 1: planning" in err
     assert "1 plan(s), each made with what the last one taught, did not keep it when measured; raise the limit" in err
