@@ -18,7 +18,7 @@ import torch
 from bench.devices import DEVICES
 from bench.measurement import append
 from bench.run_files import COMPRESSED, RUN_VERSION
-from compress_export.data.in_memory import View, photograph_crops
+from compress_export.data.images import View, photograph_crops
 from compress_export.models.networks import NetworkRequest, load_network, settle
 from compressor.plan import LayerPlan
 from compressor.surgery import skeleton

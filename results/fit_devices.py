@@ -23,7 +23,7 @@ from scipy.optimize import least_squares
 from torch import nn
 
 from bench.simulator.latency_estimate import CLASSES, FILE, CoreModel, OperatorCost, estimate_ms, operators_of
-from compress_export.models.alexnet_caffe import alexnet_caffe
+from compress_export.models.networks import alexnet_caffe
 from compressor.survey import survey
 
 HERE = Path(__file__).parent

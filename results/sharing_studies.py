@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 
-from compress_export.data.in_memory import read_sheets, read_torchvision, sheets_of
+from compress_export.data.images import read_sheets, read_torchvision, sheets_of
 from compressor.training.loop import Loader
 from compressor.weight_sharing.product_quantization import Sharing
 

@@ -28,7 +28,7 @@ from bench.measurement import Simulated
 from bench.runner.bundle import open_bundle
 from bench.simulator.cores import read_cores
 from bench.simulator.emulator import Machine, command, find
-from compress_export.data.in_memory import View, photograph_crops
+from compress_export.data.images import View, photograph_crops
 from exporters.artifact import Artifact, read_artifacts
 
 TABLE = Path(__file__).with_name("simulated.jsonl")

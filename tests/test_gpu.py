@@ -13,7 +13,7 @@ from torch import nn
 
 from compress_export.cli.main import cli
 from compress_export.data.datasets import device_of, find_data, load_data
-from compress_export.data.in_memory import CIFAR10_CLASSES, View
+from compress_export.data.images import CIFAR10_CLASSES, View
 from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, SingleProcess
 from compressor.plan import LayerPlan, Plan
 from compressor.training.fine_tune import fine_tune

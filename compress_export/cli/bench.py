@@ -51,7 +51,7 @@ def bench(
 
             bench_only(runs[0], settings)
         return
-    from compress_export.reporting.measured_files import as_plain, show_rows
+    from compress_export.reporting.terminal import as_plain, show_rows
 
     size = None if image is None else SETTINGS["source.input"].parse(image)
     artifacts = files.artifacts_of(paths, size if isinstance(size, tuple) else None)

@@ -86,7 +86,7 @@ def _make(grid: str, chosen: StudyOptions, given: Given, group: ProcessGroup) ->
     """Makes every cell that is chosen and not in the results file yet, each added as soon as it is made; then the times
     that are asked for."""
     from compress_export.cli.to_settings import source_of, tune_of
-    from compress_export.progress import Reporter
+    from compress_export.console import Reporter
     from compress_export.study.cells import Bed, line_of
     from compress_export.study.grids import GRIDS
     from compress_export.study.lines import add_line, find, read_lines
@@ -106,8 +106,8 @@ def _make(grid: str, chosen: StudyOptions, given: Given, group: ProcessGroup) ->
 
 def _time(results: Path, cells: list[Cell], source: SourceSettings, cap: float) -> None:
     """Times for the lines of `cells` that have none."""
+    from compress_export.console import Reporter
     from compress_export.models.networks import NetworkRequest, load_network
-    from compress_export.progress import Reporter
     from compress_export.study.cells import timed
     from compress_export.study.lines import find, put_line, read_lines
 

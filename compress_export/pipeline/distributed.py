@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from compress_export.console import quietly
+from compress_export.console import Reporter, quietly
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext, load, stored_source
-from compress_export.progress import Reporter
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import SourceSettings
 from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, ProcessGroup

@@ -16,12 +16,11 @@ from bench.profile.measure import Result
 from bench.profile.profile import FILE, Profile
 from bench.profile.profile import append as append_profiles
 from bench.run_files import RunFiles
-from compress_export.console import console, print_result
+from compress_export.console import Reporter, console, print_result
 from compress_export.errors import InputError
 from compress_export.pipeline.load import load, stored_source
 from compress_export.pipeline.measure import choose_device, schedule_for
-from compress_export.progress import Reporter
-from compress_export.reporting.measured_files import profiles_as_plain, show_profiles
+from compress_export.reporting.terminal import profiles_as_plain, show_profiles
 from compress_export.run_directory import open_run
 from compress_export.settings import BenchSettings
 from exporters.artifact import LIMITS, Artifact, read_artifacts, size_and_sha256
@@ -136,8 +135,7 @@ def _stacked(place: Path) -> Images:
 
 
 def _pictures(place: Path | None, size: tuple[int, int, int]) -> Images:
-    from compress_export.data.image_files import PICTURES, pictures
-    from compress_export.data.in_memory import View, photograph_crops
+    from compress_export.data.images import PICTURES, View, photograph_crops, pictures
     from compress_export.models.networks import usual_normalization
 
     view = View(size, *usual_normalization(size[0]))

@@ -10,8 +10,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader
 
 from compress_export.data.datasets import device_of
-from compress_export.data.image_files import unlabelled_images
-from compress_export.data.in_memory import View
+from compress_export.data.images import View, unlabelled_images
 from compress_export.pipeline.compress import load_module, settle_statistics
 from compress_export.pipeline.distributed import send
 from compress_export.pipeline.load import RunContext, logged_training

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress_export.data.class_order import check_order, few_images
-from compress_export.data.datasets import Data, Source, find_data, load_data
-from compress_export.data.in_memory import View, photograph_crops
+from compress_export.console import Reporter
+from compress_export.data.datasets import Data, Source, check_order, few_images, find_data, load_data
+from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
 from compress_export.models.networks import Network, NetworkRequest, load_network, settle
 from compress_export.pipeline.validate import regularization_of
-from compress_export.progress import Reporter
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import SourceSettings, training_epochs
 from compressor.calibration import Moments, collect

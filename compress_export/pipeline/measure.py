@@ -8,9 +8,9 @@ from dataclasses import replace
 from bench.devices import DeviceEngine, choose, find
 from bench.host.facts import pick_cores
 from bench.measurement import BenchError, Measurement, Schedule, Simulated, append
+from compress_export.console import Reporter
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext
-from compress_export.progress import Reporter
 from compress_export.reporting.gather import read_measurements
 from compress_export.settings import BenchSettings
 from exporters.artifact import Artifact

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from bench.run_files import COMPRESSED, ORIGINAL
-from compress_export.console import console, output_options, print_result
+from compress_export.console import Reporter, console, output_options, print_result
 from compress_export.errors import InputError
 from compress_export.pipeline.compress import compress_stage, load_module
 from compress_export.pipeline.distributed import initialize, load_in_all, serve, shut_down
@@ -29,7 +29,6 @@ from compress_export.pipeline.validate import (
     while_training,
     with_centroids,
 )
-from compress_export.progress import Reporter
 from compress_export.reporting.gather import gather
 from compress_export.reporting.model import Report
 from compress_export.reporting.notes import failures

@@ -8,8 +8,7 @@ from typing import Any
 from bench.measurement import NotMeasured
 from bench.simulator.latency_estimate import estimate_ms, operators_of, read_models
 from bench.statistics import is_busy, times_remark
-from compress_export.mcnemar import compare
-from compress_export.reporting.model import Epoch, FileRow, FormatRow, NetworkAccuracy, SharedWeights
+from compress_export.reporting.model import Epoch, FileRow, FormatRow, NetworkAccuracy, SharedWeights, mcnemar
 from compress_export.settings import keeps_best
 from compressor.plan import Plan
 from compressor.planning.limits import parse_limit
@@ -47,7 +46,7 @@ def tuning_notes(accuracy: Mapping[str, NetworkAccuracy]) -> list[str]:
     factorized, tuned = accuracy.get("cut"), accuracy.get("unshared", accuracy["compressed"])
     if factorized is None or tuned.top1 >= factorized.top1:
         return []
-    p = compare(factorized.correct, tuned.correct, [True] * len(tuned.correct)).p
+    p = mcnemar(factorized.correct, tuned.correct, [True] * len(tuned.correct)).p
     if p > SIGNIFICANCE:
         return []
     return [

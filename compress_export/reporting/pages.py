@@ -8,7 +8,7 @@ import msgspec
 
 from bench.measurement import NotMeasured, Simulated
 from bench.statistics import summarize
-from compress_export.progress import Reporter
+from compress_export.console import Reporter
 from compress_export.reporting.figures import shell_ratio
 from compress_export.reporting.gather import gather
 from compress_export.reporting.html import html

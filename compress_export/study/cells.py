@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from compress_export.data.in_memory import View, photograph_crops
+from compress_export.data.images import View, photograph_crops
 from compress_export.models.networks import Network
 from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.run import RunRequest, compressed_run
@@ -153,7 +153,7 @@ def _counted() -> Line:
     """AlexNet with two groups: weights and MACs by the paper's ranks and by ours at as many weights."""
     import torch
 
-    from compress_export.models.alexnet_caffe import alexnet_caffe
+    from compress_export.models.networks import alexnet_caffe
 
     network = alexnet_caffe(1000).eval()
     example = torch.zeros(1, 3, 227, 227)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from compress_export.mcnemar import Comparison, compare
+from compress_export.reporting.model import McNemarTest, mcnemar
 from compress_export.study.grids import GRIDS, SYSTEMS
 from compress_export.study.lines import Line, unpacked
 
@@ -64,8 +64,8 @@ def _groups(lines: Sequence[Line]) -> dict[Group, list[Line]]:
     return dict(sorted(found.items(), key=lambda pair: (*pair[0][:2], -float(pair[0][2].rstrip("x")), pair[0][3])))
 
 
-def _compared(first: Line, name: str, second: Line) -> Comparison:
-    return compare(
+def _compared(first: Line, name: str, second: Line) -> McNemarTest:
+    return mcnemar(
         unpacked(first["predictions"][name]), unpacked(second["predictions"]["compressed"]), unpacked(first["labels"])
     )
 

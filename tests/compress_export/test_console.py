@@ -11,8 +11,7 @@ from bench.devices import DEVICES
 from compress_export.cli.list import KINDS
 from compress_export.cli.main import cli
 from compress_export.cli.options import QUIET
-from compress_export.console import WIDTH, OutputOptions, console, set_output
-from compress_export.progress import Reporter
+from compress_export.console import WIDTH, OutputOptions, Reporter, console, set_output
 from compressor.decompositions.methods import METHODS
 from compressor.planning.recipes import PAPER_RANKS, RECIPES
 from exporters.formats import FORMATS

@@ -7,7 +7,7 @@ import pytest
 from compress_export.cli.main import run
 from compress_export.cli.options import Given, given_in
 from compress_export.cli.to_settings import plan_of, source_of, tune_again_of, tune_of
-from compress_export.data.image_files import unlabelled_images
+from compress_export.data.images import unlabelled_images
 from compress_export.errors import InputError
 from compress_export.pipeline.distributed import initialize
 from compress_export.pipeline.run import RunRequest, compressed_run
@@ -106,7 +106,7 @@ def test_mixed_precision_needs_a_gpu(monkeypatch):
 
 
 def test_images_without_labels_must_be_there(tmp_path):
-    from compress_export.data.in_memory import View
+    from compress_export.data.images import View
 
     view = View((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(InputError, match="there is no such folder"):

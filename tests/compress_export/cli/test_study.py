@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binom
 
 from compress_export.errors import InputError
-from compress_export.mcnemar import compare
+from compress_export.reporting.model import mcnemar
 from compress_export.settings import PlanSettings, SourceSettings, plain
 from compress_export.study.cells import LOSSES, PROBES, _borrow
 from compress_export.study.grids import GRIDS, SYSTEMS, cells_of
@@ -35,10 +35,10 @@ def test_predictions_survive_packing():
 
 
 def test_the_comparison_is_mcnemars():
-    found = compare([0] * 14 + [1] * 6, [0] * 5 + [1] * 15, [0] * 20)
+    found = mcnemar([0] * 14 + [1] * 6, [0] * 5 + [1] * 15, [0] * 20)
     assert (found.flipped, found.only_first, found.only_second) == (9, 9, 0)
     assert found.p == pytest.approx(2 * binom.cdf(0, 9, 0.5))
-    assert compare([1, 2], [1, 2], [1, 0]).p == 1
+    assert mcnemar([1, 2], [1, 2], [1, 0]).p == 1
 
 
 def test_the_spread_is_told_where_there_is_one():

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from compress_export.data.datasets import find_data, load_data
-from compress_export.data.in_memory import DigitImages, View
+from compress_export.data.images import DigitImages, View
 from compress_export.errors import InputError
 
 VIEW = View((3, 16, 16), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from compress_export.data.class_order import check_order, few_images
+from compress_export.data.datasets import check_order, few_images
 from compress_export.errors import InputError
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel")

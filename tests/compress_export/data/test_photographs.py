@@ -1,6 +1,6 @@
 import torch
 
-from compress_export.data.in_memory import View, photograph_crops
+from compress_export.data.images import View, photograph_crops
 
 
 def test_crops_are_real_different_and_the_same_every_time():

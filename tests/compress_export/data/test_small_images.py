@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from compress_export.data.datasets import find_data, load_data
-from compress_export.data.in_memory import CIFAR10_CLASSES, SmallImages, View
+from compress_export.data.images import CIFAR10_CLASSES, SmallImages, View
 from compress_export.errors import InputError
 
 VIEW = View((3, 32, 32), (0.5, 0.4, 0.3), (0.25, 0.2, 0.1))

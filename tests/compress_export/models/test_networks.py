@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from compress_export.errors import InputError
-from compress_export.models.alexnet_caffe import LocalResponseNorm
-from compress_export.models.networks import NetworkRequest, load_network, settle
+from compress_export.models.networks import LocalResponseNorm, NetworkRequest, load_network, settle
 from compressor.survey import survey
 
 

@@ -78,7 +78,7 @@ def test_what_the_table_says_is_what_the_files_hold(whole):
 
 def test_the_exported_file_is_the_tuned_network(whole):
     run, _ = whole
-    from compress_export.data.in_memory import DigitImages, View
+    from compress_export.data.images import DigitImages, View
 
     session = onnxruntime.InferenceSession(run / "artifacts" / "compressed.onnx")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -14,8 +14,7 @@ from compress_export.cli import main as cli
 from compress_export.cli.options import given_in
 from compress_export.cli.to_settings import bench_of, formats_of, plan_of, share_of, source_of, tune_of
 from compress_export.reporting import figures
-from compress_export.reporting.command import command
-from compress_export.reporting.gather import gather
+from compress_export.reporting.gather import command, gather
 from compress_export.reporting.html import html
 from compress_export.reporting.pages import as_json, write_pages
 from compress_export.reporting.plots import tuning
