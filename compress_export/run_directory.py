@@ -6,9 +6,9 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ class RunSettings:
     tune: TuneSettings | None = None
     share: ShareSettings | None = None
 
+    @property
+    def sections(self) -> dict[str, Section]:
+        """The sections that the run has begun, by their keys in settings.json."""
+        found = {"source": self.source, "plan": self.plan, "tune": self.tune, "share": self.share}
+        return {name: section for name, section in found.items() if section is not None}
+
+    def having(self, sections: Mapping[str, Section | None]) -> RunSettings:
+        """These settings with others for the given sections, or none."""
+        return replace(self, **sections)  # type: ignore[arg-type]  # each section is of the type that its key has
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -109,20 +119,22 @@ class RunDirectory:
         text = (self.path / name).read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def settings(self) -> dict[str, Any]:
-        """The settings of the run by section, as JSON has them. RunError if a newer version of the tool wrote it."""
-        stored: dict[str, Any] = self.read_json("settings.json") if self.has("settings.json") else {}
-        check_version(stored, self.path)
-        return stored
-
     def stored(self) -> RunSettings:
         """The settings of the run. RunError if a newer version of the tool wrote them, InputError if they are none."""
+        content = self.read_json("settings.json") if self.has("settings.json") else {}
+        if isinstance(content, dict):
+            check_version(content, self.path)
         try:
-            return msgspec.convert(self.settings(), RunSettings)
+            return msgspec.convert(content, RunSettings)
         except msgspec.ValidationError as error:
             raise InputError(
                 f"{self.path / 'settings.json'} holds no settings ({error}); mend it, or remove the run"
             ) from error
+
+    def store(self, settings: RunSettings) -> None:
+        """Writes settings.json."""
+        sections = {name: plain(section) for name, section in settings.sections.items()}
+        self.write_json("settings.json", {"version": settings.version, **sections})
 
     def stale(self, section: str, asked: Section, force: bool) -> bool:
         """True if the section's earlier results were made with other settings and are to be replaced.
@@ -130,7 +142,7 @@ class RunDirectory:
         False if there are none, or the settings are the same. InputError if they differ and it is not forced.
         Nothing is removed: `begin` does that, once the new settings have proven to lead somewhere.
         """
-        stored = self.settings().get(section)
+        stored = self.stored().sections.get(section)
         if stored is None or not any(self.has(name) for name in OUTPUTS[section]):
             return False
         changed = differences(asked, stored)
@@ -145,18 +157,15 @@ class RunDirectory:
         """Writes the section's settings, after removing its results and all that follow from them if they are stale."""
         if stale:
             self.clear_from(section)
-        self.write_json("settings.json", {"version": RUN_VERSION, **self.settings(), section: plain(asked)})
+        self.store(self.stored().having({section: asked}))
 
     def clear_from(self, section: str) -> None:
         """Removes the results of `section` and of every section after it."""
-        sections = list(OUTPUTS)
-        stored = self.settings()
-        for later in sections[sections.index(section) :]:
-            stored.pop(later, None)
-            for name in OUTPUTS[later]:
-                target = self.path / name
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
-        self.write_json("settings.json", stored)
+        ended, stored = list(OUTPUTS)[list(OUTPUTS).index(section) :], self.stored()
+        for name in (name for later in ended for name in OUTPUTS[later]):
+            target = self.path / name
+            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        self.store(stored.having(dict.fromkeys(stored.sections.keys() & ended)))
 
     def need(self, name: str, verb: str) -> Path:
         """The path of a file that an earlier verb must have written; InputError names the verb."""
@@ -194,15 +203,10 @@ def open_run(path: Path, create: bool = True) -> Iterator[RunDirectory]:
         cure = "wait for it, or pass --name for a run of its own" if create else "wait for it"
         raise InputError(f"another process works in {path}; {cure}") from error
     try:
-        _sweep(path)
+        for left in (left for pattern in UNFINISHED for left in path.glob(pattern)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield RunDirectory(path)
     finally:
         if not existed and not (path / "settings.json").exists():
             shutil.rmtree(path, ignore_errors=True)  # nothing came of it, so it must not stand in the way of the next
         os.close(lock)
-
-
-def _sweep(path: Path) -> None:
-    for pattern in UNFINISHED:
-        for left in path.glob(pattern):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)

@@ -312,12 +312,12 @@ def keeps_best(origin: str, regularizer: str | None) -> bool:
     return origin == "trained" and regularizer is None
 
 
-def differences(wanted: Section, stored: Mapping[str, object]) -> list[str]:
-    """The settings in which `wanted` differs from what settings.json holds, as "--epochs 3 (was 1)"."""
+def differences(wanted: Section, stored: Section) -> list[str]:
+    """The settings in which `wanted` differs from those of settings.json, as "--epochs 3 (was 1)"."""
     section = next(name for name, kind in SECTIONS.items() if isinstance(wanted, kind))
-    values, found = plain(wanted), []
+    values, earlier, found = plain(wanted), plain(stored), []
     for name, value in values.items():
-        before = stored.get(name)
+        before = earlier[name]
         if before != value and not name.endswith("sha256"):
             setting = SETTINGS.get(f"{section}.{name}") or SETTINGS.get(f"fine_tune.{name}")
             words = (f"--{name}", said(value)) if setting is None else setting.words(value)
@@ -325,7 +325,7 @@ def differences(wanted: Section, stored: Mapping[str, object]) -> list[str]:
     return found or [
         f"the file of {'the network' if name == 'network_sha256' else '--' + name.removesuffix('_sha256')} has changed"
         for name in values
-        if name.endswith("sha256") and stored.get(name) != values[name]
+        if name.endswith("sha256") and earlier[name] != values[name]
     ]
 
 

@@ -101,7 +101,10 @@ class Plan:
     def from_json(text: str, where: str = "plan") -> Plan:
         """The plan that `to_json` wrote. PlanError names what is missing or of the wrong kind."""
         try:
-            return msgspec.json.decode(text, type=Plan)
+            content = msgspec.json.decode(text)
+            if isinstance(content, dict) and "front" in content:  # its earlier name
+                content["pareto_front"] = content.pop("front")
+            return msgspec.convert(content, Plan)
         except msgspec.DecodeError as error:
             if isinstance(error.__cause__, PlanError):
                 raise error.__cause__ from None

@@ -21,9 +21,9 @@ def compress_stage(context: RunContext, plan: Plan, verified: nn.Module | None =
 
     A plan that was edited since is compressed anew.
     """
-    run, stored, original = context.run, json.loads(plan.to_json()), context.network.module
+    run, stored, original = context.run, plan.to_json(), context.network.module
     if run.has("compressed.safetensors"):
-        if run.read_json("compressed.json")["plan"] == stored:
+        if Plan.from_json(json.dumps(run.read_json("compressed.json")["plan"])) == Plan.from_json(stored):
             return load_module(context, plan, "compressed.safetensors")
         context.reporter.say(f"{run / 'plan.json'} has been edited: compressing again")
         run.clear_from("cut")
@@ -37,11 +37,11 @@ def compress_stage(context: RunContext, plan: Plan, verified: nn.Module | None =
     layers, ready = context.survey.layers, context.decompositions
     record = asdict(survey(module, context.images))
     record["stability"] = {row.name: ready[row.name, row.method].stability(row.rank) for row in plan.factored}
-    if isinstance(run.settings()["plan"]["ranks"], str) and len(plan.factored) == len(layers):
+    if isinstance(context.plan_settings.ranks, str) and len(plan.factored) == len(layers):
         record["paper_parameters"] = parameters_with_every_bias(
             [(layer, plan.layer(layer.name).rank[0]) for layer in layers]
         )
-    run.write_json("compressed.json", {**record, "plan": stored})
+    run.write_json("compressed.json", {**record, "plan": json.loads(stored)})
     save_weights(module, run / "compressed.safetensors")
     return module
 

@@ -15,7 +15,7 @@ import torch
 from compress_export.console import Reporter, quietly
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext, load, stored_source
-from compress_export.run_directory import RunDirectory
+from compress_export.run_directory import RunDirectory, RunSettings
 from compress_export.settings import SourceSettings
 from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, ProcessGroup
 
@@ -41,7 +41,7 @@ def initialize(mixed_precision: bool = False) -> ProcessGroup:
 
 def send(context: RunContext, job: str, *arguments: Any) -> None:
     """Tells the other processes to do a job; the caller then does it too."""
-    context.group.broadcast((job, context.run.settings(), arguments))
+    context.group.broadcast((job, context.run.stored(), arguments))
 
 
 def load_in_all(
@@ -59,7 +59,7 @@ def load_in_all(
 
 def shut_down(group: ProcessGroup) -> None:
     """Ends the other processes, when all is done."""
-    group.broadcast((LEAVE, {}, ()))
+    group.broadcast((LEAVE, RunSettings(), ()))
 
 
 def serve(group: ProcessGroup, jobs: Mapping[str, Callable[..., object]]) -> None:
@@ -68,10 +68,10 @@ def serve(group: ProcessGroup, jobs: Mapping[str, Callable[..., object]]) -> Non
     with TemporaryDirectory() as folder, quietly(), redirect_stderr(StringIO()):
         run = RunDirectory(Path(folder))
         while True:
-            job, settings, arguments = group.broadcast(("", dict[str, Any](), tuple[Any, ...]()))
+            job, settings, arguments = group.broadcast(("", RunSettings(), tuple[Any, ...]()))
             if job == LEAVE:
                 return
-            run.write_json("settings.json", settings)
+            run.store(settings)
             if job == LOAD:
                 for name, content in zip(FILES, arguments, strict=True):
                     (run / name).write_bytes(content)

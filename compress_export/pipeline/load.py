@@ -19,7 +19,7 @@ from compress_export.errors import InputError
 from compress_export.models.networks import Network, NetworkRequest, load_network, settle
 from compress_export.pipeline.validate import regularization_of
 from compress_export.run_directory import RunDirectory
-from compress_export.settings import SourceSettings, training_epochs
+from compress_export.settings import PlanSettings, SourceSettings, training_epochs
 from compressor.calibration import Moments, collect
 from compressor.decompositions.methods import Decompositions
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
@@ -60,7 +60,14 @@ class RunContext:
     @property
     def fits_outputs(self) -> bool:
         """True where factors are fitted to the outputs of layers on calibration images, not to weights alone."""
-        return self.trainable and self.run.settings()["plan"]["fit"] == "outputs"
+        return self.trainable and self.plan_settings.fit == "outputs"
+
+    @property
+    def plan_settings(self) -> PlanSettings:
+        """The settings of the run's plan, which has begun."""
+        settings = self.run.stored().plan
+        assert settings is not None
+        return settings
 
     @cached_property
     def moments(self) -> Mapping[str, Moments] | None:

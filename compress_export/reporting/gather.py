@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,6 @@ import msgspec
 from bench.devices import name_of
 from bench.measurement import Device, Measurement, Row, Schedule, Simulated, read
 from bench.profile.profile import FILE as PROFILES
-from bench.profile.profile import Profile
 from bench.profile.profile import read as read_profiles
 from bench.run_files import COMPRESSED, ORIGINAL, RunFiles
 from bench.statistics import summarize, time_ratio
@@ -37,12 +36,11 @@ from compress_export.reporting.model import (
     SharedWeights,
     StoredFile,
 )
-from compress_export.run_directory import RunDirectory
+from compress_export.run_directory import RunDirectory, RunSettings
 from compress_export.settings import (
     DEFAULT_RECIPE,
     SETTINGS,
     PlanSettings,
-    Section,
     ShareSettings,
     SourceSettings,
     TuneSettings,
@@ -135,7 +133,10 @@ def read_measurements(run: RunDirectory) -> tuple[Row, ...]:
 
 def _gather(run: RunDirectory) -> Report:
     plan = Plan.read(run.need("plan.json", f"plan NETWORK --name {run.path.name}"))
-    settings, network = run.settings(), msgspec.convert(run.read_json("network.json"), _Network)
+    settings, network = run.stored(), msgspec.convert(run.read_json("network.json"), _Network)
+    source, planned = settings.source, settings.plan
+    if source is None or planned is None:
+        raise InputError(f"{run / 'settings.json'} names no network or no plan; remove the run and make it again")
     survey_before = run.read_json("survey.json")
     survey_after = run.read_json(run.need("compressed.json", f"compress {run.path}").name)
     before, after = msgspec.convert(survey_before, _Survey), msgspec.convert(survey_after, _Survey)
@@ -154,14 +155,14 @@ def _gather(run: RunDirectory) -> Report:
     counted = dict.fromkeys(row.device.cpu for file in files for row in file.simulated)
     judged = COMPRESSED in accuracy  # until then it is the original's alone
     sections = {
-        name: {key: value for key, value in settings[name].items() if not key.endswith("sha256")}
-        for name in DEFAULTS
-        if name in settings
+        name: {key: value for key, value in plain(section).items() if not key.endswith("sha256")}
+        for name, section in settings.sections.items()
     }
-    defaults = {name: plain(section) for name, section in DEFAULTS.items()}
+    defaults = RunSettings(source=SourceSettings(""), plan=PlanSettings(), tune=TuneSettings(), share=ShareSettings())
     changed = {
-        name: {key: value for key, value in values.items() if value != defaults[name].get(key)}
-        for name, values in sections.items()
+        name: {key: value for key, value in sections[name].items() if value != plain(section)[key]}
+        for name, section in defaults.sections.items()
+        if name in sections
     }
     costs = {layer.name: layer.cost for layer in before.layers}
     layers = tuple(_layer_row(layer, costs[layer.name], after) for layer in plan.layers)
@@ -171,19 +172,19 @@ def _gather(run: RunDirectory) -> Report:
         title=network.name,
         origin=network.origin,
         input="x".join(map(str, network.input)),
-        data=settings["source"]["data"],
+        data=source.data,
         rule=plan.rule,
         goal=plan.goal,
         settings=sections,
         changed_settings=changed,
         failures=(*notes.changed_files(files), *notes.failures(artifacts)),
         notes=(
-            *notes.origin_notes(network.origin, network.notes, settings["source"]["data"], judged),
+            *notes.origin_notes(network.origin, network.notes, source.data, judged),
             *(notes.tuning_notes(accuracy) if judged else ()),
-            *notes.kept_notes(network.origin, settings.get("tune", {}).get("regularizer"), tuning),
+            *notes.kept_notes(network.origin, settings.tune.regularizer if settings.tune else None, tuning),
             *notes.plan_notes(plan, run.has("tuned.safetensors") or shared is not None),
-            *notes.size_notes(settings["plan"].get("max_size"), formats),
-            *notes.runtime_notes(settings["plan"].get("latency_format", "pte"), list(names), plan.cost_source),
+            *notes.size_notes(planned.max_size, formats),
+            *notes.runtime_notes(planned.latency_format, list(names), plan.cost_source),
             *notes.shared_notes(shared),
             *notes.row_notes(formats, again),
             *notes.estimate_notes(survey_before, survey_after, counted),
@@ -282,25 +283,28 @@ def _layer_row(layer: LayerPlan, cost: _Cost, after: _Survey) -> LayerRow:
 def _pareto_front(plan: Plan) -> tuple[ParetoPoint, ...]:
     """The plan's Pareto front with the chosen plan at its place by loss; it is seldom one of the front's points, which
     were computed without the run's limits."""
+
+    def costs(point: Point) -> tuple[float | None, ...]:
+        return point.parameters, point.macs, point.ms, point.loss
+
+    def equal(one: Point, other: Point) -> bool:  # sums may differ in their last digit
+        return all(
+            a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+            for a, b in zip(costs(one), costs(other), strict=True)
+        )
+
+    def point_of(point: Point, chosen: bool, on_front: bool = True) -> ParetoPoint:
+        return ParetoPoint(point.parameters, point.macs, point.ms, point.loss, chosen, on_front)
+
     front, chosen = list(plan.pareto_front), plan.chosen
     if not front:
         return ()
-    same = next((index for index, point in enumerate(front) if chosen is not None and _equal(point, chosen)), None)
-    points = [_pareto_point(point, index == same) for index, point in enumerate(front)]
+    same = next((index for index, point in enumerate(front) if chosen is not None and equal(point, chosen)), None)
+    points = [point_of(point, index == same) for index, point in enumerate(front)]
     if chosen is not None and same is None:
         index = next((index for index, point in enumerate(front) if point.loss > chosen.loss), len(front))
-        points.insert(index, _pareto_point(chosen, True, on_front=False))
+        points.insert(index, point_of(chosen, True, on_front=False))
     return tuple(points)
-
-
-def _pareto_point(point: Point, chosen: bool, on_front: bool = True) -> ParetoPoint:
-    return ParetoPoint(point.parameters, point.macs, point.ms, point.loss, chosen, on_front)
-
-
-def _equal(one: Point, other: Point) -> bool:
-    """True for points of the same cost and loss; sums may differ in their last digit."""
-    pairs = ((one.parameters, other.parameters), (one.macs, other.macs), (one.ms, other.ms), (one.loss, other.loss))
-    return all(a == b if a is None or b is None else math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in pairs)
 
 
 # ---- files and measurements --------------------------------------------------------------------------------------
@@ -364,20 +368,17 @@ def _newest_profile(run: RunDirectory, layers: Sequence[LayerRow], formats: Sequ
             continue
         wanted = (ORIGINAL, last.format, last.device)
         first = next((one for one in reversed(profiles) if (one.network, one.format, one.device) == wanted), None)
-        if first is not None and first.joined:
-            return _layer_profile(first, last, layers)
+        if first is None or not first.joined:
+            continue
+        before, after = ({layer.layer: layer.amount for layer in profile.layers()} for profile in (first, last))
+        pairs = {layer.name: Pair(before.get(layer.name, 0.0), after.get(layer.name, 0.0)) for layer in layers}
+        rest = Pair(
+            first.total - sum(pair.original for pair in pairs.values()),
+            last.total - sum(pair.compressed for pair in pairs.values()),
+        )
+        place = device_text(last.device)
+        return LayerProfile(last.format, place, last.device.kind, last.unit, last.runtime, pairs, rest)
     return None
-
-
-def _layer_profile(first: Profile, last: Profile, layers: Sequence[LayerRow]) -> LayerProfile:
-    before, after = ({layer.layer: layer.amount for layer in profile.layers()} for profile in (first, last))
-    pairs = {layer.name: Pair(before.get(layer.name, 0.0), after.get(layer.name, 0.0)) for layer in layers}
-    rest = Pair(
-        first.total - sum(pair.original for pair in pairs.values()),
-        last.total - sum(pair.compressed for pair in pairs.values()),
-    )
-    place = device_text(last.device)
-    return LayerProfile(last.format, place, last.device.kind, last.unit, last.runtime, pairs, rest)
 
 
 # ---- environment -------------------------------------------------------------------------------------------------
@@ -416,42 +417,33 @@ def _range(name: str, values: Iterable[Any], ordered: bool = False) -> Iterator[
         yield name, str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
 
 
-DEFAULTS: dict[str, Section] = {
-    "source": SourceSettings(""),
-    "plan": PlanSettings(),
-    "tune": TuneSettings(),
-    "share": ShareSettings(),
-}
-"""The sections of settings.json."""
-
-SETTINGS_JSON = {"source": "source", "plan": "plan", "fine_tune": "tune", "share": "share"}
-"""Sections of the settings, and their keys in settings.json."""
+# ---- commands ----------------------------------------------------------------------------------------------------
 
 
-def command(settings: Mapping[str, Any], formats: Iterable[str], rows: Sequence[Row], name: str) -> str:
+def command(settings: RunSettings, formats: Collection[str], rows: Sequence[Row], name: str) -> str:
     """`compress-export NETWORK ...` with every option that differs from its default; `name` is the run's folder.
 
     The device of the newest of the `rows` is named, for what a run takes by itself depends on what is connected.
     """
-    words = ["compress-export", str(settings["source"]["network"])]
-    plan = settings.get("plan", {})
-    recipe = plan.get("recipe", DEFAULT_RECIPE)
-    if recipe != DEFAULT_RECIPE:
-        words += ["--recipe", recipe]
-    defaults = recipe_values(RECIPES[recipe])
-    if plan.get("plan") or plan.get("ranks"):  # in which case the recipe has no say in rules and methods
+    assert settings.source is not None
+    words, plan, written = ["compress-export", settings.source.network], settings.plan or PlanSettings(), set(formats)
+    if plan.recipe != DEFAULT_RECIPE:
+        words += ["--recipe", plan.recipe]
+    defaults = recipe_values(RECIPES[plan.recipe])
+    if plan.plan or plan.ranks:  # in which case the recipe has no say in rules and methods
         defaults = {name: value for name, value in defaults.items() if name not in ("plan.rank_rule", "plan.methods")}
+    sections = {"source": settings.source, "plan": plan, "fine_tune": settings.tune, "share": settings.share}
     for setting in SETTINGS.values():
         section, _, field = setting.name.partition(".")
-        stored = settings.get(SETTINGS_JSON.get(section, ""), {})
-        value = stored.get(field)
-        value = tuple(value) if isinstance(value, list) else value
-        if field in stored and value != defaults.get(setting.name, setting.default):
-            words += setting.words(value)
-    device = _device(rows[-1].device) if rows else ()
-    for option in (*device, *_bench(rows), *_formats(tuple(formats)), ("--name", name)):
+        stored = sections.get(section)
+        if hasattr(stored, field) and getattr(stored, field) != defaults.get(setting.name, setting.default):
+            words += setting.words(getattr(stored, field))
+    for option in (*(_device(rows[-1].device) if rows else ()), *_bench(rows)):
         words += option
-    return shlex.join(words)
+    if written:
+        target = next((target for target, own in TARGETS.items() if set(own) == written), None)
+        words += ("--target", target) if target else ("--format", ",".join(dict.fromkeys(formats)))
+    return shlex.join([*words, "--name", name])
 
 
 def bench_command(path: Path, device: Device | None, rows: Sequence[Row]) -> str:
@@ -483,10 +475,3 @@ def _bench(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
         yield "--cores", schedules[-1].cluster
     if schedules and schedules[-1].cap_seconds != Schedule.cap_seconds:
         yield SETTINGS["bench.cap"].words(f"{schedules[-1].cap_seconds:g}")
-
-
-def _formats(formats: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    if not formats:
-        return
-    target = next((name for name, own in TARGETS.items() if set(own) == set(formats)), None)
-    yield ("--target", target) if target else ("--format", ",".join(formats))

@@ -14,7 +14,7 @@ from compress_export.models.networks import Network
 from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.run import RunRequest, compressed_run
 from compress_export.run_directory import RunDirectory
-from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
+from compress_export.settings import PlanSettings, SourceSettings, TuneSettings
 from compress_export.study.grids import SYSTEMS, Cell
 from compress_export.study.lines import Line, packed
 from compressor.decompositions.methods import decomposition
@@ -128,13 +128,12 @@ def _borrow(runs: Path, path: Path, source: SourceSettings, settings: PlanSettin
     in images, factors and training, not in ranks.
     """
     for file in sorted(runs.glob("*/settings.json")):
-        stored = RunDirectory(file.parent).settings()
-        seed, fit = stored.get("source", {}).get("seed"), stored.get("plan", {}).get("fit")
-        if file.parent == path or stored.get("source") != plain(replace(source, seed=seed)):
+        stored = RunDirectory(file.parent).stored()
+        if file.parent == path or stored.source is None or replace(stored.source, seed=source.seed) != source:
             continue
         if (file.parent / "plan.json").exists():
             _copy(file.parent / PROBES, path / PROBES)
-        if seed == source.seed and fit == settings.fit:
+        if stored.source == source and stored.plan is not None and stored.plan.fit == settings.fit:
             _copy(file.parent / LOSSES, path / LOSSES)
 
 

@@ -59,7 +59,7 @@ def test_changing_a_section_keeps_what_came_before(run):
     run.begin("tune", TuneSettings(epochs=5), stale=True)
     assert run.has("plan.json")
     assert not run.has("artifacts.json")
-    assert set(run.settings()) == {"version", "source", "plan", "tune"}
+    assert set(run.stored().sections) == {"source", "plan", "tune"}
 
 
 def test_a_file_that_changed_under_the_same_name_is_another_setting(run):
@@ -94,7 +94,7 @@ def test_a_run_that_came_to_nothing_leaves_no_folder(tmp_path):
 def test_a_file_that_is_no_json_any_more_is_named(run):
     (run / "settings.json").write_text("{")
     with pytest.raises(InputError, match=r"settings\.json is no JSON any more"):
-        run.settings()
+        run.stored()
 
 
 def test_a_missing_file_names_the_verb(run):
@@ -112,5 +112,5 @@ def test_settings_come_back_as_they_were_written(run):
 def test_a_run_of_a_newer_version_is_left_alone(tmp_path):
     (tmp_path / "settings.json").write_text('{"version": 2}')
     with pytest.raises(RunError, match="its files have version 2, this one reads up to 1; update it"):
-        RunDirectory(tmp_path).settings()
+        RunDirectory(tmp_path).stored()
     assert (tmp_path / "settings.json").read_text() == '{"version": 2}'

@@ -220,5 +220,5 @@ def test_the_stage_does_nothing_unless_asked(tmp_path):
     run = RunDirectory(tmp_path)
     module = torch.nn.Linear(2, 2)
     assert share_stage(RunContext(run, *[None] * 5), module, ShareSettings()) is module
-    assert run.settings()["share"]["share"] is None
+    assert run.stored().share == ShareSettings()
     assert TrainOptions().regularizer is None

@@ -30,6 +30,13 @@ def test_a_front_that_tells_no_time_is_drawn_over_parameters(tmp_path):
     assert "loss against parameters" in html(gather(RunDirectory(path)))
 
 
+def test_the_front_of_an_older_plan_is_read_under_its_earlier_name(tmp_path):
+    path = report_run(tmp_path / "net")
+    before = gather(RunDirectory(path)).pareto_front
+    edit(path, "plan.json", lambda plan: {**plan, "front": plan.pop("pareto_front")})
+    assert gather(RunDirectory(path)).pareto_front == before != ()
+
+
 LIMITED = {"parameters": 5000, "macs": 10_000, "ms": 5.5, "loss": 1 / 3000, "drop": None}
 """A plan with limits, which lies off the front between its last two points."""
 

@@ -18,7 +18,7 @@ from compress_export.reporting.gather import command, gather
 from compress_export.reporting.html import html
 from compress_export.reporting.pages import as_json, write_pages
 from compress_export.reporting.plots import tuning
-from compress_export.run_directory import RunDirectory
+from compress_export.run_directory import RunDirectory, RunSettings
 from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
 
 
@@ -251,7 +251,7 @@ def test_the_command_of_a_report_asks_for_the_same(words):
             "tune": tune_of(given),
             "share": share_of(given),
         }
-        return {name: plain(section) for name, section in sections.items()}, formats, bench_of(given)
+        return RunSettings(**sections), formats, bench_of(given)
 
     stored, formats, bench = settings(words)
     again = command(stored, formats, [_row(bench)], "name")
@@ -268,7 +268,7 @@ def _row(settings):
     return replace(measurement(), schedule=schedule_for(settings))
 
 
-STORED = {"source": plain(SourceSettings("alexnet")), "plan": plain(PlanSettings()), "tune": plain(TuneSettings())}
+STORED = RunSettings(source=SourceSettings("alexnet"), plan=PlanSettings(), tune=TuneSettings())
 
 
 def test_a_command_names_the_device_that_measured_last():
