@@ -1,23 +1,65 @@
 """Writes the tables of README.md and docs/ from the lines of results/*.jsonl: `python results/tables.py`."""
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from compress_export.study.tables import ours_table, paper_table, trained_table
+from compress_export.study.grids import GRIDS
+from compress_export.study.lines import Line
+from compress_export.study.tables import groups_of, longest_of_ours, ours_table, paper_table, spread, trained_table
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 Rows = Sequence[dict[str, Any]]
 
 
+def typed(row: dict[str, Any]) -> str:
+    """The command of a line, between backticks; the name of its run is left to the tool."""
+    return f"`{row['command'].removesuffix(' --name run')}`"
+
+
+def study_command(lines: Sequence[Line]) -> str:
+    """The command that makes the cells of one row of the study, which differ in their seed alone, between backticks."""
+    cell = lines[0]["cell"]
+    grid = next(name for name in (lines[0]["grid"], *GRIDS) if _holds(name, cell))
+    optimizer, rate, shape = cell["course"].partition(",")[0].split()
+    seeds = sorted({line["cell"]["seed"] for line in lines})
+    settings = {
+        "fine_tune.optimizer": optimizer if optimizer != "adamw" else None,
+        "fine_tune.rate": rate,
+        "fine_tune.rate_shape": shape,
+        "source.batch": cell["course"].rpartition(" ")[2],
+        "source.images": cell["images"],
+    }
+    words = [
+        f"compress-export study {grid} --network {cell['network']}",
+        "--train 12" if cell["network"] == "alexnet" else "--input 3x32x32",
+        f"--data {cell['data']} --systems {shlex.quote(cell['system'])} --budgets {cell['budget']}",
+        f"--seeds {','.join(map(str, seeds))}" if seeds != list(GRIDS[grid].seeds) else "",
+        f"--epochs {cell['epochs']:g}" if cell["epochs"] != GRIDS[grid].epochs else "",
+        *(f"--set {name}={value}" for name, value in settings.items() if value is not None),
+        "--cap 2" if any(line["ms"] for line in lines) else "",
+    ]
+    return f"`{' '.join(filter(None, words))}`"
+
+
+def _holds(grid: str, cell: dict[str, Any]) -> bool:
+    return cell["system"] in GRIDS[grid].systems and cell["budget"] in GRIDS[grid].budgets
+
+
+def with_commands(table: list[list[str]], commands: Sequence[str]) -> list[list[str]]:
+    """A table with one more column: the command of every row."""
+    return [[*line, command] for line, command in zip(table, ["command", *commands], strict=True)]
+
+
 def networks(rows: Rows) -> list[list[str]]:
     """Eleven networks: parameters, MACs, bytes of each format, the worst comparison with the module, what it cost."""
     table = [["network", "parameters", "MACs", *(f".{name} MB" for name in ("pte", "onnx", "ptl", "mlpackage")),
-              "error / spread", "same class", "s", "largest process, MB"]]  # fmt: skip
+              "error / sd of logits", "same class", "s", "largest process, MB", "command"]]  # fmt: skip
     for row in rows:
         files = {(file["network"], file["format"]): file for file in row["files"]}
         compared = [file["parity"] for file in row["files"] if file["parity"]["executed"]]
@@ -33,6 +75,7 @@ def networks(rows: Rows) -> list[list[str]]:
                 f"{100 * min(parity['top1_agreement'] for parity in compared):.0f} %",
                 f"{row['seconds']:.0f}",
                 str(row["largest_process_mb"]),
+                typed(row),
             ]
         )
     return table
@@ -90,7 +133,8 @@ RUNTIMES = {"pte": "ExecuTorch", "onnx": "ONNX Runtime"}
 
 def speed(rows: Rows) -> list[list[str]]:
     """Original and compressed in each runtime: what a plan was asked for, what it predicted, what was measured."""
-    table = [["network and limit", "parameters", "MACs", "runtime", "ms", "times faster (95 %)", "while planning"]]
+    table = [["network and limit", "parameters", "MACs", "runtime", "ms", "times faster (95 %)", "while planning",
+              "command"]]  # fmt: skip
     for row in rows:
         (before, after), (ratio, low, high) = row["ms"], row["time_ratio"]
         timed, runtime = row["timed_by_the_planner"], RUNTIMES[row["format"]]
@@ -102,6 +146,7 @@ def speed(rows: Rows) -> list[list[str]]:
                 f"{before:.2f} -> {after:.2f}",
                 f"{1 / ratio:.2f} ({1 / high:.2f} to {1 / low:.2f})",
                 "" if timed is None or runtime not in row["planned_for"] else f"{1 / timed:.2f}",
+                typed(row),
             ]
         )
     return table
@@ -158,7 +203,8 @@ def chosen(rows: Rows) -> dict[Group, dict[str, list[dict[str, Any]]]]:
 
 def sharing(rows: Rows) -> list[list[str]]:
     """Top-1 by factor and regularizer: mean and standard deviation over the seeds, straight after sharing and tuned."""
-    table = [["data", "regularizer, weight", "shared as", "factor", "seeds", "top-1 when shared", "top-1 tuned", "sd"]]
+    table = [["data", "regularizer, weight", "shared as", "factor", "seeds", "top-1 when shared", "top-1 tuned", "sd",
+              "command"]]  # fmt: skip
     for (data, term), own in chosen(rows).items():
         for name, lines in sorted(own.items(), key=lambda each: each[1][0]["factor"]):
             seeds = {row["seed"] for row in lines}  # one that follows centroids is trained for each sharing
@@ -174,6 +220,7 @@ def sharing(rows: Rows) -> list[list[str]]:
                     f"{mean(straight):.2f}" if straight else "",
                     f"{mean(tuned):.2f}",
                     f"{stdev(tuned):.2f}" if len(tuned) > 1 else "",
+                    f"`python results/sharing.py {data} --data-root data --terms {term.partition(',')[0]}`",
                 ]
             )
     return table
@@ -230,31 +277,62 @@ def _factor(factors: dict[str, float | None], term: str) -> str:
 
 def study(rows: Rows) -> list[list[str]]:
     """Systems at equal budgets and epochs: top-1, flips, and the difference to ours with McNemar's test."""
-    return trained_table(list(rows))
+    return with_commands(trained_table(rows), [study_command(own) for own in groups_of(rows).values()])
 
 
 def real_images(rows: Rows) -> list[list[str]]:
     """Ours on all of a data set's images."""
-    return ours_table(list(rows))
+    return with_commands(ours_table(rows), [study_command(own) for own in longest_of_ours(rows).values()])
+
+
+SHORT = (
+    "alexnet, 7x fewer parameters and 0.17x the time",
+    "vgg16, a quarter of the MACs and 0.28x the time",
+    "resnet18, half the MACs",
+    "resnet50, half the MACs",
+    "mobilenet_v2, default",
+    "efficientnet_b0, default",
+)
+"""The untrained networks of the README's table."""
+
+
+def short(rows: Rows) -> list[list[str]]:
+    """The README's table: untrained networks of `speed` and trained ones of `real_images`, timed in ONNX Runtime."""
+    table = [["network and limit", "parameters", "MACs", "times faster", "top-1, %"]]
+    timed = {row["row"]: row for row in _lines("speed.jsonl") if row["format"] == "onnx"}
+    for title in SHORT:
+        row = timed[title]
+        fewer = [f"{before / after:.1f}x fewer" for before, after in (row["parameters"], row["macs"])]
+        table.append([title, *fewer, f"{1 / row['time_ratio'][0]:.1f}", "not trained"])
+    for (network, data, budget, *_), own in longest_of_ours(rows).items():
+        if network.endswith("resnet20") and budget != "0.46x":
+            continue
+        fewer = [f"{mean(row[what][0] / row[what][1] for row in own):.1f}x fewer" for what in ("parameters", "macs")]
+        faster = 1 / mean(row["ms"]["ratio"]["value"] for row in own)
+        top1 = [spread([row["top1"][name] for row in own]) for name in ("original", "compressed")]
+        title = f"{network.rpartition(':')[2]} on {data}, {budget} the MACs"
+        table.append([title, *fewer, f"{faster:.1f}", " -> ".join(top1)])
+    return table
 
 
 def paper(rows: Rows) -> list[list[str]]:
     """AlexNet by the paper's ranks and by ours, counted."""
-    return paper_table(list(rows))
+    return paper_table(rows)
 
 
 TABLES: dict[str, tuple[str, str, Callable[[Rows], list[list[str]]]]] = {
-    "networks": ("README.md", "networks.jsonl", networks),
-    "real_images": ("README.md", "study.jsonl", real_images),
-    "tpm": ("README.md", "tpm_vs_tensorly.jsonl", power_method),
-    "speed": ("README.md", "speed.jsonl", speed),
+    "short": ("README.md", "study.jsonl", short),
+    "speed": ("docs/results.md", "speed.jsonl", speed),
+    "real_images": ("docs/results.md", "study.jsonl", real_images),
+    "networks": ("docs/results.md", "networks.jsonl", networks),
+    "tpm": ("docs/results.md", "tpm_vs_tensorly.jsonl", power_method),
+    "study": ("docs/results.md", "study.jsonl", study),
+    "sharing": ("docs/results.md", "sharing.jsonl", sharing),
     "outputs": ("docs/plan.md", "output_error.jsonl", outputs),
     "forms": ("docs/compress.md", "weight_error.jsonl", forms),
-    "sharing": ("docs/sharing.md", "sharing.jsonl", sharing),
     "sharing_factor": ("docs/sharing.md", "sharing.jsonl", sharing_factor),
     "simulated": ("docs/measure.md", "simulated.jsonl", simulated),
     "paper": ("docs/study.md", "study.jsonl", paper),
-    "study": ("docs/study.md", "study.jsonl", study),
 }
 PAGES = sorted({page for page, _, _ in TABLES.values()})
 
@@ -265,17 +343,21 @@ def filled(page: str) -> str:
     for name, (place, file, build) in TABLES.items():
         if place != page:
             continue
-        table = _table(build, HERE / file)
+        table = _table(build, file)
         start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         before, rest = text.split(start)
         text = f"{before}{start}{table}\n{end}{rest.split(end, 1)[1]}"
     return text
 
 
-def _table(build: Callable[[Rows], list[list[str]]], file: Path) -> str:
-    if not file.exists():
+def _lines(file: str) -> Rows:
+    return [json.loads(line) for line in (HERE / file).read_text(encoding="utf-8").splitlines()]
+
+
+def _table(build: Callable[[Rows], list[list[str]]], file: str) -> str:
+    if not (HERE / file).exists():
         return "Not measured yet."
-    head, *body = build([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
+    head, *body = build(_lines(file))
     if not body:
         return "Not measured yet."
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *body]

@@ -70,6 +70,18 @@ def test_the_tables_are_those_of_the_results():
         assert filled(page) == (ROOT / page).read_text(encoding="utf-8")
 
 
+def test_every_row_of_the_results_has_its_command():
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    without = set()
+    for name, table in re.findall(r"<!-- table: (\w+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL):
+        head, _, *rows = table.splitlines()
+        if head.endswith("| command |"):
+            assert all(re.search(r"\| `(compress-export|python) [^`|]+` \|$", row) for row in rows)
+        else:
+            without.add(name)
+    assert without == {"tpm"}  # one command makes all its rows: it stands above
+
+
 def test_every_link_leads_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

@@ -20,7 +20,7 @@ def trained_table(lines: Sequence[Line]) -> Table:
     with McNemar's test, flipped predictions, and the measured time."""
     table = [["network", "MACs", "system", "seeds", "epochs, course", "fewer MACs", "mean error",
               "largest stability", "cut", "tuned", "lost", "flipped", "ours - this", "p", "times faster"]]  # fmt: skip
-    groups = _groups(lines)
+    groups = groups_of(lines)
     for (network, data, budget, course, system), own in groups.items():
         ours = groups.get((network, data, budget, course, REFERENCE), [])
         before, after = ([line["top1"][name] for line in own] for name in ("original", "compressed"))
@@ -48,7 +48,7 @@ def trained_table(lines: Sequence[Line]) -> Table:
 Group = tuple[str, str, str, str, str]
 
 
-def _groups(lines: Sequence[Line]) -> dict[Group, list[Line]]:
+def groups_of(lines: Sequence[Line]) -> dict[Group, list[Line]]:
     """Lines that differ in their seed alone, by network, data, budget, course and system, in the order of SYSTEMS; each
     cell once, whichever grids asked for it."""
     found: dict[Group, list[Line]] = {}
@@ -97,14 +97,7 @@ def ours_table(lines: Sequence[Line]) -> Table:
     """Ours on all training images, tuned longest: top-1 in percent of the test images, of the original, cut, tuned."""
     table = [["network", "data", "fewer MACs", "fewer parameters", "times faster", "top-1", "cut", "tuned", "flipped",
               "epochs", "seeds"]]  # fmt: skip
-    ours = [line for line in lines if line["cell"]["system"] == REFERENCE]
-    whole = [line for line in ours if line["cell"]["images"] is None]
-    longest: dict[tuple[str, ...], float] = {}
-    for at, own in _groups(whole).items():
-        longest[at[:3]] = max(longest.get(at[:3], 0), own[0]["cell"]["epochs"])
-    for at, own in _groups(whole).items():
-        if own[0]["cell"]["epochs"] < longest[at[:3]]:
-            continue
+    for at, own in longest_of_ours(lines).items():
         shares = [mean(line[what][0] / line[what][1] for line in own) for what in ("macs", "parameters")]
         table.append(
             [
@@ -119,6 +112,15 @@ def ours_table(lines: Sequence[Line]) -> Table:
             ]
         )
     return table
+
+
+def longest_of_ours(lines: Sequence[Line]) -> dict[Group, list[Line]]:
+    """Our groups on all training images, at each budget those that were tuned for the most epochs."""
+    groups = groups_of([row for row in lines if row["cell"]["system"] == REFERENCE and row["cell"]["images"] is None])
+    most: dict[tuple[str, ...], float] = {}
+    for at, own in groups.items():
+        most[at[:3]] = max(most.get(at[:3], 0), own[0]["cell"]["epochs"])
+    return {at: own for at, own in groups.items() if own[0]["cell"]["epochs"] == most[at[:3]]}
 
 
 def _flipped(line: Line) -> float:
@@ -190,7 +192,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     curves: dict[str, list[tuple[float, list[float]]]] = {}
-    for (*_, system), own in _groups(lines).items():
+    for (*_, system), own in groups_of(lines).items():
         share = mean(line["macs"][1] / line["macs"][0] for line in own)
         curves.setdefault(system, []).append((share, [line["top1"]["compressed"] for line in own]))
     for system, points in curves.items():
