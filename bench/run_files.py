@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+import msgspec
 
 from bench.measurement import BenchError, Measurement, NotMeasured, Row, Simulated, process_said, read
 from exporters.artifact import Artifact, ExportError, read_artifacts, size_in_bytes
@@ -17,20 +20,98 @@ RUN_VERSION = 1
 
 ORIGINAL, COMPRESSED = "original", "compressed"
 
-
 GONE = "the run recorded it, and it is gone; export it again"
 
-
+T = TypeVar("T")
 RowT = TypeVar("RowT", Measurement, NotMeasured, Simulated)
+
+
+class RunFile(StrEnum):
+    """The names in a run directory, each of which is written here only."""
+
+    SETTINGS = "settings.json"
+    NETWORK = "network.json"
+    ORIGINAL_WEIGHTS = "original.safetensors"
+    TRAINING = "training.jsonl"
+    TRAINING_CHECKPOINT = "training.pt"
+    SURVEY = "survey.json"
+    LOSSES = "losses.jsonl"
+    PLAN = "plan.json"
+    PROBES = "probes.jsonl"
+    COMPRESSED_SURVEY = "compressed.json"
+    COMPRESSED_WEIGHTS = "compressed.safetensors"
+    TUNED_WEIGHTS = "tuned.safetensors"
+    TUNING = "tuning.jsonl"
+    TUNING_CHECKPOINT = "tuning.pt"
+    ACCURACY = "accuracy.json"
+    SHARED_WEIGHTS = "shared.safetensors"
+    SHARED_LAYERS = "shared.json"
+    SHARING = "sharing.jsonl"
+    SHARING_CHECKPOINT = "sharing.pt"
+    ARTIFACTS = "artifacts.json"
+    ARTIFACTS_FOLDER = "artifacts"
+    MEASUREMENTS = "measurements.jsonl"
+    PROFILES = "profiles.jsonl"
+    SHIPPED_BYTES = "shipped.json"
+    REPORT_MARKDOWN = "report.md"
+    REPORT_HTML = "report.html"
+    REPORT_JSON = "report.json"
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Parameters of a layer, and MACs of one image through it."""
+
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class SurveyedLayer:
+    """A layer, its weight's shape and its cost."""
+
+    name: str
+    weight: tuple[int, ...]
+    cost: LayerCost
+
+
+@dataclass(frozen=True)
+class NetworkSurvey:
+    """The content of survey.json and of compressed.json that a verdict needs."""
+
+    parameters: int
+    macs: int
+    layers: tuple[SurveyedLayer, ...]
+
+
+@dataclass(frozen=True)
+class NetworkAccuracy:
+    """Accuracy of a network on the test set, in percent."""
+
+    top1: float
+
+
+@dataclass(frozen=True)
+class _Settings:
+    version: object = RUN_VERSION
+
+
+@dataclass(frozen=True)
+class _PlannedLayer:
+    name: str
+
+
+@dataclass(frozen=True)
+class _Plan:
+    layers: tuple[_PlannedLayer, ...]
 
 
 class RunError(BenchError):
     """A run directory that cannot be read; the text says which file, and what to do."""
 
 
-def check_version(settings: Mapping[str, Any], path: Path) -> None:
-    """RunError if the run at `path`, whose settings.json this is, was written by a newer compress-export."""
-    version = settings.get("version", RUN_VERSION)
+def check_version(version: object, path: Path) -> None:
+    """RunError if the run at `path`, whose settings.json has this version, was written by a newer compress-export."""
     if not isinstance(version, int) or version > RUN_VERSION:
         raise RunError(
             f"{path} was written by a newer compress-export: its files have version {version}, this one reads up to "
@@ -46,9 +127,8 @@ def altered(path: Path, recorded: Artifact, sha256: str = "") -> str:
     found = size_in_bytes(path)
     if found == recorded.bytes and sha256 in ("", recorded.sha256):
         return ""
-    return (
-        f"it is not the file that artifacts.json records: {found:,} bytes, {recorded.bytes:,} recorded; export it again"
-    )
+    size = f"{found:,} bytes, {recorded.bytes:,} recorded"
+    return f"it is not the file that {RunFile.ARTIFACTS} records: {size}; export it again"
 
 
 @dataclass(frozen=True)
@@ -61,22 +141,18 @@ class RunFiles:
     def of(artifact: Path) -> RunFiles | None:
         """The run that wrote this file: RUN/artifacts/FILE with RUN/artifacts.json beside it; None if there is none."""
         folder = artifact.parent
-        inside = folder.name == "artifacts" and (folder.parent / "artifacts.json").is_file()
+        inside = folder.name == RunFile.ARTIFACTS_FOLDER and (folder.parent / RunFile.ARTIFACTS).is_file()
         return RunFiles(folder.parent) if inside else None
 
     def check(self) -> None:
         """RunError if the run's files are of a newer version."""
-        settings = self.json("settings.json")
-        if settings is not None and not isinstance(settings, dict):
-            raise RunError(f"{self.path / 'settings.json'} holds no settings; mend it, or make the run again")
-        check_version(settings or {}, self.path)
+        check_version((self.read_json(RunFile.SETTINGS, _Settings) or _Settings()).version, self.path)
 
     @cached_property
     def artifacts(self) -> tuple[Artifact, ...]:
-        if not (self.path / "artifacts.json").is_file():
-            return ()
+        path = self.path / RunFile.ARTIFACTS
         try:
-            return read_artifacts(self.path / "artifacts.json")
+            return read_artifacts(path) if path.is_file() else ()
         except ExportError as error:
             raise RunError(str(error)) from error
 
@@ -86,28 +162,26 @@ class RunFiles:
 
     def place(self, artifact: Artifact) -> Path:
         """Path of a recorded file: artifacts.json keeps paths that may begin with "..", so its name says it."""
-        own = artifact.path.parent.name == "artifacts"
-        return self.path / "artifacts" / artifact.path.name if own else artifact.path
+        own = artifact.path.parent.name == RunFile.ARTIFACTS_FOLDER
+        return self.path / RunFile.ARTIFACTS_FOLDER / artifact.path.name if own else artifact.path
 
     def altered(self, artifact: Artifact) -> str:
         """The reason why a recorded file is no longer as it was recorded, by its bytes; "" if it is."""
         return altered(self.place(artifact), artifact)
 
-    def survey(self, network: str) -> Mapping[str, Any] | None:
+    def survey(self, network: str) -> NetworkSurvey | None:
         """Parameters, MACs and layers of a network; None where the run has none."""
-        found: Mapping[str, Any] | None = self.json({ORIGINAL: "survey.json", COMPRESSED: "compressed.json"}[network])
-        return found
+        return self.read_json(RunFile.SURVEY if network == ORIGINAL else RunFile.COMPRESSED_SURVEY, NetworkSurvey)
 
-    def accuracy(self, network: str) -> Mapping[str, Any] | None:
-        """Accuracy in percent and every prediction of a network; None where the run has none."""
-        rows = self.json("accuracy.json") or {}
-        found: Mapping[str, Any] | None = rows.get(network)
-        return found
+    def accuracy(self, network: str) -> NetworkAccuracy | None:
+        """Accuracy of a network; None where the run has none."""
+        return (self.read_json(RunFile.ACCURACY, dict[str, NetworkAccuracy]) or {}).get(network)
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """The names of the layers that the plan speaks of."""
-        return tuple(str(row["name"]) for row in (self.json("plan.json") or {"layers": ()})["layers"])
+        plan = self.read_json(RunFile.PLAN, _Plan)
+        return () if plan is None else tuple(layer.name for layer in plan.layers)
 
     def measured(self, network: str, sha256: str, device: str, process: str = "") -> Measurement | None:
         """The newest measurement of that file on that device (a name, or a kind), of a phone inside that process or the
@@ -142,7 +216,7 @@ class RunFiles:
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """Every line of measurements.jsonl, oldest first."""
-        path = self.path / "measurements.jsonl"
+        path = self.path / RunFile.MEASUREMENTS
         try:
             return read(path) if path.is_file() else ()
         except UnicodeDecodeError as error:
@@ -153,11 +227,13 @@ class RunFiles:
         except BenchError as error:
             raise RunError(str(error)) from error
 
-    def json(self, name: str) -> Any:
-        """The content of a JSON file; None where there is none. RunError if it is no JSON."""
+    def read_json(self, name: RunFile, kind: type[T]) -> T | None:
+        """The content of a JSON file; None where there is none. RunError if it is no JSON, or is no `kind`."""
         path = self.path / name
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+            return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), kind) if path.is_file() else None
+        except msgspec.ValidationError as error:
+            raise RunError(f"{path} has lost its content ({error}); make the run again") from error
         except ValueError as error:
             raise RunError(f"{path} is no JSON ({error}); mend it, or make the run again") from error
 

@@ -123,7 +123,7 @@ class RunDirectory:
         """The settings of the run. RunError if a newer version of the tool wrote them, InputError if they are none."""
         content = self.read_json("settings.json") if self.has("settings.json") else {}
         if isinstance(content, dict):
-            check_version(content, self.path)
+            check_version(content.get("version", RUN_VERSION), self.path)
         try:
             return msgspec.convert(content, RunSettings)
         except msgspec.ValidationError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench.budgets.limits import Where
 from bench.budgets.model_files import ModelFile
 from bench.measurement import Measurement, Simulated, process_said
+from bench.run_files import ORIGINAL, RunFile
 from bench.statistics import summarize, times_remark, unsteady
 
 
@@ -29,7 +30,7 @@ def _no_run(what: str) -> Unmeasured:
 def _parameters(subject: ModelFile, _where: Where) -> Figure:
     survey = None if subject.run is None else subject.run.survey(subject.network)
     if survey is not None:
-        return int(survey["parameters"])
+        return survey.parameters
     if subject.contents is None:
         return Unmeasured("no run tells, and no reader knows this kind of file")
     return subject.contents.parameters
@@ -39,7 +40,7 @@ def _macs(subject: ModelFile, _where: Where) -> Figure:
     if subject.run is None:
         return _no_run("MACs")
     survey = subject.run.survey(subject.network)
-    return Unmeasured("the run has no survey of this network") if survey is None else int(survey["macs"])
+    return Unmeasured("the run has no survey of this network") if survey is None else survey.macs
 
 
 def counted(subject: ModelFile, where: Where, core: str = "") -> Simulated | Unmeasured:
@@ -82,7 +83,7 @@ def _accuracy(subject: ModelFile, _where: Where) -> Figure:
     if subject.run is None:
         return _no_run("accuracy")
     rows = subject.run.accuracy(subject.network)
-    return Unmeasured(NO_ACCURACY) if rows is None else float(rows["top1"])
+    return Unmeasured(NO_ACCURACY) if rows is None else rows.top1
 
 
 def _agreement(subject: ModelFile, _where: Where) -> Figure:
@@ -128,10 +129,12 @@ def original(quantity: str, subject: ModelFile, where: Where) -> Figure:
     """The original's figure beside the subject's."""
     if subject.is_run and subject.run is not None:
         if quantity == "accuracy":
-            accuracy = subject.run.accuracy("original")
-            return Unmeasured(NO_ACCURACY) if accuracy is None else float(accuracy["top1"])
-        survey = subject.run.survey("original")
-        return Unmeasured("the run has no survey.json") if survey is None else int(survey[quantity])
+            accuracy = subject.run.accuracy(ORIGINAL)
+            return Unmeasured(NO_ACCURACY) if accuracy is None else accuracy.top1
+        survey = subject.run.survey(ORIGINAL)
+        if survey is None:
+            return Unmeasured(f"the run has no {RunFile.SURVEY}")
+        return survey.parameters if quantity == "parameters" else survey.macs
     other = subject.original
     if other is None or not other.path.exists():
         return Unmeasured("the original's file is not beside it, so there is no ratio")

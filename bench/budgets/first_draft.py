@@ -12,7 +12,7 @@ from bench.budgets.model_files import ModelFile, of_file, of_run
 from bench.budgets.verdicts import exact
 from bench.file_contents.readers import READERS
 from bench.measurement import process_said
-from bench.run_files import RunFiles
+from bench.run_files import RunFile, RunFiles
 from bench.statistics import Statistics, summarize, unsteady
 
 FILE_KEYS = ("size", "shipped", "agreement")
@@ -41,7 +41,7 @@ def draft(place: Path, root: Path) -> str:
     if not place.is_relative_to(root):
         raise BudgetError(f"{place} lies outside {root}, where budgets.toml is written; run it further up")
     own = place.relative_to(root).as_posix()
-    if (place / "settings.json").is_file() or (place / "artifacts.json").is_file():
+    if (place / RunFile.SETTINGS).is_file() or (place / RunFile.ARTIFACTS).is_file():
         subjects = list(of_run(place, root))
     else:
         paths = sorted(place.iterdir() if place.is_dir() and place.suffix != ".mlpackage" else [place])
@@ -50,10 +50,10 @@ def draft(place: Path, root: Path) -> str:
     if not subjects:
         known = ", ".join(f".{name}" for name in READERS)
         raise BudgetError(f"{place} holds no run and no file to guard ({known})")
-    if (place / "settings.json").is_file():
+    if (place / RunFile.SETTINGS).is_file():
         # A budget of a run that has not come to its files would guard nothing.
-        needed = ("compressed.json", "artifacts.json") if (place / "plan.json").is_file() else ("artifacts.json",)
-        missing = [name for name in needed if not (place / name).is_file()]
+        planned = (RunFile.COMPRESSED_SURVEY,) if (place / RunFile.PLAN).is_file() else ()
+        missing = [name for name in (*planned, RunFile.ARTIFACTS) if not (place / name).is_file()]
         if missing or not RunFiles(place).artifacts:
             raise BudgetError(
                 f"{own} is an unfinished run: it has no {' and no '.join(missing or ['exported file'])}; finish it "

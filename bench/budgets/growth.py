@@ -62,13 +62,13 @@ NOTHING = (0.0, "")
 
 
 def _parts(quantity: str, subject: ModelFile) -> Amounts:
-    field = {"parameters": "parameters", "macs": "macs", "latency": "macs", "instructions": "macs"}.get(quantity)
     survey = None if subject.run is None else subject.run.survey(subject.network)
     rows: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    if field is not None and survey is not None:
+    if quantity in ("parameters", "macs", "latency", "instructions") and survey is not None:
         planned = () if subject.run is None else subject.run.layers
-        for row in survey["layers"]:
-            rows[_owner(row["name"], planned)].append((row["cost"][field], "x".join(map(str, row["weight"]))))
+        for row in survey.layers:
+            amount = row.cost.parameters if quantity == "parameters" else row.cost.macs
+            rows[_owner(row.name, planned)].append((amount, "x".join(map(str, row.weight))))
     elif quantity in ("size", "shipped", "memory", "parameters") and subject.contents is not None:
         for weight, layer in zip(subject.contents.weights, layers_of(subject), strict=True):
             shape = "x".join(map(str, weight.shape)) if len(weight.shape) > 1 else ""
@@ -91,11 +91,11 @@ def layers_of(subject: ModelFile) -> list[str]:
     planned = () if subject.run is None else subject.run.layers
     if survey is None:
         return [each.name.rpartition(".")[0] or each.name for each in contents.weights]
-    known = [row["name"] for row in survey["layers"]]
+    known = [row.name for row in survey.layers]
     if any(_owner(weight.name, known) in known for weight in contents.weights):
         return [_owner(weight.name, planned) for weight in contents.weights]
     # A file keeps its weights in the order in which layers run; a bias follows the weight of its layer.
-    left = [(row["name"], plain_sides(row["weight"])) for row in survey["layers"]]
+    left = [(row.name, plain_sides(row.weight)) for row in survey.layers]
     found, last = [], ""
     for weight in contents.weights:
         sides = plain_sides(weight.shape)

@@ -19,12 +19,10 @@ from pathlib import Path, PurePosixPath
 from bench.budgets.limits import Budget, BudgetError, Budgets
 from bench.file_contents.contents import ContentError, Contents
 from bench.file_contents.readers import read
-from bench.run_files import COMPRESSED, GONE, ORIGINAL, RunError, RunFiles, altered
+from bench.run_files import COMPRESSED, GONE, ORIGINAL, RunError, RunFile, RunFiles, altered
 from exporters.artifact import Artifact, size_and_sha256, write_whole
 
 BLOCK = 1 << 20
-REMEMBERED = "shipped.json"
-"""File of a run with the deflated size of each of its files, by sha256: zlib's level 9 takes a second for 30 MB."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +99,14 @@ class ModelFile:
         """Bytes of the file as an app store ships it, deflated at level 9; of a folder, file by file."""
         if self.run is None:
             return _deflated(self.path)
-        known = self.run.json(REMEMBERED) or {}
+        # The run remembers them by sha256: zlib's level 9 takes a second for 30 MB.
+        known = self.run.read_json(RunFile.SHIPPED_BYTES, dict[str, int]) or {}
         if self.measured[1] not in known:
             known[self.measured[1]] = _deflated(self.path)
             # A run that may only be read is deflated anew each time, which costs seconds and changes no figure.
             with suppress(OSError):
-                write_whole(self.run.path / REMEMBERED, json.dumps(known, indent=2) + "\n")
-        return int(known[self.measured[1]])
+                write_whole(self.run.path / RunFile.SHIPPED_BYTES, json.dumps(known, indent=2) + "\n")
+        return known[self.measured[1]]
 
 
 def find(budget: Budget, budgets: Budgets) -> list[ModelFile]:
@@ -142,8 +141,10 @@ def of_file(path: Path, name: str) -> ModelFile:
 def of_run(path: Path, root: Path) -> Iterator[ModelFile]:
     """The run at `path` as a whole, then its compressed files."""
     run = RunFiles(path)
-    if not (path / "settings.json").is_file() and not (path / "artifacts.json").is_file():
-        raise RunError(f"{path} is no run directory: it has no settings.json; make one with `compress-export NETWORK`")
+    if not (path / RunFile.SETTINGS).is_file() and not (path / RunFile.ARTIFACTS).is_file():
+        raise RunError(
+            f"{path} is no run directory: it has no {RunFile.SETTINGS}; make one with `compress-export NETWORK`"
+        )
     run.check()
     yield ModelFile(path.relative_to(root).as_posix(), path, run)
     for row in exported(run):

@@ -11,7 +11,6 @@ from bench.budgets.figures import FIGURES, Figure, Unmeasured, of_base, original
 from bench.budgets.growth import MEASURES, OTHER, Part, accounts
 from bench.budgets.limits import QUANTITIES, Budget, Budgets, Limit, Unit
 from bench.budgets.model_files import ModelFile, beside, exported, find
-from bench.run_files import RunError
 from bench.statistics import unsteady_clause
 
 Outcome = Literal["passed", "failed", "not measured", "new file"]
@@ -78,13 +77,7 @@ def check(budgets: Budgets, base: Path | None = None) -> Checked:
         for subject in subjects:
             other = None if base is None else beside(subject, base)
             files.setdefault(subject.path, (subject, other))
-            try:
-                verdicts += _of_subject(budget, subject, other, base is not None)
-            except (KeyError, TypeError, AttributeError) as error:
-                raise RunError(
-                    f"a file of {subject.name}'s run, or of its base's, has lost its content "
-                    f"({type(error).__name__}: {error}); make the run again"
-                ) from error
+            verdicts += _of_subject(budget, subject, other, base is not None)
     return Checked(budgets, tuple(verdicts), tuple(pair for pair in files.values() if not pair[0].is_run))
 
 

@@ -14,7 +14,6 @@ from bench.measurement import BenchError, Device
 from exporters.artifact import write_whole
 
 Unit = Literal["ms", "instructions"]
-FILE = "profiles.jsonl"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from bench.file_contents.readers import read as read_contents
 from bench.measurement import BenchError, NotMeasured, Row
 from bench.measurement import append as append_rows
 from bench.profile.measure import Result
-from bench.profile.profile import FILE, Profile
+from bench.profile.profile import Profile
 from bench.profile.profile import append as append_profiles
-from bench.run_files import RunFiles
+from bench.run_files import RunFile, RunFiles
 from compress_export.console import Reporter, console, print_result
 from compress_export.errors import InputError
 from compress_export.pipeline.load import load, stored_source
@@ -41,7 +41,7 @@ def profile_run(path: Path, settings: BenchSettings) -> None:
         run.need("artifacts.json", f"export {path} --target android")
         artifacts = read_artifacts(run / "artifacts.json")
         images = load(run, stored_source(run), Reporter()).images
-        profile_files(artifacts, images.numpy(), settings, run / FILE)
+        profile_files(artifacts, images.numpy(), settings, run / RunFile.PROFILES)
         renew_pages(run)
 
 

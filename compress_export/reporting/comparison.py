@@ -141,10 +141,7 @@ def as_plain(found: Comparison) -> dict[str, object]:
 def compared(paths: Sequence[Path]) -> Comparison:
     """The comparison of what lies at these paths. InputError for what is none of the three; BenchError from readers."""
     files_only = all(not _is_run(path) and path.suffix != ".jsonl" for path in paths)
-    try:
-        every = [_figures(path, files_only) for path in paths]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"a file of these runs has lost its content ({error}); make the run again") from error
+    every = [_figures(path, files_only) for path in paths]
     shared = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     names = [path.absolute().relative_to(shared).as_posix() for path in paths]
     if len(set(names)) < len(names):
@@ -225,10 +222,10 @@ def _of_run(run: RunFiles) -> Iterator[tuple[Metric, Figure]]:
     run.check()
     survey, accuracy = run.survey(COMPRESSED), run.accuracy(COMPRESSED)
     if survey is not None:
-        yield Metric("parameters", "count"), Figure(survey["parameters"])
-        yield Metric("MACs", "count"), Figure(survey["macs"])
+        yield Metric("parameters", "count"), Figure(survey.parameters)
+        yield Metric("MACs", "count"), Figure(survey.macs)
     if accuracy is not None:
-        yield Metric("top-1 accuracy", "percent"), Figure(accuracy["top1"])
+        yield Metric("top-1 accuracy", "percent"), Figure(accuracy.top1)
     for artifact in run.artifacts:
         if artifact.network == COMPRESSED:
             yield Metric(f".{artifact.format} size", "bytes"), Figure(artifact.bytes, artifact.dtype)

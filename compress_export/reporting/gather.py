@@ -14,9 +14,8 @@ import msgspec
 
 from bench.devices import name_of
 from bench.measurement import Device, Measurement, Row, Schedule, Simulated, read
-from bench.profile.profile import FILE as PROFILES
 from bench.profile.profile import read as read_profiles
-from bench.run_files import COMPRESSED, ORIGINAL, RunFiles
+from bench.run_files import COMPRESSED, ORIGINAL, RunFile, RunFiles
 from bench.statistics import summarize, time_ratio
 from compress_export.errors import InputError
 from compress_export.reporting import notes
@@ -361,7 +360,7 @@ def _same_phone(one: Device, other: Device) -> bool:
 
 def _newest_profile(run: RunDirectory, layers: Sequence[LayerRow], formats: Sequence[FormatRow]) -> LayerProfile | None:
     """The newest profile of a current compressed file with the original's beside it; None where there is none."""
-    profiles = read_profiles(run / PROFILES) if run.has(PROFILES) else ()
+    profiles = read_profiles(run / RunFile.PROFILES) if run.has(RunFile.PROFILES) else ()
     current = {(row.format, row.compressed.artifact.sha256) for row in formats}
     for last in reversed(profiles):
         if last.network != COMPRESSED or not last.joined or (last.format, last.sha256) not in current:

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from bench.budgets.first_draft import draft
 from bench.budgets.growth import MEASURES
 from bench.budgets.limits import BudgetError, read_budgets
-from bench.budgets.model_files import REMEMBERED, base_folder
+from bench.budgets.model_files import base_folder
 from bench.budgets.verdicts import Checked, amount, cells, check, contrast, exact, remark
 from bench.measurement import PROCESSES, Counts, to_line
 from bench.phone import measure as phone
@@ -99,9 +99,9 @@ def test_shipped_is_what_zip_at_level_nine_makes_of_it(folder):
     content = (folder / "run/artifacts/compressed.onnx").read_bytes()
     verdict = one(folder, "shipped", "1 MB")
     assert verdict.value == len(zlib.compress(content, 9))
-    remembered = json.loads((folder / "run" / REMEMBERED).read_text())
+    remembered = json.loads((folder / "run" / "shipped.json").read_text())
     assert remembered == {size_and_sha256(folder / "run/artifacts/compressed.onnx")[1]: verdict.value}
-    (folder / "run" / REMEMBERED).write_text(json.dumps(dict.fromkeys(remembered, 17)))
+    (folder / "run" / "shipped.json").write_text(json.dumps(dict.fromkeys(remembered, 17)))
     assert one(folder, "shipped", "1 MB").value == 17
 
 
@@ -500,11 +500,15 @@ def test_a_run_of_a_newer_version_is_refused(folder, pattern, version):
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("settings.json", "[1]", r"settings.json holds no settings; mend it"),
+        (
+            "settings.json",
+            "[1]",
+            r"settings.json has lost its content \(Expected `object`, got `array`\); make the run",
+        ),
         (
             "compressed.json",
             "{}",
-            r"a file of run's run, or of its base's, has lost its content \(KeyError: 'parameters'\)",
+            r"run/compressed.json has lost its content \(.*missing required field `parameters`\)",
         ),
         ("settings.json", "{", r"settings.json is no JSON .*; mend it, or make the run again"),
         ("artifacts.json", "[{}]", "artifacts.json is not a list of artifacts"),

@@ -302,7 +302,7 @@ def test_init_suggests_a_latency_near_the_one_measured(call, folder):
     [
         ({"preemptions": 200}, "other processes took the core from it 250 times a second; measure again, with nothing"),
         ({"invalid": "let the phone cool"}, "its times are invalid: let the phone cool; measure again, with nothing"),
-        ({"verdict": "not measured"}, "nobody measured this file; `compress-export bench` does"),
+        ({"verdict": "not measured", "reason": ""}, "nobody measured this file; `compress-export bench` does"),
     ],
 )
 def test_init_suggests_no_latency_from_times_that_are_not_steady(call, folder, change, text):

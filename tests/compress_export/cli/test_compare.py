@@ -147,7 +147,7 @@ def test_bytes_that_round_alike_are_exact(call, tmp_path):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["a", "lost"], "a file of these runs has lost its content ('parameters')"),
+        (["a", "lost"], "lost/compressed.json has lost its content (Object missing required field `parameters`)"),
         (["a"], "compare takes two or more runs, files or measurements.jsonl"),
         (["a", "nowhere"], "nowhere: there is no such run or file"),
         (["a", "empty"], "empty is a folder, and neither a run (it has no settings.json) nor an .mlpackage"),
