@@ -9,7 +9,7 @@ from dataclasses import asdict
 from torch import nn
 
 from compress_export.pipeline.load import RunContext
-from compressor.batch_norm import carry_over
+from compressor.calibration import carry_over
 from compressor.plan import Plan
 from compressor.planning.recipes import parameters_with_every_bias
 from compressor.surgery import compress, load_weights, save_weights, skeleton

@@ -7,7 +7,7 @@ from math import prod
 from torch import nn
 
 from compressor.calibration import Moments
-from compressor.decompositions import cp, spatial, svd, tucker
+from compressor.decompositions import cp, svd, tucker
 from compressor.decompositions.base import Decomposition, Method
 from compressor.layer_shape import LayerShape, PlanError, Rank
 from compressor.layers import find_layer
@@ -19,7 +19,7 @@ METHODS: dict[str, Method] = {
     "cp-polished": cp.CP_POLISHED,
     "cp-als": cp.CP_ALS,
     "tucker": tucker.METHOD,
-    "spatial": spatial.METHOD,
+    "spatial": svd.SPATIAL,
     "channel": svd.CHANNEL,
     "svd": svd.SVD,
 }

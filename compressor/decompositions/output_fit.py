@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from compressor.calibration import Moments
-from compressor.decompositions.base import Factors
 from compressor.layer_shape import PlanError
 from compressor.layers import Layer, split_kernels
 
@@ -113,6 +112,12 @@ class Metric:
     def shift(self, change: Tensor) -> Tensor | None:
         """E @ mean as (groups, T), which the bias takes up, or None where the layer has no bias."""
         return None if self._mean is None else (change.to(self.dtype) @ self._mean.unsqueeze(2)).squeeze(2)
+
+    def lost(self, kernels: Tensor, approximation: Tensor) -> tuple[float, Tensor | None]:
+        """Relative output error of an approximation of kernels (groups, T, S * D), and its `shift`."""
+        left = kernels.to(self.dtype) - approximation
+        whole = self.energy(kernels)
+        return math.sqrt(self.energy(left) / whole) if whole else 0.0, self.shift(left)
 
     def _finished(self, products: Tensor, rows: Tensor) -> Tensor:
         """rows @ C from their products with the second moment: less those with the mean, where that is taken up."""
@@ -263,13 +268,3 @@ def refine(metric: Metric, kernels: Tensor, chain: FactorChain, outer: Tensor, i
             break
         before = last
     return best
-
-
-def output_factors(
-    metric: Metric, kernels: Tensor, approximation: Tensor, weights: tuple[Tensor, ...], stability: float | None = None
-) -> Factors:
-    """The weights with their relative output error: they make the `approximation` of kernels (groups, T, S * D)."""
-    left = kernels.to(metric.dtype) - approximation
-    whole = metric.energy(kernels)
-    error = math.sqrt(metric.energy(left) / whole) if whole else 0.0
-    return Factors(error, stability, weights, metric.shift(left))

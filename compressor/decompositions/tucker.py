@@ -21,7 +21,6 @@ from compressor.decompositions.output_fit import (
     FactorChain,
     Features,
     Metric,
-    output_factors,
     refine,
     regress,
     spread,
@@ -164,9 +163,11 @@ def _fitted_to_outputs(kernels: Tensor, metric: Metric, rank: Rank) -> Factors:
         core = regress(metric, flat, features)
         whole = core @ features.rows
     if not wide:
-        return output_factors(metric, flat, whole, (*before, core))
+        error, shift = metric.lost(flat, whole)
+        return Factors(error, None, (*before, core), shift)
     basis = _strongest(metric.gram(whole), rank[1]).to(flat.dtype)
-    return output_factors(metric, flat, basis @ (basis.mT @ whole), (*before, basis.mT @ core, basis))
+    error, shift = metric.lost(flat, basis @ (basis.mT @ whole))
+    return Factors(error, None, (*before, basis.mT @ core, basis), shift)
 
 
 def _reduced_rank_regression(rank: int, metric: Metric, kernels: Tensor, features: Features) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.batch_norm import carry_over, reestimate
+from compressor.calibration import carry_over, reestimate
 from compressor.layer_shape import PlanError
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.decompositions.methods import METHODS
-from compressor.decompositions.spatial import height_first
+from compressor.decompositions.svd import height_first
 from compressor.layers import layer_shape
 
 

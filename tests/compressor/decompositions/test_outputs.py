@@ -13,7 +13,7 @@ from test_factors import EXACT, FORMS, kernel_of, layer_for, layers_for, rank_fo
 from torch import Tensor, nn
 
 from compressor.calibration import Moments, collect
-from compressor.decompositions.cp_joint_fit import MOST
+from compressor.decompositions.cp import MOST
 from compressor.decompositions.methods import METHODS, decomposition
 from compressor.decompositions.output_fit import Metric
 from compressor.layer_shape import PlanError

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compressor.decompositions.cp_joint_fit import MOST, Sides, polish, rebuilt, strengths
+from compressor.decompositions.cp import MOST, Sides, polish, rebuilt, strengths
 from compressor.decompositions.methods import METHODS
 from compressor.decompositions.tensor_power_method import greedy_components, greedy_sides
 

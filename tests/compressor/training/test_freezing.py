@@ -5,8 +5,7 @@ from training_problem import loaders, network
 
 from compressor.plan import LayerPlan
 from compressor.surgery import apply
-from compressor.training.freezing import frozen_modules, hold_still, run_order
-from compressor.training.loop import TrainingError, TrainOptions, Watch, fit
+from compressor.training.loop import TrainingError, TrainOptions, Watch, fit, frozen_modules, hold_still, run_order
 from compressor.training.schedules import Step
 
 MIDDLE = LayerPlan("3", (12, 12, 3, 3), "cp", (16,), "rank given")
