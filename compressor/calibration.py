@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,10 +105,13 @@ def collect(
     sums: dict[str, _Sums] = {}
     random = torch.Generator().manual_seed(seed)
     done = 0
+
+    def note(name: str, layer: Layer, inputs: tuple[Tensor, ...]) -> None:
+        sums.setdefault(name, _Sums()).add(windows(layer, inputs[0], positions, random))
+
     with evaluating(network), torch.no_grad(), ExitStack() as hooks:
         for name in dict.fromkeys(layers):
-            hook = _adder(sums, name, positions, random)
-            hooks.callback(find_layer(network, name).register_forward_pre_hook(hook).remove)
+            hooks.callback(find_layer(network, name).register_forward_pre_hook(partial(note, name)).remove)
         for images in image_batches(network, batches):
             run_on(network, images)
             done += len(images)
@@ -127,18 +131,16 @@ def windows(layer: Layer, inputs: Tensor, positions: int, random: torch.Generato
     # torch's own forward pads by these numbers too, 'same' included.
     padded = functional.pad(images, layer._reversed_padding_repeated_twice, mode=mode)
     axes = zip(padded.shape[2:], layer.kernel_size, layer.dilation, layer.stride, strict=True)
-    down, across = (_reads(*axis).to(images.device) for axis in axes)
+    # Indices along an axis, (output positions, window): each window's start, and its reads from there.
+    down, across = (
+        (torch.arange(0, size - gap * (window - 1), stride)[:, None] + gap * torch.arange(window)).to(images.device)
+        for size, window, gap, stride in axes
+    )
     image, position = _drawn(len(images), len(down) * len(across), positions, random)
     row, column = down[position // len(across)], across[position % len(across)]
     found = padded[image[:, None, None], :, row[:, :, None], column[:, None, :]]  # windows, height, width, channels
     flat = found.permute(0, 3, 1, 2).reshape(len(found), layer.groups, -1)
     return flat.transpose(0, 1).cpu()
-
-
-def _reads(size: int, window: int, dilation: int, stride: int) -> Tensor:
-    """Indices along one axis: (output positions, window)."""
-    starts = torch.arange(0, size - dilation * (window - 1), stride)
-    return starts[:, None] + dilation * torch.arange(window)
 
 
 def _drawn(images: int, places: int, positions: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -148,13 +150,6 @@ def _drawn(images: int, places: int, positions: int, random: torch.Generator) ->
     else:
         chosen = torch.rand(images, places, generator=random).topk(positions).indices
     return torch.arange(images).repeat_interleave(chosen.shape[1]), chosen.flatten()
-
-
-def _adder(sums: dict[str, _Sums], name: str, positions: int, random: torch.Generator) -> Callable[..., None]:
-    def note(layer: Layer, inputs: tuple[Any, ...]) -> None:
-        sums.setdefault(name, _Sums()).add(windows(layer, inputs[0], positions, random))
-
-    return note
 
 
 def image_batches(network: nn.Module, batches: Iterable[Batch]) -> Iterator[Tensor]:
@@ -188,13 +183,28 @@ def reestimate(network: nn.Module, batches: Iterable[Batch]) -> int:
     norms = _norms(network)
     if not norms:
         return 0
-    with evaluating(network), torch.no_grad(), _averaging(norms):
-        seen = 0
-        for images in image_batches(network, batches):
-            run_on(network, images)
-            seen += len(images)
-        if not seen:
-            raise PlanError("BatchNorm statistics come from calibration images, and there are none; give a batch")
+    kept = [({name: value.clone() for name, value in norm.named_buffers()}, norm.momentum) for norm in norms]
+    with evaluating(network), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for a plain average over batches
+            norm.train()
+        try:
+            seen = 0
+            for images in image_batches(network, batches):
+                run_on(network, images)
+                seen += len(images)
+            if not seen:
+                raise PlanError("BatchNorm statistics come from calibration images, and there are none; give a batch")
+        except BaseException:
+            for norm, (values, _) in zip(norms, kept, strict=True):
+                for name, value in values.items():
+                    norm.get_buffer(name).copy_(value)
+            raise
+        finally:
+            for norm, (_, momentum) in zip(norms, kept, strict=True):
+                norm.momentum = momentum
+                norm.eval()  # the caller's modes come back with the network's
     return len(norms)
 
 
@@ -222,24 +232,3 @@ def carry_over(network: nn.Module, before: nn.Module, batches: Sequence[Batch] |
 def _norms(network: nn.Module) -> list[Any]:
     """Every BatchNorm with statistics, in the order of their names: the same order before and after factorization."""
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-
-
-@contextmanager
-def _averaging(norms: list[_BatchNorm]) -> Iterator[None]:
-    """The layers collecting a plain average over batches; their old statistics again if that fails."""
-    kept = [({name: value.clone() for name, value in norm.named_buffers()}, norm.momentum) for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a plain average
-        norm.train()
-    try:
-        yield
-    except BaseException:
-        for norm, (values, _) in zip(norms, kept, strict=True):
-            for name, value in values.items():
-                norm.get_buffer(name).copy_(value)
-        raise
-    finally:
-        for norm, (_, momentum) in zip(norms, kept, strict=True):
-            norm.momentum = momentum
-            norm.eval()  # the caller's modes come back with the network's

@@ -131,7 +131,8 @@ def conv_like(
     stride, dilation = (_along(sizes, owns, 1) for sizes in (layer.stride, layer.dilation))
     # 'same' adds nothing along an axis where the window is 1, so a factor that owns one axis can keep the word.
     words = isinstance(layer.padding, str) and any(owns)
-    padding = layer.padding if words else _along(_numbers(layer.padding), owns, 0)
+    given = (0, 0) if isinstance(layer.padding, str) else layer.padding
+    padding = layer.padding if words else _along(given, owns, 0)
     new: nn.Conv2d = skip_init(  # type: ignore[no-untyped-call]  # torch publishes no types for it
         nn.Conv2d,
         *channels,
@@ -178,10 +179,6 @@ def shift_bias(factors: nn.Sequential, shift: Tensor | None) -> None:
 def _along(sizes: tuple[int, ...], owns: tuple[bool, bool], otherwise: int) -> tuple[int, int]:
     height, width = (size if own else otherwise for size, own in zip(sizes, owns, strict=True))
     return height, width
-
-
-def _numbers(padding: str | tuple[int, ...]) -> tuple[int, ...]:
-    return (0, 0) if isinstance(padding, str) else padding
 
 
 def _finish(new: L, layer: Layer) -> L:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -174,37 +175,31 @@ def _watching(
     The network runs on so many `images`.
     """
 
-    def enter(name: str) -> Callable[..., None]:
-        return lambda _layer, _inputs: reads.running.append(name)
+    def enter(name: str, _layer: Layer, _arguments: object) -> None:
+        reads.running.append(name)
 
-    def leave(name: str) -> Callable[..., None]:
-        def note(layer: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            reads.running.pop()
-            with torch._C.DisableTorchFunction():
-                _note(traces, name, layer, inputs[0], output, images)
-
-        return note
+    def leave(name: str, layer: Layer, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        reads.running.pop()
+        with torch._C.DisableTorchFunction():
+            (inputs, *_), linear = arguments, isinstance(layer, nn.Linear)
+            patches = 1 if linear else _for_one(inputs.shape[:-3], images)
+            if linear:
+                shape = layer_shape(layer, (_for_one(inputs.shape[:-1], images), 1))
+            else:
+                shape = layer_shape(layer, (inputs.shape[-2], inputs.shape[-1]), (output.shape[-2], output.shape[-1]))
+            cost = dense_cost(shape)
+            trace = traces.setdefault(name, _Trace(shape))
+            trace.calls += 1
+            trace.macs += patches * cost.macs
+            trace.traffic += patches * cost.traffic
+            if linear and inputs.dim() == 2 and len(inputs) >= FEWEST_IMAGES:
+                trace.distinct_inputs = _distinct_inputs(inputs)
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            hooks.callback(layer.register_forward_pre_hook(enter(name)).remove)
-            hooks.callback(layer.register_forward_hook(leave(name)).remove)
+            hooks.callback(layer.register_forward_pre_hook(partial(enter, name)).remove)
+            hooks.callback(layer.register_forward_hook(partial(leave, name)).remove)
         yield
-
-
-def _note(traces: dict[str, _Trace], name: str, layer: Layer, inputs: Tensor, output: Tensor, images: int) -> None:
-    if isinstance(layer, nn.Linear):
-        patches, shape = 1, layer_shape(layer, (_for_one(inputs.shape[:-1], images), 1))
-    else:
-        patches = _for_one(inputs.shape[:-3], images)
-        shape = layer_shape(layer, (inputs.shape[-2], inputs.shape[-1]), (output.shape[-2], output.shape[-1]))
-    cost = dense_cost(shape)
-    trace = traces.setdefault(name, _Trace(shape))
-    trace.calls += 1
-    trace.macs += patches * cost.macs
-    trace.traffic += patches * cost.traffic
-    if isinstance(layer, nn.Linear) and inputs.dim() == 2 and len(inputs) >= FEWEST_IMAGES:
-        trace.distinct_inputs = _distinct_inputs(inputs)
 
 
 def _for_one(sizes: Sequence[int], images: int) -> int:

@@ -229,7 +229,11 @@ def polish(kernels: Tensor, sides: Sides) -> Sides:
 
     The given ones must be within that bound, as the power method's are. All groups sweep together.
     """
-    scale = _norms(kernels)
+    # |K| of each group as (groups, 1, 1), 1 for a zero kernel; no square of it overflows or vanishes.
+    largest = kernels.abs().amax((1, 2, 3), keepdim=True)
+    largest = torch.where(largest > 0, largest, 1.0)
+    scale = (largest * torch.linalg.vector_norm(kernels / largest, dim=(1, 2, 3), keepdim=True)).squeeze(3)
+    scale = torch.where(scale > 0, scale, 1.0)
     # The longest mode leads: its products with the kernel are two matrix products a sweep, shared by the other modes.
     order = sorted(range(3), key=lambda mode: -kernels.shape[mode + 1])
     flat = (kernels / scale.unsqueeze(3)).permute(0, *(mode + 1 for mode in order)).flatten(2)
@@ -248,7 +252,9 @@ def polish(kernels: Tensor, sides: Sides) -> Sides:
         strength, penalty = strengths(fresh), _penalty(fresh)
         better = (left < least) & (strength <= MOST)
         least = torch.where(better, left, least)
-        best = _where(better, fresh, best)
+        mask = better[:, None, None]
+        a, b, c = (torch.where(mask, new, old) for new, old in zip(fresh, best, strict=True))
+        best = a, b, c
         rose = left + ridge * penalty > goal
         momentum = torch.where(rose, momentum / 2, (momentum * 1.1).clamp_max(MOMENTUM))
         step = torch.where(rose, 0.0, momentum).to(flat.dtype)[:, None, None]
@@ -293,45 +299,27 @@ def _penalty(sides: Sides) -> Tensor:
     return sum((side.double().square().sum((1, 2)) for side in sides), torch.zeros(()))
 
 
-def _where(chosen: Tensor, sides: Sides, others: Sides) -> Sides:
-    mask = chosen[:, None, None]
-    a, b, c = (torch.where(mask, side, other) for side, other in zip(sides, others, strict=True))
-    return a, b, c
-
-
-def _norms(kernels: Tensor) -> Tensor:
-    """|K| of each group as (groups, 1, 1), 1 for a zero kernel; no square of it overflows or vanishes."""
-    largest = kernels.abs().amax((1, 2, 3), keepdim=True)
-    largest = torch.where(largest > 0, largest, 1.0)
-    norms = (largest * torch.linalg.vector_norm(kernels / largest, dim=(1, 2, 3), keepdim=True)).squeeze(3)
-    return torch.where(norms > 0, norms, 1.0)
-
-
 def parafac_sides(kernels: Tensor, seed: int, count: int) -> Sides:
     """Sides of `count` components by TensorLy's `parafac`; a group's own seed is `seed` plus its number."""
-    groups = [_parafac(kernel, count, seed + number) for number, kernel in enumerate(kernels)]
-    a, b, c = (torch.stack(sides) for sides in zip(*groups, strict=True))
-    return a, b, c
-
-
-def _parafac(kernel: Tensor, rank: int, seed: int) -> Sides:
     from tensorly.decomposition import parafac
 
-    scale = float(torch.linalg.vector_norm(kernel, dtype=torch.float64))
-    if not scale:
-        a, b, c = (torch.zeros(size, rank, dtype=kernel.dtype) for size in kernel.shape)
-        return a, b, c
-    unit = (kernel.double() / scale).numpy()
-    with warnings.catch_warnings():
-        # A mode with fewer singular vectors than components starts the others at random, as it should, and says so.
-        warnings.filterwarnings("ignore", "Trying to compute SVD with n_eigenvecs", UserWarning)
-        found = parafac(unit, rank, PARAFAC_SWEEPS, init="svd", random_state=seed, l2_reg=PARAFAC_RIDGE)
-    sides = [torch.from_numpy(side) for side in found.factors]
-    norms = [torch.linalg.vector_norm(side, dim=0) for side in sides]
-    root = (scale * norms[0] * norms[1] * norms[2]).pow(1 / 3)
-    a, b, c = (
-        (side * (root / norm.clamp_min(1e-300))).to(kernel.dtype) for side, norm in zip(sides, norms, strict=True)
-    )
+    groups = []
+    for number, kernel in enumerate(kernels):
+        scale = float(torch.linalg.vector_norm(kernel, dtype=torch.float64))
+        if not scale:
+            groups.append([torch.zeros(size, count, dtype=kernel.dtype) for size in kernel.shape])
+            continue
+        unit = (kernel.double() / scale).numpy()
+        with warnings.catch_warnings():
+            # A mode with fewer singular vectors than components starts the others at random, as it should, and says so.
+            warnings.filterwarnings("ignore", "Trying to compute SVD with n_eigenvecs", UserWarning)
+            found = parafac(unit, count, PARAFAC_SWEEPS, init="svd", random_state=seed + number, l2_reg=PARAFAC_RIDGE)
+        sides = [torch.from_numpy(side) for side in found.factors]
+        norms = [torch.linalg.vector_norm(side, dim=0) for side in sides]
+        root = (scale * norms[0] * norms[1] * norms[2]).pow(1 / 3)
+        pairs = zip(sides, norms, strict=True)
+        groups.append([(side * (root / norm.clamp_min(1e-300))).to(kernel.dtype) for side, norm in pairs])
+    a, b, c = (torch.stack(sides) for sides in zip(*groups, strict=True))
     return a, b, c
 
 

@@ -70,7 +70,13 @@ class Metric:
         self._second = moments.second
         if self._mean is not None and self._windows is not None:
             self._windows = self._windows - self._mean.unsqueeze(1)
-        power = self._power() / width
+        if self._second is not None:
+            power = self._second.diagonal(dim1=1, dim2=2).sum(1)  # the trace of C, without the ridge
+            power = power if self._mean is None else (power - self._mean.square().sum(1)).clamp_min(0)
+        else:
+            assert self._windows is not None  # one of the two is always there
+            power = self._windows.square().sum((1, 2)) / self._count
+        power = power / width
         noise = max(RIDGE, width / moments.count)
         self._ridge = torch.where(power > 0, noise * power, 1.0)[:, None, None]
 
@@ -123,14 +129,6 @@ class Metric:
         """rows @ C from their products with the second moment: less those with the mean, where that is taken up."""
         whole = products + self._ridge * rows
         return whole if self._mean is None else whole - (rows @ self._mean.unsqueeze(2)) * self._mean.unsqueeze(1)
-
-    def _power(self) -> Tensor:
-        """Trace of C for each group, without the ridge."""
-        if self._second is not None:
-            whole = self._second.diagonal(dim1=1, dim2=2).sum(1)
-            return whole if self._mean is None else (whole - self._mean.square().sum(1)).clamp_min(0)
-        assert self._windows is not None  # one of the two is always there
-        return self._windows.square().sum((1, 2)) / self._count
 
 
 @dataclass(frozen=True)

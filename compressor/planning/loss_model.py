@@ -87,7 +87,12 @@ class MeasuredLosses:
 
     def __init__(self, probes: Sequence[Probe], loss_scale: float = 1.0) -> None:
         self.probes, self.loss_scale = tuple(probes), loss_scale
-        self._curves = {name: _curve([p for p in probes if p.layer == name]) for name in {p.layer for p in probes}}
+        self._curves: dict[str, tuple[list[float], list[float]]] = {}
+        for layer in {p.layer for p in probes}:
+            points = sorted({p.error: p.divergence for p in probes if p.layer == layer}.items())
+            # A loss below that of a smaller error is noise and is raised.
+            losses = np.maximum.accumulate([max(loss, OPTIONS.least_loss) for _, loss in points])
+            self._curves[layer] = [error for error, _ in points], losses.tolist()
         slopes = (p.divergence / _lost_energy(p.error) for p in probes if _lost_energy(p.error))
         self._steepest = max(slopes, default=0.0)
         self._drops = _rising([(p.divergence, p.drop) for p in probes])
@@ -229,13 +234,6 @@ def probe_points_of(errors: Mapping[LayerVariant, float]) -> list[tuple[LayerVar
     aims = OPTIONS.probe_errors if useful else ()
     nearest = dict.fromkeys(min(useful, key=lambda variant: abs(useful[variant] - aim)) for aim in aims)
     return sorted(((variant, useful[variant]) for variant in nearest), key=lambda pair: pair[1])
-
-
-def _curve(probes: Sequence[Probe]) -> tuple[list[float], list[float]]:
-    """Errors and losses of one layer by rising error; a loss below that of a smaller error is noise and is raised."""
-    points = sorted({p.error: p.divergence for p in probes}.items())
-    losses = np.maximum.accumulate([max(loss, OPTIONS.least_loss) for _, loss in points])
-    return [error for error, _ in points], losses.tolist()
 
 
 def _rising(pairs: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:

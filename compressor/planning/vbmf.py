@@ -31,12 +31,12 @@ def evbmf_rank_of(squares: Array, rows: int, columns: int) -> int:
     if not squares[0] > 0:
         return 0
     alpha = rows / columns
-    least = _threshold(alpha)
+    least = threshold(alpha)
     variance = _noise(squares, columns, alpha, least)
     return int((squares > columns * variance * least).sum())
 
 
-def _threshold(alpha: float) -> float:
+def threshold(alpha: float) -> float:
     """The scaled squared singular value above which a component counts: (1 + tau)(1 + alpha / tau)."""
 
     def balance(tau: float) -> float:
@@ -61,16 +61,16 @@ def _noise(squares: Array, columns: int, alpha: float, least: float) -> float:
     low = max(low, high * 1e-12)
     # The free energy is smooth but has several valleys: the best of a grid, then the bottom of that valley.
     grid = np.geomspace(low, high, OPTIONS.noise_grid)
-    energies = [_free_energy(squares / (columns * variance), alpha, least) for variance in grid]
+    energies = [free_energy(squares / (columns * variance), alpha, least) for variance in grid]
     index = int(np.argmin(energies))
     bounds = grid[max(0, index - 1)], grid[min(len(grid) - 1, index + 1)]
     found = minimize_scalar(
-        lambda variance: _free_energy(squares / (columns * variance), alpha, least), bounds=bounds, method="bounded"
+        lambda variance: free_energy(squares / (columns * variance), alpha, least), bounds=bounds, method="bounded"
     )
     return float(found.x if found.fun <= energies[index] else grid[index])
 
 
-def _free_energy(scaled: Array, alpha: float, least: float) -> float:
+def free_energy(scaled: Array, alpha: float, least: float) -> float:
     """Terms of the free energy that depend on the noise, for singular values squared over columns times variance."""
     noise, signal = scaled[scaled <= least], scaled[scaled > least]
     energy = float((noise - np.log(np.maximum(noise, np.finfo(float).tiny))).sum())

@@ -136,7 +136,7 @@ def fit(
         raise TrainingError(
             "distillation learns a teacher's logits, and no teacher is given; pass one, or leave it out"
         )
-    loaders = [_rebatched(train, step.batch, step.images) for step in steps]
+    loaders = [rebatched(train, step.batch, step.images) for step in steps]
     taught = teacher if options.distillation is not None else None
     taught = taught and taught.to(group.device).to(memory_format=layout_on(group.device)).eval()
     course = _Course(network, steps, options, group, taught, loaders, validation, checkpoint, watch or Watch())
@@ -191,9 +191,18 @@ class _Course:
         return self.loaders[self.state.step]
 
     def resume(self) -> None:
-        """Brings the network to the checkpoint, if there is one: layers factorized so far, weights, optimizer."""
-        own = _read_checkpoint(self.checkpoint, self.options) if self.group.is_main else None
-        stored = self.group.broadcast(own)
+        """Brings the network to the checkpoint, if there is one: layers factorized so far, weights, optimizer.
+
+        TrainingError if it is of other settings.
+        """
+        path, stored = self.checkpoint, None
+        if self.group.is_main and path is not None and path.exists():
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+            if stored["options"] != asdict(self.options):
+                raise TrainingError(
+                    f"{path} was written with other settings; delete it, or train with the settings it holds"
+                )
+        stored = self.group.broadcast(stored)
         if stored is None:
             return
         values = {each.name: stored[each.name] for each in fields(_State)}
@@ -348,7 +357,7 @@ def hold_still(frozen: Sequence[nn.Module]) -> None:
         module.training = False
 
 
-def _rebatched(loader: Loader, batch: int | None, images: int | None) -> Loader:
+def rebatched(loader: Loader, batch: int | None, images: int | None) -> Loader:
     """The loader with `batch` images in a batch and `images` in an epoch; None is as it was.
 
     A last batch of one image would break BatchNorm.
@@ -390,13 +399,3 @@ def _write_checkpoint(
         raise TrainingError(f"{path} cannot be written ({reason}); free some room, then go on") from error
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _read_checkpoint(path: Path | None, options: TrainOptions) -> dict[str, Any] | None:
-    """The content of a checkpoint, None where there is no file. TrainingError if it is of other settings."""
-    if path is None or not path.exists():
-        return None
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if content["options"] != asdict(options):
-        raise TrainingError(f"{path} was written with other settings; delete it, or train with the settings it holds")
-    return content

@@ -93,15 +93,23 @@ def plan_sharing(survey: Survey, sharing: Sharing, layers: Sequence[str] = ()) -
     left.
     """
     if not layers:
-        found = [layer for layer in survey.layers if layer.shape.kind == "linear"]
-        rows = tuple(_row(layer, sharing) for layer in found)
+        rows = []
+        for layer in survey.layers:
+            if layer.shape.kind == "linear":
+                counted, served = bits(layer.weight, sharing), grid(layer.weight, sharing).served
+                reason = layer.must_keep
+                if reason is None and sharing.centroids > served:
+                    reason = f"{sharing.centroids} centroids for {served} sub-vectors"
+                if reason is None and counted.total >= counted.dense:
+                    reason = f"{counted.total / 8:,.0f} bytes shared, {counted.dense / 8:,.0f} as it is"
+                rows.append(SharedRow(layer.name, layer.weight, None if reason else counted, reason))
         if all(row.kept for row in rows):
             reasons = "; ".join(f"{row.name}: {row.kept}" for row in rows) or "the network has none"
             raise PlanError(
                 f"no fully connected layer can share its weights as {sharing.text()} ({reasons}); take fewer "
                 "centroids, or name layers with share.share_layers"
             )
-        return rows
+        return tuple(rows)
     names = [layer.name for layer in survey.layers]
     named: dict[str, LayerCost] = {}
     for name in layers:
@@ -116,17 +124,6 @@ def plan_sharing(survey: Survey, sharing: Sharing, layers: Sequence[str] = ()) -
             )
         check_sharing(layer.name, layer.weight, sharing)
     return tuple(SharedRow(layer.name, layer.weight, bits(layer.weight, sharing)) for layer in named.values())
-
-
-def _row(layer: LayerCost, sharing: Sharing) -> SharedRow:
-    reason = layer.must_keep
-    found = bits(layer.weight, sharing)
-    served = grid(layer.weight, sharing).served
-    if reason is None and sharing.centroids > served:
-        reason = f"{sharing.centroids} centroids for {served} sub-vectors"
-    if reason is None and found.total >= found.dense:
-        reason = f"{found.total / 8:,.0f} bytes shared, {found.dense / 8:,.0f} as it is"
-    return SharedRow(layer.name, layer.weight, None if reason else found, reason)
 
 
 def share(
@@ -147,24 +144,19 @@ def share(
     for number, row in enumerate(rows):
         progress(number, len(rows), row.name)
         if row.kept is None:
-            shared = _quantized(module, row.name, sharing, seed, (moments or {}).get(row.name))
+            layer, inputs = find_layer(module, row.name), (moments or {}).get(row.name)
+            before = layer.weight.detach().clone()
+            second = None if inputs is None else second_moment(inputs, centred=layer.bias is not None)
+            shared = quantize(row.name, before, sharing, seed, second)
+            if inputs is not None and layer.bias is not None:
+                lost = (before.cpu() - shared.decoded()).reshape(len(inputs.mean), -1, inputs.mean.shape[1])
+                shift = torch.einsum("goi,gi->go", lost.double(), inputs.mean.double()).flatten()
+                with torch.no_grad():
+                    layer.bias += shift.to(layer.bias)
+            put(layer, shared)
             row = SharedRow(row.name, row.weight, row.bits, None, shared.error)
         done.append(row)
     return SharedModel(module, sharing, tuple(done))
-
-
-def _quantized(module: nn.Module, name: str, sharing: Sharing, seed: int, moments: Moments | None) -> Shared:
-    layer = find_layer(module, name)
-    before = layer.weight.detach().clone()
-    second = None if moments is None else second_moment(moments, centred=layer.bias is not None)
-    shared = quantize(name, before, sharing, seed, second)
-    if moments is not None and layer.bias is not None:
-        lost = (before.cpu() - shared.decoded()).reshape(len(moments.mean), -1, moments.mean.shape[1])
-        shift = torch.einsum("goi,gi->go", lost.double(), moments.mean.double()).flatten()
-        with torch.no_grad():
-            layer.bias += shift.to(layer.bias)
-    put(layer, shared)
-    return shared
 
 
 def put(layer: Layer, shared: Shared) -> None:
@@ -262,7 +254,13 @@ def load_shared(network: nn.Module, path: Path | str) -> None:
         raise WeightsError(f"{path} is not a safetensors file: {error}; write it again") from error
     layers = _layers(metadata, path)
     found = {name: _shared(network, name, about, tensors, path) for name, about in layers.items()}
-    check_fit(_others(network, found), tensors, path)
+    # The file must hold the network's state, each shared weight in its two parts.
+    wanted = {name: value for name, value in unique_state(network).items() if name.removesuffix(".weight") not in found}
+    for name, shared in found.items():
+        packed = (bits(shared.weight, shared.sharing).indices + 7) // 8
+        wanted[f"{name}.weight.indices"] = torch.empty(packed, dtype=torch.uint8)
+        wanted[f"{name}.weight.codebook"] = shared.codebook
+    check_fit(wanted, tensors, path)
     for name, shared in found.items():
         put(find_layer(network, name), shared)
     with torch.no_grad():
@@ -312,7 +310,16 @@ def _shared(
     path: Path,
 ) -> Shared:
     weight, sharing = about
-    layer = _layer(network, name, weight, path)
+    try:
+        layer = find_layer(network, name)
+    except PlanError as error:
+        raise WeightsError(f"{path} does not fit the network: {error}") from error
+    if tuple(layer.weight.shape) != weight:  # what is decoded is never larger than the network
+        there, here = ("x".join(map(str, shape)) for shape in (weight, layer.weight.shape))
+        raise WeightsError(
+            f"{path} does not fit the network: {name} is {there} in the file and {here} in the network; load it with "
+            "the network that it was written with"
+        )
     own, counted = grid(weight, sharing), bits(weight, sharing)
     sizes = {
         "indices": ((counted.indices + 7) // 8,),
@@ -332,31 +339,4 @@ def _shared(
             "damaged, write it again"
         )
     places = torch.from_numpy(indices.astype(np.int32)).reshape(own.blocks, own.members)
-    return Shared(tuple(layer.weight.shape), sharing, places, tensors[f"{name}.weight.codebook"])
-
-
-def _layer(network: nn.Module, name: str, weight: tuple[int, ...], path: Path) -> Layer:
-    """The network's layer of that name, of that very shape: what is decoded is never larger than the network."""
-    try:
-        layer = find_layer(network, name)
-    except PlanError as error:
-        raise WeightsError(f"{path} does not fit the network: {error}") from error
-    if tuple(layer.weight.shape) != weight:
-        there, here = ("x".join(map(str, shape)) for shape in (weight, layer.weight.shape))
-        raise WeightsError(
-            f"{path} does not fit the network: {name} is {there} in the file and {here} in the network; load it with "
-            "the network that it was written with"
-        )
-    return layer
-
-
-def _others(network: nn.Module, shared: Mapping[str, Shared]) -> dict[str, Tensor]:
-    """Tensors that the file must hold: the network's state, each shared weight in its two parts."""
-    whole = {
-        name: tensor for name, tensor in unique_state(network).items() if name.removesuffix(".weight") not in shared
-    }
-    for name, each in shared.items():
-        counted = bits(each.weight, each.sharing)
-        whole[f"{name}.weight.indices"] = torch.empty((counted.indices + 7) // 8, dtype=torch.uint8)
-        whole[f"{name}.weight.codebook"] = each.codebook
-    return whole
+    return Shared(weight, sharing, places, tensors[f"{name}.weight.codebook"])

@@ -29,24 +29,24 @@ class Regularizer:
     follows: bool = False
 
 
-def _binarizing(weight: Tensor, _target: Tensor) -> Tensor:
+def binarizing(weight: Tensor, _target: Tensor) -> Tensor:
     scale = weight.detach().abs().mean()
     return (weight.abs() / scale - 1).abs().mean()
 
 
-def _quartic(weight: Tensor, _target: Tensor) -> Tensor:
+def quartic(weight: Tensor, _target: Tensor) -> Tensor:
     scale = weight.detach().abs().mean()
     return ((1 - (weight / scale) ** 2) ** 2).mean() / 4
 
 
-def _centroid(weight: Tensor, target: Tensor) -> Tensor:
+def centroid_distance(weight: Tensor, target: Tensor) -> Tensor:
     return (weight - target).square().mean()
 
 
 REGULARIZERS: dict[str, Regularizer] = {
-    "binarizing-l1": Regularizer("mean ||w|/s - 1|, s = mean |w|", 0.2, _binarizing),
-    "quartic": Regularizer("mean (1 - (w/s)^2)^2 / 4, s = mean |w|", 0.05, _quartic),
-    "centroid": Regularizer("mean |w - c|^2, c the centroid of its sub-vector", 60.0, _centroid, follows=True),
+    "binarizing-l1": Regularizer("mean ||w|/s - 1|, s = mean |w|", 0.2, binarizing),
+    "quartic": Regularizer("mean (1 - (w/s)^2)^2 / 4, s = mean |w|", 0.05, quartic),
+    "centroid": Regularizer("mean |w - c|^2, c the centroid of its sub-vector", 60.0, centroid_distance, follows=True),
 }
 
 

@@ -11,7 +11,7 @@ from training_problem import PLAN, images, loaders, network
 from compressor.surgery import apply
 from compressor.survey import survey
 from compressor.training.fine_tune import probe
-from compressor.training.loop import TrainingError, TrainOptions, Watch, _rebatched, accuracy, fit, layout_on
+from compressor.training.loop import TrainingError, TrainOptions, Watch, accuracy, fit, layout_on, rebatched
 from compressor.training.options import Distillation, rate_at
 from compressor.training.schedules import SCHEDULES, Step, within
 
@@ -207,7 +207,7 @@ def test_another_batch_size_keeps_what_else_the_loader_does():
         return 2 * pictures, labels
 
     own = DataLoader(images(32, 1), 16, collate_fn=doubled, pin_memory=True, worker_init_fn=print)
-    changed = _rebatched(own, 8, None)
+    changed = rebatched(own, 8, None)
     assert changed.batch_size == 8
     assert (changed.collate_fn, changed.pin_memory, changed.worker_init_fn) == (doubled, True, print)
 
