@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -45,7 +45,10 @@ def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
         )
     # its values are never looked at, and a .pt2 keeps its example: no user's image goes into it
     image = torch.zeros(1, *example.shape[1:])
-    with eval_mode(module), _plain_attention(), torch.no_grad():
+    with eval_mode(module), torch.no_grad(), ExitStack() as settings:
+        # Attention in its plain operators: the fast path is one fused operator that no phone format knows.
+        settings.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             # decomposed only by the writers: the folding below wants batch_norm whole
             program = torch.export.export(module, (image,))
@@ -54,7 +57,13 @@ def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
                 f"torch.export cannot follow {type(module).__name__}: {reason(error)}; "
                 "its forward must not branch on the values of tensors"
             ) from error
-        _check_output(module, program)
+        spec = program.call_spec.out_spec
+        if spec is None or not spec.is_leaf():
+            given = "nothing" if spec is None else f"{spec.type.__name__} of {spec.num_leaves}"
+            raise ExportError(
+                f"a network gives one tensor of logits, {type(module).__name__} gives a {given}; "
+                "wrap it in a module that returns the logits alone"
+            )
         graph = program.module(check_guards=False)
         assert isinstance(graph, fx.GraphModule)
         fold_computed_weights(graph)
@@ -109,24 +118,3 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention in its plain operators: the fast path is one fused operator that no phone format knows."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _check_output(module: nn.Module, program: ExportedProgram) -> None:
-    spec = program.call_spec.out_spec
-    if spec is None or not spec.is_leaf():
-        given = "nothing" if spec is None else f"{spec.type.__name__} of {spec.num_leaves}"
-        raise ExportError(
-            f"a network gives one tensor of logits, {type(module).__name__} gives a {given}; "
-            "wrap it in a module that returns the logits alone"
-        )

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +132,7 @@ def _run(
         while waiting or running:
             while waiting and len(running) < processes:
                 job, own = waiting.pop(0), workers.enter_context(ExitStack())
-                running[own.enter_context(_start(job, threads))] = job, own
+                running[own.enter_context(start_export(job, threads))] = job, own
             worker = wait_for_any(list(running))
             job, own = running[worker]
             step = worker.receive("export", Step)
@@ -149,7 +148,7 @@ def _run(
 
 
 @contextmanager
-def _start(job: Job, threads: int) -> Iterator[Worker]:
+def start_export(job: Job, threads: int) -> Iterator[Worker]:
     """A worker that has its job."""
 
     def failure(error: WorkerError) -> ExportError:
@@ -172,7 +171,7 @@ def serve(requests: Requests, answer: Answer) -> None:
     except ExportError:
         raise
     except Exception as error:  # a bug of ours or a toolkit's
-        raise ExportError(_sentence(error)) from error
+        raise ExportError(failure_text(error)) from error
 
 
 def export_networks(job: Job, answer: Callable[[Step], None]) -> None:
@@ -183,6 +182,10 @@ def export_networks(job: Job, answer: Callable[[Step], None]) -> None:
     images = np.load(job.images)
     for network, program in job.programs.items():
         name = f"{network}.{find_format(job.format).suffix}"
+
+        def begun(stage: str, network: str = network) -> None:
+            answer(Step(network, stage))
+
         # Written and checked in the parent's scratch folder, which it removes whatever becomes of this process.
         artifact = export_program(
             load(program),
@@ -191,17 +194,13 @@ def export_networks(job: Job, answer: Callable[[Step], None]) -> None:
             network=network,
             images=images,
             reference=np.load(job.reference[network]),
-            progress=partial(_tell, answer, network),
+            progress=begun,
         )
         move(artifact.path, job.directory / name)
         answer(Step(network, "done", replace(artifact, path=job.directory / name)))
 
 
-def _tell(answer: Callable[[Step], None], network: str, stage: str) -> None:
-    answer(Step(network, stage))
-
-
-def _sentence(error: Exception) -> str:
+def failure_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
         return f"{error.strerror}: {error.filename or 'the file'} cannot be written; free some room, then go on"
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
 
 import torch
 from torch import Tensor, fx, nn
@@ -65,7 +64,13 @@ def fold_batch_norms(graph: fx.GraphModule) -> int:
     A weight that several layers share is folded only when all of them would get the same new weight; otherwise each
     would need a copy of its own, and the file would grow.
     """
-    readers = _readers(graph)
+    # Nodes that read each parameter or buffer. Tied parameters count as one, under each of their names.
+    by_tensor: dict[int, set[fx.Node]] = defaultdict(set)
+    tensors: dict[str, int] = {}
+    for node in graph.graph.find_nodes(op="get_attr"):
+        tensors[str(node.target)] = id(_tensor(graph, str(node.target)))
+        by_tensor[tensors[str(node.target)]].update(node.users)
+    readers = {name: by_tensor[tensor] for name, tensor in tensors.items()}
     folds: dict[str, dict[fx.Node, fx.Node]] = defaultdict(dict)
     for norm in graph.graph.find_nodes(op="call_function", target=_ATEN.batch_norm.default):
         layer = norm.args[0]
@@ -73,20 +78,34 @@ def fold_batch_norms(graph: fx.GraphModule) -> int:
             folds[str(layer.args[_WEIGHT].target)][layer] = norm
     count = 0
     for name, pairs in folds.items():
-        if len({_statistics(layer, norm) for layer, norm in pairs.items()}) == 1 and readers[name] == set(pairs):
-            _fold(graph, name, pairs, readers)
-            count += len(pairs)
+        # All that the folded weight depends on besides the weight: layers that agree here fold alike.
+        statistics = {
+            (
+                *(getattr(node, "target", None) for node in (*layer.args[_BIAS : _BIAS + 1], *norm.args[1:5])),
+                norm.args[7],
+            )
+            for layer, norm in pairs.items()
+        }
+        if len(statistics) > 1 or readers[name] != set(pairs):
+            continue
+        weight, bias = _folded(graph, *next(iter(pairs.items())))
+        owner, _, leaf = name.rpartition(".")
+        bias_leaf = f"{leaf.removesuffix('weight')}bias"
+        # never overwrite what another operator reads: a bias may be tied, or "bias" something else in a user's module
+        while readers.get(f"{owner}.{bias_leaf}".removeprefix("."), set()) - set(pairs):
+            bias_leaf = f"folded_{bias_leaf}"
+        holder = graph.get_submodule(owner)
+        setattr(holder, leaf, nn.Parameter(weight, requires_grad=False))
+        setattr(holder, bias_leaf, nn.Parameter(bias, requires_grad=False))
+        for layer, norm in pairs.items():
+            with graph.graph.inserting_before(layer):
+                node = graph.graph.get_attr(f"{owner}.{bias_leaf}".removeprefix("."))
+            node.meta["val"] = bias
+            layer.args = (*layer.args[:_BIAS], node, *layer.args[_BIAS + 1 :])
+            norm.replace_all_uses_with(layer)
+            graph.graph.erase_node(norm)
+        count += len(pairs)
     return count
-
-
-def _readers(graph: fx.GraphModule) -> dict[str, set[fx.Node]]:
-    """Nodes that read each parameter or buffer. Tied parameters count as one, under each of their names."""
-    by_tensor: dict[int, set[fx.Node]] = defaultdict(set)
-    tensors: dict[str, int] = {}
-    for node in graph.graph.find_nodes(op="get_attr"):
-        tensors[str(node.target)] = id(_tensor(graph, str(node.target)))
-        by_tensor[tensors[str(node.target)]].update(node.users)
-    return {name: by_tensor[tensor] for name, tensor in tensors.items()}
 
 
 def _can_fold(layer: object, norm: fx.Node) -> bool:
@@ -102,36 +121,13 @@ def _can_fold(layer: object, norm: fx.Node) -> bool:
     return all(node is None or (isinstance(node, fx.Node) and node.op == "get_attr") for node in constants)
 
 
-def _statistics(layer: fx.Node, norm: fx.Node) -> Hashable:
-    """All that the folded weight depends on besides the weight: two layers that agree here fold alike."""
-    constants = (*layer.args[_BIAS : _BIAS + 1], *norm.args[1:5])
-    return (*(node.target if isinstance(node, fx.Node) else None for node in constants), norm.args[7])
-
-
-def _fold(graph: fx.GraphModule, name: str, pairs: dict[fx.Node, fx.Node], readers: dict[str, set[fx.Node]]) -> None:
-    weight, bias = _folded(graph, *next(iter(pairs.items())))
-    owner, _, leaf = name.rpartition(".")
-    bias_leaf = f"{leaf.removesuffix('weight')}bias"
-    # never overwrite what another operator reads: a bias may be tied, or "bias" something else in a user's module
-    while readers.get(f"{owner}.{bias_leaf}".removeprefix("."), set()) - set(pairs):
-        bias_leaf = f"folded_{bias_leaf}"
-    holder = graph.get_submodule(owner)
-    setattr(holder, leaf, nn.Parameter(weight, requires_grad=False))
-    setattr(holder, bias_leaf, nn.Parameter(bias, requires_grad=False))
-    for layer, norm in pairs.items():
-        with graph.graph.inserting_before(layer):
-            node = graph.graph.get_attr(f"{owner}.{bias_leaf}".removeprefix("."))
-        node.meta["val"] = bias
-        layer.args = (*layer.args[:_BIAS], node, *layer.args[_BIAS + 1 :])
-        norm.replace_all_uses_with(layer)
-        graph.graph.erase_node(norm)
-
-
 def _folded(graph: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> tuple[Tensor, Tensor]:
     """Weight and bias of the layer with the BatchNorm in them."""
     constants = (*(*layer.args, None)[_WEIGHT : _BIAS + 1], *norm.args[1:5])
     # in float64: a variance near zero would lose bits in float32
-    weight, bias, scale, shift, mean, variance = (_double(graph, node) for node in constants)
+    weight, bias, scale, shift, mean, variance = (
+        _tensor(graph, str(node.target)).detach().double() if isinstance(node, fx.Node) else None for node in constants
+    )
     epsilon = norm.args[7]
     assert weight is not None
     assert mean is not None
@@ -140,18 +136,10 @@ def _folded(graph: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> tuple[Tenso
     scale = torch.ones_like(mean) if scale is None else scale
     shift = torch.zeros_like(mean) if shift is None else shift
     fuse = fuse_linear_bn_weights if layer.target is _ATEN.linear.default else fuse_conv_bn_weights
-    groups = _transposed_groups(layer)
+    groups = None if layer.target not in _TRANSPOSED else layer.args[6] if len(layer.args) > 6 else 1
+    assert groups is None or isinstance(groups, int)
     folded, moved = fuse(_swap_channels(weight, groups), bias, mean, variance, epsilon, scale, shift)
     return _swap_channels(folded.detach(), groups).float(), moved.detach().float()
-
-
-def _transposed_groups(layer: fx.Node) -> int | None:
-    """Groups of a transposed convolution, None for any other layer."""
-    if layer.target not in _TRANSPOSED:
-        return None
-    groups = layer.args[6] if len(layer.args) > 6 else 1
-    assert isinstance(groups, int)
-    return groups
 
 
 def _swap_channels(weight: Tensor, groups: int | None) -> Tensor:
@@ -171,21 +159,18 @@ def unroll_circular_padding(graph: fx.GraphModule) -> int:
         with graph.graph.inserting_before(pad):
             padded, sizes = image, list(image.meta["val"].shape)
             # widths run from the last dimension backwards: (left, right, top, bottom)
-            for axis, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True), start=1):
-                padded = _wrap(graph.graph, padded, len(sizes) - axis, sizes[-axis], before, after)
+            for index, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True), start=1):
+                axis, size, parts = len(sizes) - index, sizes[-index], [padded]
+                if before:
+                    parts.insert(0, graph.graph.call_function(_ATEN.slice.Tensor, (padded, axis, size - before, size)))
+                if after:
+                    parts.append(graph.graph.call_function(_ATEN.slice.Tensor, (padded, axis, 0, after)))
+                if len(parts) > 1:
+                    padded = graph.graph.call_function(_ATEN.cat.default, (parts, axis))
         pad.replace_all_uses_with(padded)
         graph.graph.erase_node(pad)
         count += 1
     return count
-
-
-def _wrap(graph: fx.Graph, image: fx.Node, axis: int, size: int, before: int, after: int) -> fx.Node:
-    parts = [image]
-    if before:
-        parts.insert(0, graph.call_function(_ATEN.slice.Tensor, (image, axis, size - before, size)))
-    if after:
-        parts.append(graph.call_function(_ATEN.slice.Tensor, (image, axis, 0, after)))
-    return graph.call_function(_ATEN.cat.default, (parts, axis)) if len(parts) > 1 else image
 
 
 def drop_identities(graph: fx.GraphModule) -> int:
@@ -196,27 +181,21 @@ def drop_identities(graph: fx.GraphModule) -> int:
     """
     count = 0
     for node in graph.graph.nodes:
-        source = _identity_of(node)
-        if source is not None:
+        source = node.args[0] if node.args else None
+        if node.target is _ATEN.cat.default and isinstance(source, (list, tuple)):
+            source = source[0] if len(source) == 1 else None
+        elif node.target is _ATEN.dropout.default:
+            source = source if node.args[2] is False else None
+        elif node.target is _ATEN.adaptive_avg_pool2d.default and isinstance(source, fx.Node) and "val" in source.meta:
+            same = list(source.meta["val"].shape[-2:]) == list(node.meta["val"].shape[-2:])
+            source = source if same else None
+        else:
+            source = None
+        if isinstance(source, fx.Node):
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
             count += 1
     return count
-
-
-def _identity_of(node: fx.Node) -> fx.Node | None:
-    """The input that the operator hands through unchanged, None where it does anything."""
-    first = node.args[0] if node.args else None
-    if node.target is _ATEN.cat.default and isinstance(first, (list, tuple)) and len(first) == 1:
-        first = first[0]
-        return first if isinstance(first, fx.Node) else None
-    if not isinstance(first, fx.Node):
-        return None
-    if node.target is _ATEN.dropout.default and node.args[2] is False:
-        return first
-    if node.target is _ATEN.adaptive_avg_pool2d.default and "val" in first.meta:
-        return first if list(first.meta["val"].shape[-2:]) == list(node.meta["val"].shape[-2:]) else None
-    return None
 
 
 def drop_unused_weights(graph: fx.GraphModule) -> int:
@@ -231,10 +210,6 @@ def drop_unused_weights(graph: fx.GraphModule) -> int:
         owner, _, leaf = name.rpartition(".")
         delattr(graph.get_submodule(owner), leaf)
     return len(names)
-
-
-def _double(graph: fx.GraphModule, node: object) -> Tensor | None:
-    return _tensor(graph, str(node.target)).detach().double() if isinstance(node, fx.Node) else None
 
 
 def _tensor(graph: fx.GraphModule, name: str) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,13 +50,19 @@ def compare(given: Array, reference: Array) -> Parity:
             )
     ours, theirs = given.astype(np.float64), reference.astype(np.float64)
     error, deviation = float(np.abs(ours - theirs).max()), float(theirs.std())
+    # Of each image's logits, their mean removed: softmax does not see the mean.
+    centred = [logits - logits.mean(axis=1, keepdims=True) for logits in (ours, theirs)]
+    lengths = [np.linalg.norm(logits, axis=1) for logits in centred]
+    product = lengths[0] * lengths[1]
+    cosines = (centred[0] * centred[1]).sum(axis=1) / np.where(product == 0, 1.0, product)
+    cosines = np.where((lengths[0] == 0) & (lengths[1] == 0), 1.0, cosines)
     return Parity(
         executed=True,
         images=len(reference),
         max_error=error,
         # where all logits are equal every error counts as a great one
         relative_error=error / max(deviation, 1e-30),
-        cosine=float(_cosines(ours, theirs).min()),
+        cosine=float(cosines.min()),
         top1_agreement=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
         note="" if deviation > 0 else "the module gives the same logit everywhere, which proves nothing",
     )
@@ -75,10 +79,12 @@ def check(path: Path, format: str, images: Array, reference: Array, *, inspected
     if not kind.runs_here:
         note = f"not executed on this system; {inspected or 'nothing was compared'}"
         return Parity(False, 0, None, None, None, None, note)
+    import torch
+
+    count = torch.get_num_threads()
     try:
-        with _own_threads():
-            run = kind.load(path, threads)
-            given = np.concatenate([run(image[None]) for image in images])
+        run = kind.load(path, threads)
+        given = np.concatenate([run(image[None]) for image in images])
     except ExportError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
@@ -86,25 +92,6 @@ def check(path: Path, format: str, images: Array, reference: Array, *, inspected
             f"{kind.runtime} cannot run {path.name}: {reason(error)}; leave the {format} format out "
             "or replace the operator that it does not know"
         ) from error
-    return compare(given, reference)
-
-
-@contextmanager
-def _own_threads() -> Iterator[None]:
-    import torch
-
-    count = torch.get_num_threads()
-    try:
-        yield
     finally:
         torch.set_num_threads(count)
-
-
-def _cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosine of each image's logits, their mean removed: softmax does not see the mean."""
-    ours = ours - ours.mean(axis=1, keepdims=True)
-    theirs = theirs - theirs.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    both_flat = (np.linalg.norm(ours, axis=1) == 0) & (np.linalg.norm(theirs, axis=1) == 0)
-    cosines = (ours * theirs).sum(axis=1) / np.where(lengths == 0, 1.0, lengths)
-    return np.where(both_flat, 1.0, cosines)
+    return compare(given, reference)

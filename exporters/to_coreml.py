@@ -120,27 +120,25 @@ def compare_weights(weights: Mapping[str, Tensor], program: Any, package: Path) 
     `program` is the package's mlProgram. The converter may rename, scale or share constants, so content decides:
     every stored constant with as many numbers is tried. A bias or scale (one dimension) that equals none was merged.
     """
-    stored = _constants(program, package)
+    import numpy as np
+
+    constants = _constants(program, package)
     merged: list[str] = []
     lost: list[str] = []
     for name, weight in weights.items():
         wanted = weight.detach().float().numpy()
-        candidates = stored[wanted.size]
-        if any(_agree(wanted, read()) for read in candidates):
+        candidates = constants[wanted.size]
+        # in the stored order, or as the matrix's transpose (a linear layer read as a product)
+        orders = [order.reshape(-1) for order in ((wanted, wanted.T) if wanted.ndim == 2 else (wanted,))]
+        if any(
+            np.allclose(stored, order, rtol=ROUNDING * 1.001, atol=2.0**-24, equal_nan=True)
+            for stored in (read() for read in candidates)
+            for order in orders
+        ):
             continue
         scaled = wanted.ndim < 2 or any(_agree_by_channel(wanted, read()) for read in candidates)
         (merged if scaled else lost).append(name)
     return merged, lost
-
-
-def _agree(wanted: Array, stored: Array) -> bool:
-    """Equal within rounding, in the stored order or as the matrix's transpose (a linear layer read as a product)."""
-    import numpy as np
-
-    orders = (wanted, wanted.T) if wanted.ndim == 2 else (wanted,)
-    return any(
-        np.allclose(stored, order.reshape(-1), rtol=ROUNDING * 1.001, atol=2.0**-24, equal_nan=True) for order in orders
-    )
 
 
 def _agree_by_channel(wanted: Array, stored: Array) -> bool:
@@ -189,14 +187,10 @@ def _reader(value: Any, blob: Any) -> tuple[int, Callable[[], Array] | None]:
         return size, None
     if value.WhichOneof("value") == "blobFileValue":
         offset = value.blobFileValue.offset
-        return size, (lambda: _half(blob.read_fp16_data(offset))) if half else (lambda: blob.read_float_data(offset))
+        if not half:
+            return size, lambda: blob.read_float_data(offset)
+        return size, lambda: np.frombuffer(blob.read_fp16_data(offset).tobytes(), np.float16).astype(np.float32)
     tensor = value.immediateValue.tensor
     if half:
         return size, lambda: np.frombuffer(tensor.bytes.values, np.float16).astype(np.float32)
     return size, lambda: np.array(tensor.floats.values, dtype=np.float32)
-
-
-def _half(bits: NDArray[np.uint16]) -> Array:
-    import numpy as np
-
-    return np.frombuffer(bits.tobytes(), np.float16).astype(np.float32)

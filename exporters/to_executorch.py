@@ -34,7 +34,13 @@ def export(program: ExportedProgram, path: Path) -> Written:
             from executorch.exir import to_edge_transform_and_lower
 
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            outside = _outside(edge.exported_program())
+            lowered, outside = edge.exported_program(), []
+            for node in lowered.graph.nodes:
+                if node.op == "call_function" and not any(name in str(node.target) for name in _PLUMBING):
+                    schema: Any = getattr(node.target, "_schema", None)
+                    name = str(node.target if schema is None else schema.name)
+                    # "convolution" of aten.convolution.default
+                    outside.append((name.rpartition("::")[2], _layer(lowered, node)))
             file = edge.to_executorch()
     except Exception as error:  # the lowering raises many kinds; the first line says which operator
         raise ExportError(
@@ -70,22 +76,6 @@ def load(path: Path, threads: int) -> Runner:
         return np.array(logits.numpy(), dtype=np.float32)
 
     return run
-
-
-def _outside(program: ExportedProgram) -> list[tuple[str, str]]:
-    """(operator, layer) of every call that stays outside the delegates, in order."""
-    return [
-        (_operator(node), _layer(program, node))
-        for node in program.graph.nodes
-        if node.op == "call_function" and not any(name in str(node.target) for name in _PLUMBING)
-    ]
-
-
-def _operator(node: fx.Node) -> str:
-    """ "convolution" of aten.convolution.default."""
-    schema: Any = getattr(node.target, "_schema", None)
-    name = str(node.target) if schema is None else str(schema.name)
-    return name.rpartition("::")[2]
 
 
 def _layer(program: ExportedProgram, node: fx.Node) -> str:

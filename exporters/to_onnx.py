@@ -54,7 +54,7 @@ def export(program: ExportedProgram, path: Path) -> Written:
     exported.save(path, external_data=False)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    _check_names(model, path)
+    check_names(model, path)
     return Written()
 
 
@@ -78,7 +78,7 @@ def load(path: Path, threads: int) -> Runner:
     return run
 
 
-def _check_names(model: onnx.ModelProto, path: Path) -> None:
+def check_names(model: onnx.ModelProto, path: Path) -> None:
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
     if inputs != ["image"] or outputs != ["logits"]:

@@ -123,12 +123,6 @@ class Worker:
 
     def receive(self, step: str, kind: type[T]) -> T:
         """The next answer, waited for as long as a step may take."""
-        line = msgspec.json.decode(self._line(step), type=_Line)
-        if line.error:
-            raise self._failure(StepError(step, line.error))
-        return msgspec.json.decode(line.value, type=kind, dec_hook=decode_path)
-
-    def _line(self, step: str) -> bytes:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
@@ -140,8 +134,11 @@ class Worker:
                 if not received:
                     raise self._failure(self._death(step))
                 self._unread += received
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
+        content, _, self._unread = self._unread.partition(b"\n")
+        line = msgspec.json.decode(content, type=_Line)
+        if line.error:
+            raise self._failure(StepError(step, line.error))
+        return msgspec.json.decode(line.value, type=kind, dec_hook=decode_path)
 
     def _death(self, step: str) -> WorkerError:
         status = self.process.wait(timeout=DEATH_SECONDS)

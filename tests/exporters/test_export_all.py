@@ -13,7 +13,7 @@ from exporter_networks import images, small_network
 from exporters import export_all as export_all_module
 from exporters.artifact import ExportError
 from exporters.capture import capture, save
-from exporters.export_all import Job, _sentence, export_all, export_networks
+from exporters.export_all import Job, export_all, export_networks, failure_text
 from exporters.formats import FORMATS
 from exporters.parity import logits_of
 
@@ -52,13 +52,13 @@ def test_formats_that_finished_are_handed_on_before_another_fails(tmp_path, netw
     broken = tmp_path / "broken.pt2"
     broken.write_bytes(b"no zip")
     (path,) = (networks[0]["original"],)
-    start = export_all_module._start
+    start = export_all_module.start_export
 
     def spoil(job, threads):
         programs = {"original": broken} if job.format == "onnx" else job.programs
         return start(replace(job, programs=programs), threads)
 
-    monkeypatch.setattr(export_all_module, "_start", spoil)
+    monkeypatch.setattr(export_all_module, "start_export", spoil)
     with pytest.raises(ExportError, match=r"^onnx: "):
         export_all(
             {"original": path}, ("ptl", "onnx"), tmp_path, IMAGES, networks[1], finished=made.append, processes=1
@@ -74,7 +74,7 @@ def test_all_formats(tmp_path, networks):
     assert [artifact.verdict for artifact in artifacts] == 2 * ["passed", "passed", "passed", "not executed"]
 
 
-def test_a_childs_error_arrives_as_its_sentence_and_nothing_half_written_stays(tmp_path, networks):
+def test_a_childs_error_arrives_as_itsfailure_text_and_nothing_half_written_stays(tmp_path, networks):
     broken = tmp_path / "broken.pt2"
     broken.write_bytes(b"no zip")
     target = tmp_path / "out"
@@ -95,7 +95,7 @@ def test_lines_that_others_print_before_the_worker_runs_are_passed_over(tmp_path
 
 def started(monkeypatch):
     """The workers that export_all starts, as they come."""
-    workers, start = [], export_all_module._start
+    workers, start = [], export_all_module.start_export
 
     @contextmanager
     def keep(job, threads):
@@ -103,7 +103,7 @@ def started(monkeypatch):
             workers.append(worker)
             yield worker
 
-    monkeypatch.setattr(export_all_module, "_start", keep)
+    monkeypatch.setattr(export_all_module, "start_export", keep)
     return workers
 
 
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_the_children_and_leaves_nothing_half_written(tmp_path, netw
 
 
 def test_what_cannot_work_is_refused_before_a_child_starts(tmp_path, networks, monkeypatch):
-    monkeypatch.setattr(export_all_module, "_start", None)
+    monkeypatch.setattr(export_all_module, "start_export", None)
     paths, reference = networks
     with pytest.raises(ExportError, match=r"there is no format 'onx'; did you mean onnx\?"):
         export_all(paths, ("onx",), tmp_path, IMAGES, reference)
@@ -194,8 +194,8 @@ def test_reference_logits_of_another_shape_stop_the_job_before_the_file_is_in_pl
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_bug_is_one_sentence_with_its_place():
+def test_a_bug_is_onefailure_text_with_its_place():
     with pytest.raises(KeyError) as caught:
         {}["key"]
-    assert _sentence(caught.value).startswith("KeyError: 'key' (at test_export_all.py:")
-    assert _sentence(caught.value).endswith("report this as a bug")
+    assert failure_text(caught.value).startswith("KeyError: 'key' (at test_export_all.py:")
+    assert failure_text(caught.value).endswith("report this as a bug")

@@ -43,7 +43,7 @@ def test_weights_beyond_one_file_are_refused(tmp_path, monkeypatch):
 def test_other_names_than_image_and_logits_are_refused(tmp_path):
     graph = onnx.helper.make_graph([], "net", [onnx.ValueInfoProto(name="x")], [])
     with pytest.raises(ExportError, match=r"x.onnx takes \['x'\] and gives \[\], not image and logits; report this"):
-        to_onnx._check_names(onnx.helper.make_model(graph), tmp_path / "x.onnx")
+        to_onnx.check_names(onnx.helper.make_model(graph), tmp_path / "x.onnx")
 
 
 def test_the_opset_and_type_are_what_onnx_runtime_reads_on_phones(tmp_path):
