@@ -152,11 +152,7 @@ def conv_like(
 def linear_like(layer: nn.Linear, features: tuple[int, int], *, bias: bool = False) -> nn.Linear:
     """A fully connected layer, all zeros but for the layer's bias where `bias` asks for it; see `conv_like`."""
     new: nn.Linear = skip_init(  # type: ignore[no-untyped-call]  # torch publishes no types for it
-        nn.Linear,
-        *features,
-        bias=bias and layer.bias is not None,
-        device=layer.weight.device,
-        dtype=layer.weight.dtype,
+        nn.Linear, *features, bias=bias and layer.bias is not None, device=layer.weight.device, dtype=layer.weight.dtype
     )
     return _finish(new, layer)
 

@@ -53,7 +53,7 @@ def compress(
 
     `decompositions` made before (by `make_plan`, say) are taken and new ones added, with the plan's seed. `progress`
     hears how many layers of how many are done, and the name of the next. With `moments` of a layer's inputs (see
-    `moments.collect`) new decompositions are fitted to its outputs. PlanError as from `apply`.
+    `calibration.collect`) new decompositions are fitted to its outputs. PlanError as from `apply`.
     """
     module = copy.deepcopy(network)
     apply(module, plan.layers, decompositions, plan.seed, progress, moments)

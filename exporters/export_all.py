@@ -119,10 +119,7 @@ def export_all(
 
 
 def _run(
-    jobs: Sequence[Job],
-    processes: int,
-    progress: Progress,
-    finished: Callable[[tuple[Artifact, ...]], None],
+    jobs: Sequence[Job], processes: int, progress: Progress, finished: Callable[[tuple[Artifact, ...]], None]
 ) -> dict[tuple[str, str], Artifact]:
     """The artifacts by network and format. At most `processes` workers at a time; all are ended when one fails."""
     threads = max(1, _cores() // min(processes, len(jobs)))

@@ -39,12 +39,7 @@ def export(program: ExportedProgram, path: Path) -> Written:
     with quiet():
         try:
             exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                external_data=False,
-                input_names=["image"],
-                output_names=["logits"],
-                verbose=False,
+                program, dynamo=True, external_data=False, input_names=["image"], output_names=["logits"], verbose=False
             )
         except Exception as error:  # onnxscript raises many kinds; the first line says which operator
             raise ExportError(

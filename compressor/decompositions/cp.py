@@ -27,14 +27,7 @@ from torch import Tensor
 
 from compressor.calibration import Moments
 from compressor.decompositions.base import Factors, Method, Part, Solver
-from compressor.decompositions.output_fit import (
-    ExplainedEnergy,
-    FactorChain,
-    Features,
-    Inner,
-    Metric,
-    refine,
-)
+from compressor.decompositions.output_fit import ExplainedEnergy, FactorChain, Features, Inner, Metric, refine
 from compressor.decompositions.tensor_power_method import (
     Components,
     SingularComponents,

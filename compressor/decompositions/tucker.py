@@ -16,15 +16,7 @@ from torch import Tensor
 
 from compressor.calibration import Moments
 from compressor.decompositions.base import Factors, Method, Part, Solver
-from compressor.decompositions.output_fit import (
-    ExplainedEnergy,
-    FactorChain,
-    Features,
-    Metric,
-    refine,
-    regress,
-    spread,
-)
+from compressor.decompositions.output_fit import ExplainedEnergy, FactorChain, Features, Metric, refine, regress, spread
 from compressor.layer_shape import LayerShape, Rank
 from compressor.layers import Layer, split_kernels
 

@@ -42,7 +42,7 @@ PAPER_RANKS: dict[str, PaperRanks] = {
             (1000, 4096),
         ),
         ranks=(69, 154, 153, 178, 196, 365, 275, 260),
-    ),
+    )
 }
 
 
@@ -178,10 +178,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-_LACKS = {
-    "window": "a convolution with a window larger than 1x1",
-    "linear": "a fully connected layer",
-}
+_LACKS = {"window": "a convolution with a window larger than 1x1", "linear": "a fully connected layer"}
 
 
 def check_needs(name: str, layers: Sequence[LayerCost]) -> None:

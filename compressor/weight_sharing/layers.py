@@ -303,11 +303,7 @@ def _sharing(row: Mapping[str, Any]) -> Sharing:
 
 
 def _shared(
-    network: nn.Module,
-    name: str,
-    about: tuple[tuple[int, ...], Sharing],
-    tensors: Mapping[str, Tensor],
-    path: Path,
+    network: nn.Module, name: str, about: tuple[tuple[int, ...], Sharing], tensors: Mapping[str, Tensor], path: Path
 ) -> Shared:
     weight, sharing = about
     try:
@@ -321,10 +317,7 @@ def _shared(
             "the network that it was written with"
         )
     own, counted = grid(weight, sharing), bits(weight, sharing)
-    sizes = {
-        "indices": ((counted.indices + 7) // 8,),
-        "codebook": _codebook_shape(weight, sharing),
-    }
+    sizes = {"indices": ((counted.indices + 7) // 8,), "codebook": _codebook_shape(weight, sharing)}
     kinds = {"indices": torch.uint8, "codebook": torch.float32}
     for part, shape in sizes.items():
         key = f"{name}.weight.{part}"

@@ -195,12 +195,7 @@ def looked_up(codebook: Tensor, indices: Tensor) -> Tensor:
 
 
 def quantize(
-    name: str,
-    weight: Tensor,
-    sharing: Sharing,
-    seed: int = 0,
-    second: Tensor | None = None,
-    effort: Effort = THOROUGH,
+    name: str, weight: Tensor, sharing: Sharing, seed: int = 0, second: Tensor | None = None, effort: Effort = THOROUGH
 ) -> Shared:
     """The weight of the layer `name` shared, by k-means (scikit-learn's) on its sub-vectors.
 
