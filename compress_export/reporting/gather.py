@@ -131,7 +131,9 @@ def read_measurements(run: RunDirectory) -> tuple[Row, ...]:
 
 
 def _gather(run: RunDirectory) -> Report:
-    plan = Plan.read(run.need("plan.json", f"plan NETWORK --name {run.path.name}"))
+    path = run.need("plan.json", f"plan NETWORK --name {run.path.name}")
+    run.read_json(path.name)  # which says so where it is no JSON any more
+    plan = Plan.read(path)
     settings, network = run.stored(), msgspec.convert(run.read_json("network.json"), _Network)
     source, planned = settings.source, settings.plan
     if source is None or planned is None:

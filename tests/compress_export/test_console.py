@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import click
 import pytest
@@ -118,11 +119,9 @@ clock = [0.0]
 
 @pytest.mark.parametrize(("words", "lines"), [([], 3), (["-v"], 16), (["-q"], 0)])
 def test_a_log_speaks_every_twenty_seconds_or_two(monkeypatch, capsys, words, lines):
-    from compress_export import progress
-
     set_output(OutputOptions())
     clock[0] = 0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     log.main(words, standalone_mode=False)
     assert len(capsys.readouterr().err.splitlines()) == lines
     set_output(OutputOptions())
