@@ -6,15 +6,12 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from compress_export.cli.options import QUIET, GroupedCommand, option
 from compress_export.console import console, output_options
-
-if TYPE_CHECKING:
-    from compress_export.reporting.verdicts import Verdicts
 
 FAILED, BAD_INPUT = 1, 2
 
@@ -61,7 +58,6 @@ def check(**words: Any) -> None:
         if options.place is not None:
             _draw(Path(options.budgets), Path(options.place))
             return
-        _check_options(options)
         holds = _checked(options)
     except (BenchError, InputError, OSError) as error:
         if output_options().verbose:
@@ -71,8 +67,13 @@ def check(**words: Any) -> None:
     sys.exit(0 if holds else FAILED)
 
 
-def _check_options(options: CheckOptions) -> None:
+def _checked(options: CheckOptions) -> bool:
+    """Writes and prints the verdicts in every way that was asked for. True if all budgets hold."""
+    from bench.budgets.limits import read_budgets
+    from bench.budgets.model_files import base_folder
+    from bench.budgets.verdicts import check as verdicts_on
     from compress_export.errors import InputError
+    from compress_export.reporting import verdicts as pages
 
     if options.as_json and options.as_markdown:
         raise InputError("--json and --markdown both print; pass one, and --write FILE for the other")
@@ -83,25 +84,23 @@ def _check_options(options: CheckOptions) -> None:
             raise InputError(f"--write {name}: verdicts are written as .md or .json")
     if options.github and "GITHUB_STEP_SUMMARY" not in os.environ:
         raise InputError("--github writes the summary of a GitHub job, and there is no GITHUB_STEP_SUMMARY here")
-
-
-def _checked(options: CheckOptions) -> bool:
-    """Writes and prints the verdicts in every way that was asked for. True if all budgets hold."""
-    from bench.budgets.limits import read_budgets
-    from bench.budgets.model_files import base_folder
-    from bench.budgets.verdicts import check as verdicts_on
-    from compress_export.reporting import verdicts as verdict_pages
-    from compress_export.reporting.verdicts import Verdicts
-
     budgets = read_budgets(Path(options.budgets))
     with base_folder(options.base, budgets) as base:
-        found = Verdicts(verdicts_on(budgets, base), options.base, options.strict, options.why)
+        found = pages.Verdicts(verdicts_on(budgets, base), options.base, options.strict, options.why)
         for name in options.files:
-            text = verdict_pages.as_json(found) if name.endswith(".json") else verdict_pages.markdown(found)
+            text = pages.as_json(found) if name.endswith(".json") else pages.markdown(found)
             _write(Path(name), text, "--write FILE")
         if options.github:
-            _write(Path(os.environ["GITHUB_STEP_SUMMARY"]), verdict_pages.markdown(found), "GITHUB_STEP_SUMMARY", "a")
-        _print(found, options)
+            _write(Path(os.environ["GITHUB_STEP_SUMMARY"]), pages.markdown(found), "GITHUB_STEP_SUMMARY", "a")
+        if options.as_json:
+            click.echo(pages.as_json(found), nl=False)
+        elif options.as_markdown:
+            click.echo(pages.markdown(found), nl=False)
+        elif not output_options().quiet:
+            pages.show_verdicts(found, console())
+        if options.github:
+            for line in pages.marks(found):
+                click.echo(line)
     return found.holds
 
 
@@ -117,21 +116,6 @@ def _write(path: Path, text: str, option: str, mode: str = "w") -> None:
             f"{path} cannot be written ({error.strerror}); pass another place with {option}, or make its folder one "
             "that can be written"
         ) from error
-
-
-def _print(found: Verdicts, options: CheckOptions) -> None:
-    from compress_export.reporting import verdicts as verdict_pages
-    from compress_export.reporting.verdicts import show_verdicts
-
-    if options.as_json:
-        click.echo(verdict_pages.as_json(found), nl=False)
-    elif options.as_markdown:
-        click.echo(verdict_pages.markdown(found), nl=False)
-    elif not output_options().quiet:
-        show_verdicts(found, console())
-    if options.github:
-        for line in verdict_pages.marks(found):
-            click.echo(line)
 
 
 def _draw(budgets: Path, place: Path) -> None:

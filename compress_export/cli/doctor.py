@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -29,13 +30,12 @@ COLUMNS = ("--device", "which", "what", "state")
 def show_devices() -> None:
     """Prints a line for each phone, usable or not, and for each other device."""
     rows = [*_phones(), *_others()]
-    print_result([dict(zip(COLUMNS, row, strict=True)) for row in rows], lambda: _draw(rows))
+    show = functools.partial(_print_table, "Where files can be measured", COLUMNS, rows)
+    print_result([dict(zip(COLUMNS, row, strict=True)) for row in rows], show)
 
 
-def _draw(rows: list[tuple[str, str, str, str]]) -> None:
-    table = Table(title="Where files can be measured", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name)
+def _print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*head, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console().print(table)
@@ -99,10 +99,7 @@ def _described(device: Device) -> str:
     return f"{name}{device.cpu}, {cores}, {device.os}{pages}"
 
 
-FREE_GB = 4
-
-
-MEMORY_GB = 4
+FREE_GB = MEMORY_GB = 4
 
 
 @dataclass(frozen=True)
@@ -122,19 +119,18 @@ class Finding:
 def examine() -> bool:
     """Prints every finding; True if nothing that is needed is missing."""
     findings = list(findings_here())
-    print_result([asdict(finding) for finding in findings], lambda: _show(findings))
+    rows = [
+        (
+            "yes" if finding.ready else ("NO" if finding.needed else "no"),
+            finding.ability,
+            finding.found,
+            "" if finding.ready else finding.cure,
+        )
+        for finding in findings
+    ]
+    show = functools.partial(_print_table, "What this machine can do", ("", "ability", "found", "to add it"), rows)
+    print_result([asdict(finding) for finding in findings], show)
     return all(finding.ready or not finding.needed for finding in findings)
-
-
-def _show(findings: Iterable[Finding]) -> None:
-    table = Table(title="What this machine can do", title_justify="left")
-    for name in ("", "ability", "found", "to add it"):
-        table.add_column(name)
-    for finding in findings:
-        mark = "yes" if finding.ready else ("NO" if finding.needed else "no")
-        cells = (mark, finding.ability, finding.found, "" if finding.ready else finding.cure)
-        table.add_row(*(Text(cell) for cell in cells))
-    console().print(table)
 
 
 def findings_here() -> Iterable[Finding]:
@@ -147,26 +143,30 @@ def findings_here() -> Iterable[Finding]:
                 f"run .{name}", False, "this is not macOS", "run `compress-export bench` on a Mac", needed=False
             )
     yield _package("networks timm:NAME", ("timm",), needed=False)
-    yield _simulator()
-    yield _phone_check()
-    yield _room()
-    yield _memory()
-    yield _cores()
-
-
-def _package(ability: str, names: Iterable[str], needed: bool = True) -> Finding:
-    missing = [name for name in names if find_spec(name) is None]
-    found = ", ".join(f"{name} {_version(name)}" for name in names if name not in missing)
-    return Finding(ability, not missing, found or "nothing", f"pip install {' '.join(missing)}", needed)
-
-
-def _phone_check() -> Finding:
+    ability = "count on a simulated ARM CPU"
+    try:
+        yield Finding(ability, True, find().identity, "", needed=False)
+    except BenchError as error:
+        # The sentence ends with a cure of its own; `make runner` is the one for all that may be missing.
+        yield Finding(ability, False, str(error).partition(";")[0], "make runner", needed=False)
     ability, found = "measure on a phone", shutil.which("adb")
     if found is None:
-        return Finding(ability, False, "nothing", "apt-get install adb", needed=False)
-    if not (ROOT / "aarch64" / MANIFEST).exists():
-        return Finding(ability, False, f"{found}, but no runner to push", "make runner", needed=False)
-    return Finding(ability, True, f"{found}, and the runner", "", needed=False)
+        yield Finding(ability, False, "nothing", "apt-get install adb", needed=False)
+    elif not (ROOT / "aarch64" / MANIFEST).exists():
+        yield Finding(ability, False, f"{found}, but no runner to push", "make runner", needed=False)
+    else:
+        yield Finding(ability, True, f"{found}, and the runner", "", needed=False)
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    cure = "free some, or pass --runs on another disk"
+    yield Finding("keep runs here", free >= FREE_GB, f"{free:.0f} GB free, {FREE_GB} GB wanted", cure)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    cure = "take a machine with more; an AlexNet needs 3 GB at its peak"
+    yield Finding("hold AlexNet", total >= MEMORY_GB, f"{total:.0f} GB of memory", cure)
+    ability, affinity = "pin a measurement to a core", getattr(os, "sched_getaffinity", None)
+    if affinity is None:
+        yield Finding(ability, False, "this system cannot pin", "measure on Linux", needed=False)
+    else:
+        yield Finding(ability, True, f"{len(affinity(0))} cores", "")
 
 
 def _version(name: str) -> str:
@@ -176,29 +176,7 @@ def _version(name: str) -> str:
         return "of no known version"
 
 
-def _simulator() -> Finding:
-    ability = "count on a simulated ARM CPU"
-    try:
-        return Finding(ability, True, find().identity, "", needed=False)
-    except BenchError as error:
-        # The sentence ends with a cure of its own; `make runner` is the one for all that may be missing.
-        return Finding(ability, False, str(error).partition(";")[0], "make runner", needed=False)
-
-
-def _room() -> Finding:
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    cure = "free some, or pass --runs on another disk"
-    return Finding("keep runs here", free >= FREE_GB, f"{free:.0f} GB free, {FREE_GB} GB wanted", cure)
-
-
-def _memory() -> Finding:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    cure = "take a machine with more; an AlexNet needs 3 GB at its peak"
-    return Finding("hold AlexNet", total >= MEMORY_GB, f"{total:.0f} GB of memory", cure)
-
-
-def _cores() -> Finding:
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    if affinity is None:
-        return Finding("pin a measurement to a core", False, "this system cannot pin", "measure on Linux", needed=False)
-    return Finding("pin a measurement to a core", True, f"{len(affinity(0))} cores", "")
+def _package(ability: str, names: Iterable[str], needed: bool = True) -> Finding:
+    missing = [name for name in names if find_spec(name) is None]
+    found = ", ".join(f"{name} {_version(name)}" for name in names if name not in missing)
+    return Finding(ability, not missing, found or "nothing", f"pip install {' '.join(missing)}", needed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ import msgspec
 from compress_export.cli.options import OUTPUT, GroupedCommand, option
 from compress_export.console import console, output_options, print_result
 from compress_export.errors import InputError, nearest
+from compress_export.settings import SETTINGS, said
 
 
 @click.command(cls=GroupedCommand, short_help="Set runs, files or measurements side by side.")
@@ -46,71 +48,46 @@ def costs(clear: bool) -> None:
 
 
 Row = tuple[str, ...]
+KINDS = ("networks", "methods", "formats", "devices", "recipes", "ranks", "settings")
 
 
-def _networks() -> Iterator[Row]:
-    from torchvision import models
+def rows_of(kind: str) -> Iterator[Row]:
+    """The rows of a list: a name and what it is; of a setting, its type and default between them."""
+    if kind == "networks":
+        from torchvision import models
 
-    from compress_export.models.networks import OWN
+        from compress_export.models.networks import OWN
 
-    yield from ((name, "torchvision") for name in models.list_models(module=models))
-    yield from ((name, "compress-export") for name in OWN)
-    yield "timm:NAME", "any classification network of timm"
-    yield "FILE.py:FUNCTION", "a network of your own"
+        yield from ((name, "torchvision") for name in models.list_models(module=models))
+        yield from ((name, "compress-export") for name in OWN)
+        yield "timm:NAME", "any classification network of timm"
+        yield "FILE.py:FUNCTION", "a network of your own"
+    elif kind == "methods":
+        from compressor.decompositions.methods import METHODS
 
+        for name, method in METHODS.items():
+            page = sys.modules[method.decompose.__module__].__doc__ or ""
+            yield name, " ".join(page.partition("\n\n")[0].split())
+    elif kind == "formats":
+        from exporters.formats import FORMATS
 
-def _methods() -> Iterator[Row]:
-    import sys
+        for name, form in FORMATS.items():
+            yield name, f"{form.title}, run by {form.runtime}{'' if form.runs_here else ' (not on this system)'}"
+    elif kind == "devices":
+        from bench.devices import DEVICES
 
-    from compressor.decompositions.methods import METHODS
+        yield from ((name, engine.title) for name, engine in DEVICES.items())
+    elif kind == "settings":
+        for name, setting in SETTINGS.items():
+            what, _, default = setting.help.partition("  [default: ")
+            yield name, setting.takes, default.rstrip("]") or said(setting.default), what
+    else:
+        from compressor.planning.recipes import PAPER_RANKS, RECIPES
 
-    for name, method in METHODS.items():
-        page = sys.modules[method.decompose.__module__].__doc__ or ""
-        yield name, " ".join(page.partition("\n\n")[0].split())
-
-
-def _formats() -> Iterator[Row]:
-    from exporters.formats import FORMATS
-
-    for name, form in FORMATS.items():
-        yield name, f"{form.title}, run by {form.runtime}{'' if form.runs_here else ' (not on this system)'}"
-
-
-def _devices() -> Iterator[Row]:
-    from bench.devices import DEVICES
-
-    yield from ((name, engine.title) for name, engine in DEVICES.items())
-
-
-def _recipes() -> Iterator[Row]:
-    from compressor.planning.recipes import RECIPES
-
-    yield from ((name, recipe.source) for name, recipe in RECIPES.items())
-
-
-def _ranks() -> Iterator[Row]:
-    from compressor.planning.recipes import PAPER_RANKS
-
-    yield from ((name, f"{paper.network}: {paper.source}") for name, paper in PAPER_RANKS.items())
-
-
-def _settings() -> Iterator[Row]:
-    from compress_export.settings import SETTINGS, said
-
-    for name, setting in SETTINGS.items():
-        what, _, default = setting.help.partition("  [default: ")
-        yield name, setting.takes, default.rstrip("]") or said(setting.default), what
-
-
-KINDS: dict[str, Callable[[], Iterable[Row]]] = {
-    "networks": _networks,
-    "methods": _methods,
-    "formats": _formats,
-    "devices": _devices,
-    "recipes": _recipes,
-    "ranks": _ranks,
-    "settings": _settings,
-}
+        if kind == "recipes":
+            yield from ((name, recipe.source) for name, recipe in RECIPES.items())
+        else:
+            yield from ((name, f"{paper.network}: {paper.source}") for name, paper in PAPER_RANKS.items())
 
 
 @click.command("list", cls=GroupedCommand, short_help="Say what there is to choose from.")
@@ -120,22 +97,22 @@ def list_kind(kind: str) -> None:
     """Print every name of a KIND with what it is. With --quiet the names alone, one to a line."""
     if kind not in KINDS:
         raise InputError(f"there is no list of {kind!r}: {nearest(kind, KINDS)}")
-    rows = list(KINDS[kind]())
+    rows = list(rows_of(kind))
     columns = ("name", "type", "default", "what") if kind == "settings" else ("name", "what")
     if output_options().quiet and not output_options().as_json:
         click.echo("\n".join(name for name, *_ in rows))
-    print_result([dict(zip(columns, row, strict=True)) for row in rows], lambda: _show(columns, rows))
 
+    def show() -> None:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
 
-def _show(columns: tuple[str, ...], rows: list[Row]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+        table = Table(box=SIMPLE_HEAD, show_edge=False)
+        table.add_column(columns[0], no_wrap=True, min_width=max(len(name) for name, *_ in rows))
+        for column in columns[1:]:
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console().print(table)
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
-    table.add_column(columns[0], no_wrap=True, min_width=max(len(name) for name, *_ in rows))
-    for column in columns[1:]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console().print(table)
+    print_result([dict(zip(columns, row, strict=True)) for row in rows], show)

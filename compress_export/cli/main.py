@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from compress_export.cli.bench import bench
 from compress_export.cli.check import check
 from compress_export.cli.list import compare, costs, list_kind
 from compress_export.cli.options import (
     EXPORT,
     FORCE,
+    MEASURING,
     OUTPUT,
     QUIET,
     RUN_DIRECTORY,
@@ -23,10 +23,13 @@ from compress_export.cli.options import (
     with_settings,
 )
 from compress_export.cli.study import study
-from compress_export.console import OutputOptions, output_options, set_output
+from compress_export.console import OutputOptions, console, output_options, print_result, set_output
 from compress_export.errors import InputError, nearest
+from compress_export.settings import SETTINGS
 
 INTERRUPTED = 130
+OWN_PACKAGES = ("compress_export", "compressor", "exporters", "bench")
+"""Packages whose errors are made to be read; any other is a fault and shows its traceback."""
 
 
 class FrontDoor(click.Group):
@@ -159,6 +162,58 @@ def export(run_directory: Path, target: str | None, formats: tuple[str, ...]) ->
     export_only(run_directory, written)
 
 
+@cli.command(short_help="Measure a run's files again, or any files.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN|FILE...")
+@with_settings("bench")
+@option("--profile", group=MEASURING, is_flag=True, help="Cost by layer, worst first, by each engine's own profiler; "
+        "on the simulated ARM CPU in instructions.")  # fmt: skip
+@option("--images", group="Files outside a run", type=click.Path(path_type=Path), metavar="FILE.npy|DIR|PICTURE",
+        help="A float32 NxCxHxW array, or pictures that are cut to size.  [default: crops of photographs]")  # fmt: skip
+@option("--input", "image", group="Files outside a run", metavar="CxHxW",
+        help="Size of the image where the files do not tell it (.ptl).")  # fmt: skip
+@option("--out", group="Files outside a run", type=click.Path(path_type=Path), metavar="FILE", help="Where rows are "
+        "added.  [default: measurements.jsonl, or profiles.jsonl, beside the first]")  # fmt: skip
+@OUTPUT
+@click.pass_context
+def bench(
+    context: click.Context, paths: tuple[Path, ...], profile: bool, images: Path | None, image: str | None,
+    out: Path | None,
+) -> None:  # fmt: skip
+    """Measure a RUN's files again (measurements.jsonl in it), or exported FILEs; those of one format take turns."""
+    from bench.profile.measure import check_place
+    from compress_export.cli.to_settings import bench_of
+    from compress_export.pipeline import files
+
+    settings = bench_of(given_in(context))
+    if profile:
+        check_place(settings.inside)
+    runs = [path for path in paths if files.is_run(path)]
+    if runs and len(paths) > 1:
+        raise InputError(f"bench takes one run, or files: {runs[0]} is a folder; measure runs one by one")
+    if runs:
+        for name, value in (("--images", images), ("--input", image), ("--out", out)):
+            if value is not None:
+                raise InputError(f"{name} is for files; a run has images and rows of its own, so leave it out")
+        if profile:
+            files.profile_run(runs[0], settings)
+        else:
+            from compress_export.pipeline.run import bench_only
+
+            bench_only(runs[0], settings)
+        return
+    from compress_export.reporting.terminal import as_plain, show_rows
+
+    size = None if image is None else SETTINGS["source.input"].parse(image)
+    artifacts = files.artifacts_of(paths, size if isinstance(size, tuple) else None)
+    pictures = files.images_for(artifacts, images)
+    artifacts, beside = files.sized(artifacts, pictures), artifacts[0].path.parent
+    if profile:
+        files.profile_files(artifacts, pictures, settings, out or beside / "profiles.jsonl")
+        return
+    rows, written = files.measure_files(artifacts, pictures, settings, out or beside / "measurements.jsonl")
+    print_result(as_plain(artifacts, rows, written), lambda: show_rows(artifacts, rows, written, console()))
+
+
 @cli.command(short_help="Write and print the report.")
 @click.argument("run_directory", type=click.Path(path_type=Path))
 def report(run_directory: Path) -> None:
@@ -189,7 +244,7 @@ for command in (run, plan, report, devices, doctor):
     OUTPUT(command)
 for command in (compress, tune, share, export):
     QUIET(command)
-for command in (bench, check, compare, costs, list_kind, study):
+for command in (check, compare, costs, list_kind, study):
     cli.add_command(command)
 
 
@@ -200,9 +255,7 @@ def main() -> None:
     set_output(OutputOptions())
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        _fail("interrupted; the same command goes on from here", INTERRUPTED)
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted; the same command goes on from here", INTERRUPTED)
     except click.ClickException as error:
         error.show()
@@ -211,20 +264,11 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}", 1)
     except (ValueError, RuntimeError) as error:
-        if not _is_ours(error) or output_options().verbose:
+        if type(error).__module__.split(".")[0] not in OWN_PACKAGES or output_options().verbose:
             raise
-        _fail(_message(error), 1)
-
-
-def _message(error: Exception) -> str:
-    """The error's text. A data loader's worker wraps it into a traceback, whose last line it is."""
-    text = str(error).strip()
-    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
-
-
-def _is_ours(error: Exception) -> bool:
-    """True for the project's own errors, made to be read; any other is a fault and shows its traceback."""
-    return type(error).__module__.split(".")[0] in ("compress_export", "compressor", "exporters", "bench")
+        text = str(error).strip()
+        # a data loader's worker wraps it into a traceback, whose last line it is
+        _fail(text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text, 1)
 
 
 def _fail(message: str, status: int) -> None:

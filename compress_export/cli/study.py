@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress_export.cli.options import OUTPUT, Given, GroupedCommand, given_in, listed, option, options, with_settings
+from compress_export.cli.options import OUTPUT, GroupedCommand, given_in, listed, option, options, with_settings
 from compress_export.console import print_result
 from compress_export.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from compress_export.settings import SourceSettings
     from compress_export.study.cells import Bed
     from compress_export.study.grids import Cell
     from compressor.distributed import ProcessGroup
@@ -66,6 +65,7 @@ def study(context: click.Context, /, grid: str, **words: Any) -> None:
     The same command goes on where it was interrupted, within a cell too.
     """
     from compress_export.pipeline.run import on_main_process
+    from compress_export.study.cells import Bed
     from compress_export.study.grids import GRIDS
 
     chosen, given = StudyOptions(**words), given_in(context)
@@ -73,7 +73,14 @@ def study(context: click.Context, /, grid: str, **words: Any) -> None:
         raise InputError(f"there is no grid {grid!r}: {nearest(grid, GRIDS)}")
 
     def make(group: ProcessGroup) -> None:
-        _make(grid, chosen, given, group)
+        from compress_export.cli.to_settings import source_of, tune_of
+
+        source = source_of(chosen.network or "alexnet-caffe", given)
+        if GRIDS[grid].kind == "trained" and not (chosen.network and source.data):
+            raise InputError(
+                f"the grid {grid} trains: pass --network and --data, such as --data cifar10 --data-root DIR"
+            )
+        _make(grid, chosen, Bed(source, tune_of(given), chosen.runs, group))
         _show(grid, chosen.results)
 
     if chosen.tables:
@@ -82,58 +89,35 @@ def study(context: click.Context, /, grid: str, **words: Any) -> None:
         on_main_process(make)
 
 
-def _make(grid: str, chosen: StudyOptions, given: Given, group: ProcessGroup) -> None:
+def _make(grid: str, chosen: StudyOptions, bed: Bed) -> None:
     """Makes every cell that is chosen and not in the results file yet, each added as soon as it is made; then the times
     that are asked for."""
-    from compress_export.cli.to_settings import source_of, tune_of
     from compress_export.console import Reporter
-    from compress_export.study.cells import Bed, line_of
+    from compress_export.models.networks import NetworkRequest, load_network
+    from compress_export.study.cells import line_of, timed
     from compress_export.study.grids import GRIDS
-    from compress_export.study.lines import add_line, find, read_lines
+    from compress_export.study.lines import add_line, find, put_line, read_lines
 
-    source = source_of(chosen.network or "alexnet-caffe", given)
-    if GRIDS[grid].kind == "trained" and not (chosen.network and source.data):
-        raise InputError(f"the grid {grid} trains: pass --network and --data, such as --data cifar10 --data-root DIR")
-    bed = Bed(source, tune_of(given), chosen.runs, group)
     cells = _cells(grid, chosen, bed)
     for number, cell in enumerate(cells, 1):
         if find(read_lines(chosen.results), cell.key) is None:
             Reporter().say(f"cell {number} of {len(cells)}: {cell.name}")
             add_line(chosen.results, line_of(cell, bed))
-    if chosen.cap is not None and GRIDS[grid].kind == "trained":
-        _time(chosen.results, cells, source, chosen.cap)
-
-
-def _time(results: Path, cells: list[Cell], source: SourceSettings, cap: float) -> None:
-    """Times for the lines of `cells` that have none."""
-    from compress_export.console import Reporter
-    from compress_export.models.networks import NetworkRequest, load_network
-    from compress_export.study.cells import timed
-    from compress_export.study.lines import find, put_line, read_lines
-
-    network = load_network(NetworkRequest(source.network, "none", source.input))
+    if chosen.cap is None or GRIDS[grid].kind != "trained":
+        return
+    network = load_network(NetworkRequest(bed.source.network, "none", bed.source.input))
     with Reporter().stage("Timing files in turns with the original's") as advance:
         for done, cell in enumerate(cells):
-            line = find(read_lines(results), cell.key)
+            line = find(read_lines(chosen.results), cell.key)
             if line is not None and line["ms"] is None:
-                put_line(results, {**line, "ms": timed(line, network, cap)})
+                put_line(chosen.results, {**line, "ms": timed(line, network, chosen.cap)})
             advance(done + 1, len(cells), cell.name)
-
-
-def _digest(source: SourceSettings) -> str:
-    """A hash that tells networks of one name apart: of code, weights, image and training. Where files lie, and what
-    differs between cells, is no part of it."""
-    import hashlib
-    import json
-
-    weights = source.weights if source.weights_sha256 is None else source.weights_sha256
-    identity = [source.network_sha256, weights, source.input, source.mean, source.std, source.train]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
 
 
 def _cells(grid: str, chosen: StudyOptions, bed: Bed) -> list[Cell]:
     """The cells of the grid that the options leave. InputError for a system that there is none of."""
-    from dataclasses import replace
+    import hashlib
+    import json
 
     from compress_export.study.grids import GRIDS, SYSTEMS, cells_of
 
@@ -151,10 +135,14 @@ def _cells(grid: str, chosen: StudyOptions, bed: Bed) -> list[Cell]:
         if foreign:
             raise InputError(f"{name} {foreign[0]}: this grid has {', '.join(known)}")
     network = (chosen.network or "").rpartition("/")[2]
+    weights = source.weights if source.weights_sha256 is None else source.weights_sha256
+    # tells networks of one name apart: where files lie, and what differs between cells, is no part of it
+    identity = [source.network_sha256, weights, source.input, source.mean, source.std, source.train]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     course = f"{tune.optimizer} {tune.rate} {tune.rate_shape}, batches of {source.batch}"
     return [
         replace(cell, epochs=chosen.epochs or cell.epochs)
-        for cell in cells_of(grid, network, source.data, course, source.images, _digest(source))
+        for cell in cells_of(grid, network, source.data, course, source.images, digest)
         if (not systems or cell.system in systems)
         and (
             cell.budget is None
