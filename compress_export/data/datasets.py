@@ -98,7 +98,22 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
 
     InputError if the classes do not fit the outputs: as many as there are outputs, or wnids for a 1000-output network.
     """
-    places = _outputs_of(source, outputs)
+    places: list[int] | None = None
+    if len(source.classes) != outputs:
+        if not source.wnids or outputs != 1000:
+            raise InputError(
+                f"the labels do not fit: {source.name} has {len(source.classes)} classes and the network {outputs} "
+                f"outputs; pass --train EPOCHS to train one with {len(source.classes)} outputs, or --weights FILE of "
+                "such a network"
+            )
+        from timm.data.imagenet_info import ImageNetInfo
+
+        names: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]  # timm's own gap
+        index = {name: place for place, name in enumerate(names)}
+        foreign = [name for name in source.classes if name not in index]
+        if foreign:
+            raise InputError(f"{source.name}: {foreign[0]} is none of ImageNet's 1000 classes")
+        places = [index[name] for name in source.classes]
     plain = _Mapped(source.open(view, True, False), places)
     changed = _Mapped(source.open(view, True, True), places)
     validation = _Mapped(source.open(view, False, False), places)
@@ -107,6 +122,9 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
         raise InputError(f"{source.name} has {count} training and {len(validation)} validation images; both need some")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     held = max(1, min(int(HELD_OUT * count), HELD_OUT_MOST))
+    calibration = min(count - held, CALIBRATION)
+    if calibration >= 64:  # whole batches of 64, for a last batch of one would count like the others
+        calibration -= calibration % 64
     train: Images = Subset(changed, order[held:][:most])
     return Data(
         source.name,
@@ -114,20 +132,15 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
         _loader(train, batch, shuffle=True),
         _loader(Subset(plain, order[:held]), 64),
         _loader(validation, 64),
-        _loader(Subset(plain, order[held:][: _whole_batches(count - held)]), 64),
+        _loader(Subset(plain, order[held:][:calibration]), 64),
     )
-
-
-def _whole_batches(images: int) -> int:
-    """Images to calibrate on: whole batches of 64, for a last batch of one would count like the others."""
-    most = min(images, CALIBRATION)
-    return most if most < 64 else most // 64 * 64
 
 
 def _loader(data: Images, batch: int, shuffle: bool = False) -> DataLoader[tuple[Tensor, Tensor]]:
     """Files are decoded by workers; what lies in memory is not. A last batch of one image would break BatchNorm."""
     count = len(cast("Sequence[Image]", data))
-    workers = 0 if _in_memory(data) else min(4, os.cpu_count() or 1)
+    in_memory = isinstance(_innermost(data), DigitImages | SmallImages)
+    workers = 0 if in_memory else min(4, os.cpu_count() or 1)
     return DataLoader(
         cast("Dataset[tuple[Tensor, Tensor]]", data),
         batch_size=batch,
@@ -136,10 +149,6 @@ def _loader(data: Images, batch: int, shuffle: bool = False) -> DataLoader[tuple
         num_workers=workers,
         generator=torch.Generator() if shuffle else None,
     )
-
-
-def _in_memory(data: Images) -> bool:
-    return isinstance(_innermost(data), DigitImages | SmallImages)
 
 
 def device_of(data: Dataset[Any]) -> torch.device:
@@ -172,33 +181,7 @@ class _Mapped(Dataset[Image]):
         """All at once where the dataset can."""
         whole = getattr(self.dataset, "__getitems__", None)
         images = [self.dataset[index] for index in indices] if whole is None else whole(indices)
-        return [(image, self._place(label)) for image, label in images]
-
-    def _place(self, label: int) -> int:
-        return int(label) if self.places is None else self.places[int(label)]
-
-
-def _outputs_of(source: Source, outputs: int) -> Sequence[int] | None:
-    if len(source.classes) == outputs:
-        return None
-    if source.wnids and outputs == 1000:
-        places = {name: index for index, name in enumerate(_imagenet_wnids())}
-        foreign = [name for name in source.classes if name not in places]
-        if foreign:
-            raise InputError(f"{source.name}: {foreign[0]} is none of ImageNet's 1000 classes")
-        return [places[name] for name in source.classes]
-    raise InputError(
-        f"the labels do not fit: {source.name} has {len(source.classes)} classes and the network {outputs} outputs; "
-        f"pass --train EPOCHS to train one with {len(source.classes)} outputs, or --weights FILE of such a network"
-    )
-
-
-def _imagenet_wnids() -> list[str]:
-    """ImageNet's 1000 wnids in the order of the outputs, as timm ships them."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    names: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]  # timm's own gap
-    return names
+        return [(image, int(label) if self.places is None else self.places[int(label)]) for image, label in images]
 
 
 def _digits(root: Path) -> Source:
@@ -229,18 +212,6 @@ def _small_part(name: str, root: Path, train: bool, _where: str, device: torch.d
     sheets = sheets_of(root, train) if name == "cifar10" else []
     pixels, labels = read_sheets(sheets) if sheets else read_torchvision(name.upper(), root, train)
     return pixels.to(device), labels
-
-
-def _mnist(root: Path) -> Source:
-    return _small("mnist", root, tuple("0123456789"), flip=False)
-
-
-def _cifar10(root: Path) -> Source:
-    return _small("cifar10", root, CIFAR10_CLASSES, flip=True)
-
-
-def _imagenet(root: Path) -> Source:
-    return _folder(root / "imagenet" if (root / "imagenet").is_dir() else root)
 
 
 def _folder(folder: Path) -> Source:
@@ -280,9 +251,9 @@ def _class_folders(folder: Path, part: str) -> list[str]:
 
 SOURCES: dict[str, Callable[[Path], Source]] = {
     "digits": _digits,
-    "mnist": _mnist,
-    "cifar10": _cifar10,
-    "imagenet": _imagenet,
+    "mnist": lambda root: _small("mnist", root, tuple("0123456789"), flip=False),
+    "cifar10": lambda root: _small("cifar10", root, CIFAR10_CLASSES, flip=True),
+    "imagenet": lambda root: _folder(root / "imagenet" if (root / "imagenet").is_dir() else root),
 }
 
 
@@ -301,9 +272,20 @@ def check_order(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], cl
     The other order is fitted to every second image and judged on the others, so that it cannot win by being free.
     Where there are too few images of each class, or the network's outputs follow no class at all, nothing is concluded.
     """
-    predictions, labels = _predictions(network, batches, min(MOST, IMAGES_OF_CLASS * len(classes)))
-    count = len(labels)
-    order = _best_order(predictions[::2], labels[::2], len(classes))
+    parts, most, count = [], min(MOST, IMAGES_OF_CLASS * len(classes)), 0
+    network.eval()
+    device = next((value.device for value in network.parameters()), CPU)
+    with torch.no_grad():
+        for images, own in batches:
+            parts.append((network(images[: most - count].to(device)).argmax(1).cpu(), own[: most - count]))
+            count += len(parts[-1][0])
+            if count >= most:
+                break
+    predictions, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    pairs = labels[::2] * len(classes) + predictions[::2]
+    counts = torch.bincount(pairs, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
+    # for each class an output of its own, so that as many of the images as possible get that of their class
+    order = torch.from_numpy(linear_sum_assignment(counts.numpy(), maximize=True)[1])
     rest, own = predictions[1::2], labels[1::2]
     here, there = rest == own, rest == order[own]
     given, other = int((here & ~there).sum()), int((there & ~here).sum())
@@ -333,24 +315,3 @@ def few_images(held_out: int) -> str:
         f"{held_out} held-out image{'s' * (held_out > 1)} (15 % of the training images) decide on ranks, and "
         f"{share}: too few to judge by; add training images"
     )
-
-
-def _predictions(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], most: int) -> tuple[Tensor, Tensor]:
-    """The class that each of the first images gets, and that it has."""
-    predictions, labels, seen = [], [], 0
-    network.eval()
-    device = next((value.device for value in network.parameters()), CPU)
-    with torch.no_grad():
-        for images, own in batches:
-            predictions.append(network(images[: most - seen].to(device)).argmax(1).cpu())
-            labels.append(own[: most - seen])
-            seen += len(predictions[-1])
-            if seen >= most:
-                break
-    return torch.cat(predictions), torch.cat(labels)
-
-
-def _best_order(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """For each class an output of its own, so that as many of the images as possible get that of their class."""
-    counts = torch.bincount(labels * classes + predictions, minlength=classes * classes).reshape(classes, classes)
-    return torch.from_numpy(linear_sum_assignment(counts.numpy(), maximize=True)[1])

@@ -68,12 +68,6 @@ def grey_digits() -> tuple[Tensor, Tensor]:
     return torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 16, torch.tensor(bunch.target)
 
 
-def _shown(grey: Tensor, view: View) -> Tensor:
-    images = functional.interpolate(grey, size=view.input[1:], mode="bilinear", antialias=False)
-    mean, std = torch.tensor(view.mean)[:, None, None], torch.tensor(view.std)[:, None, None]
-    return (images.expand(-1, view.input[0], -1, -1) - mean) / std
-
-
 class DigitImages(Dataset[Image]):
     """Digits that are enlarged and normalized when they are asked for: 1,797 at 3x224x224 would take 1 GB."""
 
@@ -85,8 +79,11 @@ class DigitImages(Dataset[Image]):
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> Image:
-        place = self.chosen[index]
-        return _shown(self.grey[place : place + 1], self.view)[0], int(self.labels[place])
+        place, view = self.chosen[index], self.view
+        digit = self.grey[place : place + 1]
+        image = functional.interpolate(digit, size=view.input[1:], mode="bilinear", antialias=False)
+        mean, std = torch.tensor(view.mean)[:, None, None], torch.tensor(view.std)[:, None, None]
+        return ((image.expand(-1, view.input[0], -1, -1) - mean) / std)[0], int(self.labels[place])
 
 
 class SmallImages(Dataset[Image]):
@@ -108,18 +105,14 @@ class SmallImages(Dataset[Image]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Image]:
         """A whole batch changed at once, which torch's loaders ask for: a third of the time of one by one."""
-        images = self._coloured(self.pixels[list(indices)])
+        images, channels = self.pixels[list(indices)], self.view.input[0]
+        if channels != images.shape[1]:
+            images = images.float().mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1)
         if images.shape[2:] != self.view.input[1:]:
             images = functional.interpolate(images.float(), self.view.input[1:], mode="bilinear", antialias=True)
         images = self._moved(images) if self.augment else images
         images = images * self._scale - self._shift
         return [(image, self.labels[index]) for image, index in zip(images, indices, strict=True)]
-
-    def _coloured(self, images: Tensor) -> Tensor:
-        channels = self.view.input[0]
-        if channels == images.shape[1]:
-            return images
-        return images.float().mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1)
 
     def _moved(self, images: Tensor) -> Tensor:
         """Each image shifted, black where nothing was, and by chance mirrored."""

@@ -6,8 +6,7 @@ import hashlib
 import tempfile
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -115,14 +114,21 @@ class MeasuredCosts:
         total, done = sum(map(len, missing.values())), 0
         try:
             files, stopwatch, _ = self._start()
-            queue = {geometry: _with_keep(own) for geometry, own in missing.items()}
+            # all of a geometry's variants are timed next to the layer itself, the first
+            queue = {geometry: list(dict.fromkeys([(KEEP, ()), *own])) for geometry, own in missing.items()}
             written = {
                 geometry: [files.variant(geometry, method, rank) for method, rank in own]
                 for geometry, own in queue.items()
             }
             for geometry, own in queue.items():
                 progress(done, total, geometry.title)
-                self._time(stopwatch, geometry, own, written[geometry])
+                subjects = [TimedFile(file.result(), geometry.image) for file in written[geometry]]
+                timings = stopwatch.time(subjects, Effort())
+                self._keep(
+                    Entry(geometry.text, method, rank, timing.ms, timings[0].ms, timing.samples)
+                    for (method, rank), timing in zip(own, timings, strict=True)
+                    if (geometry.text, method, rank) not in self._entries
+                )
                 for method, rank in own[1:]:
                     files.remove(geometry, method, rank)
                 done += len(missing[geometry])
@@ -189,21 +195,6 @@ class MeasuredCosts:
             self._started = self._open.enter_context(writing(format, folder, threads)), stopwatch, folder
         return self._started
 
-    def _time(
-        self,
-        stopwatch: Stopwatch,
-        geometry: Geometry,
-        variants: Sequence[tuple[str, Rank]],
-        files: Sequence[Future[Path]],
-    ) -> None:
-        """Times one geometry's variants side by side. The first is the layer itself, KEEP."""
-        timings = stopwatch.time([TimedFile(file.result(), geometry.image) for file in files], Effort())
-        self._keep(
-            Entry(geometry.text, method, rank, timing.ms, timings[0].ms, timing.samples)
-            for (method, rank), timing in zip(variants, timings, strict=True)
-            if (geometry.text, method, rank) not in self._entries
-        )
-
     def _time_network(self, program: ExportedProgram, name: str) -> None:
         """Times the network in turns with its layers, whose times are kept anew."""
         files, stopwatch, _ = self._start()
@@ -269,11 +260,6 @@ def _hash(program: ExportedProgram, image: tuple[int, ...]) -> str:
     """A hash of all in a network that its time depends on: its image, its operators, the shapes of its weights."""
     shapes = [tuple(tensor.shape) for tensor in program.state_dict.values()]
     return hashlib.sha256(f"{image} {program.graph} {shapes}".encode()).hexdigest()
-
-
-def _with_keep(variants: Iterable[tuple[str, Rank]]) -> list[tuple[str, Rank]]:
-    """The variants with the layer itself before them: all of a geometry's variants are timed next to it."""
-    return list(dict.fromkeys([(KEEP, ()), *variants]))
 
 
 def interpolate(points: Mapping[float, float], at: float) -> float:

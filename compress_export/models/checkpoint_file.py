@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from compress_export.errors import InputError
 
+PICKLE, ZIP = b"\x80", b"PK"
+"""First bytes of files that torch.save writes: a pickle before torch 1.6, a zip archive since."""
+
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state_dict in `path`. A wrapper {"state_dict": ...} or {"model": ...} and the prefix "module." are taken off.
@@ -32,7 +35,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = _why_unreadable(path, str(error))
+        # torch's own message advises to run whatever the file holds
+        called = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it would call {called[1]}" if called else "it is cut short, or holds more than tensors"
+        with path.open("rb") as file:
+            if not file.read(2).startswith((PICKLE, ZIP)):
+                reason = "it is no torch file"
         raise InputError(
             f"--weights {path} cannot be read as weights alone ({reason}); a pickle with code in it is never run: "
             "save `module.state_dict()` with torch.save or safetensors"
@@ -43,19 +51,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"--weights {path} holds {type(content).__name__}, not a state_dict of named tensors")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
-
-
-PICKLE, ZIP = b"\x80", b"PK"
-"""First bytes of files that torch.save writes: a pickle before torch 1.6, a zip archive since."""
-
-
-def _why_unreadable(path: Path, said: str) -> str:
-    """The reason why torch does not read a file, without its advice to run whatever the file holds."""
-    with path.open("rb") as file:
-        if not file.read(2).startswith((PICKLE, ZIP)):
-            return "it is no torch file"
-    wanted = re.search(r"GLOBAL (\S+)", said)
-    return f"it would call {wanted[1]}" if wanted else "it is cut short, or holds more than tensors"
 
 
 def published_names(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

@@ -80,7 +80,13 @@ class _Built:
 
 def load_network(request: NetworkRequest) -> Network:
     """The network that `request` names. InputError for an unknown name, weights that cannot be had or do not fit."""
-    build = _builder(request.name)
+    if request.name.endswith(".py"):
+        raise InputError(f"{request.name}: name the function that builds the network as well, {request.name}:FUNCTION")
+    build = OWN.get(request.name, _from_torchvision)
+    if request.name.startswith("timm:"):
+        build = _from_timm
+    elif ".py:" in request.name:
+        build = _from_file
     weights = None if request.weights in ("default", "none") else read_weights(Path(request.weights))
     if weights is not None and request.outputs is None and ".py:" not in request.name:
         with torch.device("meta"):  # only the names are looked at
@@ -125,16 +131,6 @@ def _count_outputs(name: str, module: nn.Module, size: Image) -> int:
     return int(logits.shape[1])
 
 
-def _builder(name: str) -> Callable[[NetworkRequest], _Built]:
-    if name.endswith(".py"):
-        raise InputError(f"{name}: name the function that builds the network as well, {name}:FUNCTION")
-    if name.startswith("timm:"):
-        return _from_timm
-    if ".py:" in name:
-        return _from_file
-    return OWN.get(name, _from_torchvision)
-
-
 def _from_torchvision(request: NetworkRequest) -> _Built:
     from torchvision import models
 
@@ -156,16 +152,12 @@ def _from_torchvision(request: NetworkRequest) -> _Built:
         raise InputError(
             f"the pretrained weights of {request.name} cannot be downloaded ({error}): {WAYS_ON}"
         ) from error
-    _drop_side_heads(module)
-    return _Built(module, size, tuple(preset.mean), tuple(preset.std))
-
-
-def _drop_side_heads(module: nn.Module) -> None:
-    """GoogLeNet's and Inception's auxiliary classifiers serve training from scratch only, and no exported file."""
+    # auxiliary classifiers serve training from scratch only, and no exported file
     for name in ("aux1", "aux2", "AuxLogits"):
         if getattr(module, name, None) is not None:
             setattr(module, name, None)
-            module.aux_logits = False  # type: ignore[assignment]  # a plain bool that both networks read
+            module.aux_logits = False
+    return _Built(module, size, tuple(preset.mean), tuple(preset.std))
 
 
 def _from_timm(request: NetworkRequest) -> _Built:
@@ -219,47 +211,6 @@ def _from_file(request: NetworkRequest) -> _Built:
     return _Built(module, None, origin="module file")
 
 
-def _caffe(request: NetworkRequest) -> _Built:
-    if not request.fresh:
-        raise InputError(f"nobody publishes weights of alexnet-caffe for torch: {WAYS_ON}")
-    return _Built(alexnet_caffe(request.outputs or 1000), (3, 227, 227))
-
-
-OWN: dict[str, Callable[[NetworkRequest], _Built]] = {"alexnet-caffe": _caffe}
-
-
-def settle(network: nn.Module, images: Tensor) -> None:
-    """Gives an untrained network logits that differ between images, so that comparing them proves something.
-
-    BatchNorm statistics become those of `images`; the last layer is scaled so that the logits have deviation 1. A
-    variance below its layer's median is raised to it: a random channel that hardly varies would be blown up, layer
-    after layer, until float32 rounding shows in the logits.
-    """
-    from compressor.survey import survey
-
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    network.eval()
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    with torch.no_grad():
-        for batch in torch.split(images, 16):
-            network(batch)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            if norm.running_var is not None:
-                norm.running_var.clamp_(min=float(norm.running_var.median()))
-        network.eval()
-        logits = torch.cat([network(batch) for batch in torch.split(images, 16)])
-        head = network.get_submodule([row.name for row in survey(network, images[:1]).layers if row.calls][-1])
-        spread = float(logits.std())
-        for value in (head.weight, head.bias):
-            if isinstance(value, Tensor) and spread > 0:
-                value.div_(spread)
-
-
 class LocalResponseNorm(nn.Module):
     """Krizhevsky 2012, section 3.3, over 5 channels: x / (1 + 1e-4 * mean of squares)**0.75.
 
@@ -300,3 +251,44 @@ def alexnet_caffe(num_classes: int = 1000) -> nn.Sequential:
         "fc8": nn.Linear(4096, num_classes),
     }
     return nn.Sequential(OrderedDict(layers))
+
+
+def _caffe(request: NetworkRequest) -> _Built:
+    if not request.fresh:
+        raise InputError(f"nobody publishes weights of alexnet-caffe for torch: {WAYS_ON}")
+    return _Built(alexnet_caffe(request.outputs or 1000), (3, 227, 227))
+
+
+OWN: dict[str, Callable[[NetworkRequest], _Built]] = {"alexnet-caffe": _caffe}
+
+
+def settle(network: nn.Module, images: Tensor) -> None:
+    """Gives an untrained network logits that differ between images, so that comparing them proves something.
+
+    BatchNorm statistics become those of `images`; the last layer is scaled so that the logits have deviation 1. A
+    variance below its layer's median is raised to it: a random channel that hardly varies would be blown up, layer
+    after layer, until float32 rounding shows in the logits.
+    """
+    from compressor.survey import survey
+
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    network.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    with torch.no_grad():
+        for batch in torch.split(images, 16):
+            network(batch)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.running_var is not None:
+                norm.running_var.clamp_(min=float(norm.running_var.median()))
+        network.eval()
+        logits = torch.cat([network(batch) for batch in torch.split(images, 16)])
+        head = network.get_submodule([row.name for row in survey(network, images[:1]).layers if row.calls][-1])
+        spread = float(logits.std())
+        for value in (head.weight, head.bias):
+            if isinstance(value, Tensor) and spread > 0:
+                value.div_(spread)
