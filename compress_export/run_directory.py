@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from bench.run_files import RUN_VERSION, check_version
+from bench.run_files import RUN_VERSION, RunFile, check_version
 from compress_export.errors import InputError
 from compress_export.settings import (
     PlanSettings,
@@ -27,23 +27,30 @@ from compress_export.settings import (
 )
 from exporters.artifact import write_whole
 
-OUTPUTS = {
-    "source": ("network.json", "original.safetensors", "training.jsonl", "training.pt", "survey.json", "losses.jsonl"),
-    "plan": ("plan.json", "probes.jsonl"),
-    "cut": ("compressed.json", "compressed.safetensors"),
-    "tune": ("tuned.safetensors", "tuning.jsonl", "tuning.pt", "accuracy.json"),
-    "share": ("shared.safetensors", "shared.json", "sharing.jsonl", "sharing.pt"),
-    "export": (
-        "artifacts.json",
-        "artifacts",
-        "measurements.jsonl",
-        "profiles.jsonl",
-        "shipped.json",
-        "report.md",
-        "report.html",
-        "report.json",
+OUTPUTS: dict[str, tuple[RunFile, ...]] = {
+    "source": (
+        RunFile.NETWORK,
+        RunFile.ORIGINAL_WEIGHTS,
+        RunFile.TRAINING,
+        RunFile.TRAINING_CHECKPOINT,
+        RunFile.SURVEY,
+        RunFile.LOSSES,
     ),
-}  # fmt: skip
+    "plan": (RunFile.PLAN, RunFile.PROBES),
+    "cut": (RunFile.COMPRESSED_SURVEY, RunFile.COMPRESSED_WEIGHTS),
+    "tune": (RunFile.TUNED_WEIGHTS, RunFile.TUNING, RunFile.TUNING_CHECKPOINT, RunFile.ACCURACY),
+    "share": (RunFile.SHARED_WEIGHTS, RunFile.SHARED_LAYERS, RunFile.SHARING, RunFile.SHARING_CHECKPOINT),
+    "export": (
+        RunFile.ARTIFACTS,
+        RunFile.ARTIFACTS_FOLDER,
+        RunFile.MEASUREMENTS,
+        RunFile.PROFILES,
+        RunFile.SHIPPED_BYTES,
+        RunFile.REPORT_MARKDOWN,
+        RunFile.REPORT_HTML,
+        RunFile.REPORT_JSON,
+    ),
+}
 """Files of each section, in the order in which one depends on the other: changing a section ends all that follow."""
 
 UNFINISHED = (
@@ -121,20 +128,20 @@ class RunDirectory:
 
     def stored(self) -> RunSettings:
         """The settings of the run. RunError if a newer version of the tool wrote them, InputError if they are none."""
-        content = self.read_json("settings.json") if self.has("settings.json") else {}
+        content = self.read_json(RunFile.SETTINGS) if self.has(RunFile.SETTINGS) else {}
         if isinstance(content, dict):
             check_version(content.get("version", RUN_VERSION), self.path)
         try:
             return msgspec.convert(content, RunSettings)
         except msgspec.ValidationError as error:
             raise InputError(
-                f"{self.path / 'settings.json'} holds no settings ({error}); mend it, or remove the run"
+                f"{self.path / RunFile.SETTINGS} holds no settings ({error}); mend it, or remove the run"
             ) from error
 
     def store(self, settings: RunSettings) -> None:
         """Writes settings.json."""
         sections = {name: plain(section) for name, section in settings.sections.items()}
-        self.write_json("settings.json", {"version": settings.version, **sections})
+        self.write_json(RunFile.SETTINGS, {"version": settings.version, **sections})
 
     def stale(self, section: str, asked: Section, force: bool) -> bool:
         """True if the section's earlier results were made with other settings and are to be replaced.
@@ -176,7 +183,7 @@ class RunDirectory:
 
 def existing_run(path: Path) -> RunDirectory:
     """The run directory at `path`, for reading alone. InputError if it is none."""
-    if not (path / "settings.json").is_file():
+    if not (path / RunFile.SETTINGS).is_file():
         raise InputError(f"{path} is no run directory; make one with `compress-export plan NETWORK`")
     return RunDirectory(path)
 
@@ -207,6 +214,6 @@ def open_run(path: Path, create: bool = True) -> Iterator[RunDirectory]:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield RunDirectory(path)
     finally:
-        if not existed and not (path / "settings.json").exists():
+        if not existed and not (path / RunFile.SETTINGS).exists():
             shutil.rmtree(path, ignore_errors=True)  # nothing came of it, so it must not stand in the way of the next
         os.close(lock)

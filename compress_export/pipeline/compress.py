@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from torch import nn
 
+from bench.run_files import RunFile
 from compress_export.pipeline.load import RunContext
 from compressor.calibration import carry_over
 from compressor.plan import Plan
@@ -22,10 +23,10 @@ def compress_stage(context: RunContext, plan: Plan, verified: nn.Module | None =
     A plan that was edited since is compressed anew.
     """
     run, stored, original = context.run, plan.to_json(), context.network.module
-    if run.has("compressed.safetensors"):
-        if Plan.from_json(json.dumps(run.read_json("compressed.json")["plan"])) == Plan.from_json(stored):
-            return load_module(context, plan, "compressed.safetensors")
-        context.reporter.say(f"{run / 'plan.json'} has been edited: compressing again")
+    if run.has(RunFile.COMPRESSED_WEIGHTS):
+        if Plan.from_json(json.dumps(run.read_json(RunFile.COMPRESSED_SURVEY)["plan"])) == Plan.from_json(stored):
+            return load_module(context, plan, RunFile.COMPRESSED_WEIGHTS)
+        context.reporter.say(f"{run / RunFile.PLAN} has been edited: compressing again")
         run.clear_from("cut")
     if verified is None:
         with context.reporter.stage(f"Factoring {len(plan.factored)} layers") as advance:
@@ -41,8 +42,8 @@ def compress_stage(context: RunContext, plan: Plan, verified: nn.Module | None =
         record["paper_parameters"] = parameters_with_every_bias(
             [(layer, plan.layer(layer.name).rank[0]) for layer in layers]
         )
-    run.write_json("compressed.json", {**record, "plan": json.loads(stored)})
-    save_weights(module, run / "compressed.safetensors")
+    run.write_json(RunFile.COMPRESSED_SURVEY, {**record, "plan": json.loads(stored)})
+    save_weights(module, run / RunFile.COMPRESSED_WEIGHTS)
     return module
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bench.run_files import RunFile
 from compress_export.console import Reporter, quietly
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext, load, stored_source
@@ -20,7 +21,7 @@ from compress_export.settings import SourceSettings
 from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, ProcessGroup
 
 LOAD, LEAVE = "load", "leave"
-FILES = ("network.json", "original.safetensors")
+FILES = (RunFile.NETWORK, RunFile.ORIGINAL_WEIGHTS)
 
 
 def initialize(mixed_precision: bool = False) -> ProcessGroup:
@@ -49,7 +50,7 @@ def load_in_all(
 ) -> RunContext:
     """The context that `source` describes, in the other processes of the group as well."""
     reporter = Reporter()
-    if run.has("network.json") and not stale:
+    if run.has(RunFile.NETWORK) and not stale:
         reporter.say(f"going on in {run.path}: what is there already is not made again")
     context = load(run, source, reporter, stale, group)
     if group is not SINGLE_PROCESS:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from bench.run_files import COMPRESSED, ORIGINAL
+from bench.run_files import COMPRESSED, ORIGINAL, RunFile
 from compress_export.pipeline.load import RunContext
 from exporters.artifact import Artifact, read_artifacts, size_and_sha256, write_artifacts
 
@@ -20,7 +20,7 @@ def export_stage(context: RunContext, compressed: nn.Module, formats: Sequence[s
     from exporters.parity import logits_of
 
     run, images = context.run, context.images.numpy()
-    recorded = read_artifacts(run / "artifacts.json") if run.has("artifacts.json") else ()
+    recorded = read_artifacts(run / RunFile.ARTIFACTS) if run.has(RunFile.ARTIFACTS) else ()
     damaged = {
         artifact.format
         for artifact in recorded
@@ -47,7 +47,7 @@ def export_stage(context: RunContext, compressed: nn.Module, formats: Sequence[s
 
             def record(made: tuple[Artifact, ...]) -> None:
                 artifacts.extend(made)
-                write_artifacts(run / "artifacts.json", [*artifacts, *stays])
+                write_artifacts(run / RunFile.ARTIFACTS, [*artifacts, *stays])
 
             programs, reference = {}, {}
             for name, module in {ORIGINAL: context.network.module, COMPRESSED: compressed}.items():

@@ -38,8 +38,8 @@ def profile_run(path: Path, settings: BenchSettings) -> None:
     from compress_export.reporting.pages import renew_pages
 
     with open_run(path, create=False) as run:
-        run.need("artifacts.json", f"export {path} --target android")
-        artifacts = read_artifacts(run / "artifacts.json")
+        run.need(RunFile.ARTIFACTS, f"export {path} --target android")
+        artifacts = read_artifacts(run / RunFile.ARTIFACTS)
         images = load(run, stored_source(run), Reporter()).images
         profile_files(artifacts, images.numpy(), settings, run / RunFile.PROFILES)
         renew_pages(run)

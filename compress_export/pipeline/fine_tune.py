@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader
 
+from bench.run_files import RunFile
 from compress_export.data.datasets import device_of
 from compress_export.data.images import View, unlabelled_images
 from compress_export.pipeline.compress import load_module, settle_statistics
@@ -38,16 +39,16 @@ def fine_tune_stage(
     if not context.trainable or settings.epochs == 0 or nothing:
         run.begin("tune", settings, stale)
         return compressed
-    if run.has("tuned.safetensors") and not stale:
-        return load_module(context, plan, "tuned.safetensors")
+    if run.has(RunFile.TUNED_WEIGHTS) and not stale:
+        return load_module(context, plan, RunFile.TUNED_WEIGHTS)
     run.begin("tune", settings, stale)
     run.clear_from("share")  # files of the network as it was before
     if settings.cut_order == "sensitive":
         plan = reordered(plan, _divergences(context, plan))
     send(context, "tune", plan, settings)
     tuned = train(context, plan, settings, compressed)
-    save_weights(tuned, run / "tuned.safetensors")
-    (run / "tuning.pt").unlink(missing_ok=True)
+    save_weights(tuned, run / RunFile.TUNED_WEIGHTS)
+    (run / RunFile.TUNING_CHECKPOINT).unlink(missing_ok=True)
     return tuned
 
 
@@ -82,7 +83,7 @@ def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: n
 
     title = f"Fine-tuning, {settings.schedule}, {len(plan.factored)} layers"
     text = "{0.cut}: top-1 on the validation split {0.top1:.1f} %".format
-    with logged_training(context.run, title, "tuning.jsonl", text) as watch:
+    with logged_training(context.run, title, RunFile.TUNING, text) as watch:
         tuned, _rows = fine_tune(
             original,
             plan,
@@ -92,7 +93,7 @@ def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: n
             settings.epochs,
             options_of(settings, context.seed, len(plan.factored), context.network.origin),
             factorize=factorize,
-            checkpoint=context.run / "tuning.pt",
+            checkpoint=context.run / RunFile.TUNING_CHECKPOINT,
             watch=watch,
             paces=() if settings.rate is not None else RECIPES[settings.recipe].paces,
             group=context.group,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.run_files import RunFile
 from compress_export.console import Reporter
 from compress_export.data.datasets import Data, Source, check_order, few_images, find_data, load_data
 from compress_export.data.images import View, photograph_crops
@@ -99,13 +100,13 @@ def load(
     Stale results are removed once the network and its data are loaded, so that a slip in the command costs nothing.
     """
     source = None if settings.data is None else find_data(settings.data, Path(settings.data_root))
-    if run.has("network.json") and not stale:  # no network access, no training
-        record: dict[str, Any] = run.read_json("network.json")
+    if run.has(RunFile.NETWORK) and not stale:  # no network access, no training
+        record: dict[str, Any] = run.read_json(RunFile.NETWORK)
         request = NetworkRequest(
             settings.network, "none", tuple(record["input"]), int(record["outputs"]), origin=record["origin"]
         )
         network = _normalized(load_network(request), settings)
-        load_weights(network.module, run / "original.safetensors")
+        load_weights(network.module, run / RunFile.ORIGINAL_WEIGHTS)
         data, images = _data(source, network, settings, group)
         return RunContext(run, reporter, network, data, survey(network.module, images), images, settings.seed, group)
     epochs = training_epochs(settings)
@@ -135,25 +136,25 @@ def load(
         options = replace(FROM_SCRATCH, seed=settings.seed, regularizer=regularization_of(settings))
         title = f"Training {network.name} on {data.name}"
         text = "epoch {0.epoch} of {0.epochs}, top-1 on the validation split {0.top1:.1f} %".format
-        with logged_training(run, title, "training.jsonl", text) as watch:
+        with logged_training(run, title, RunFile.TRAINING, text) as watch:
             fit(
                 network.module,
                 data.train,
                 data.held_out,
                 (Step((), epochs),),
                 options,
-                checkpoint=run / "training.pt",
+                checkpoint=run / RunFile.TRAINING_CHECKPOINT,
                 watch=watch,
                 group=SingleProcess(group.device),
             )
     if network.origin == "untrained":
         settle(network.module, images)
     found = survey(network.module, images)
-    save_weights(network.module, run / "original.safetensors")
-    run.write_json("survey.json", asdict(found))
+    save_weights(network.module, run / RunFile.ORIGINAL_WEIGHTS)
+    run.write_json(RunFile.SURVEY, asdict(found))
     told = {name: getattr(network, name) for name in ("name", "input", "outputs", "origin", "mean", "std")}
-    run.write_json("network.json", {**told, "notes": notes})
-    (run / "training.pt").unlink(missing_ok=True)
+    run.write_json(RunFile.NETWORK, {**told, "notes": notes})
+    (run / RunFile.TRAINING_CHECKPOINT).unlink(missing_ok=True)
     return RunContext(run, reporter, network, data, found, images, settings.seed, group)
 
 
@@ -203,5 +204,5 @@ def stored_source(run: RunDirectory) -> SourceSettings:
     """The network and data that the run was made with. InputError where its settings name none."""
     source = run.stored().source
     if source is None:
-        raise InputError(f"{run / 'settings.json'} names no network; make the run again")
+        raise InputError(f"{run / RunFile.SETTINGS} names no network; make the run again")
     return source

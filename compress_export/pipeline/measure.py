@@ -8,6 +8,7 @@ from dataclasses import replace
 from bench.devices import DeviceEngine, choose, find
 from bench.host.facts import pick_cores
 from bench.measurement import BenchError, Measurement, Schedule, Simulated, append
+from bench.run_files import RunFile
 from compress_export.console import Reporter
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext
@@ -73,10 +74,10 @@ def measure_stage(
                 rows = device.measure(files, context.images.numpy(), schedule, progress)
             except BenchError as error:
                 if error.rows:
-                    append(run / "measurements.jsonl", error.rows)
+                    append(run / RunFile.MEASUREMENTS, error.rows)
                 raise
             # At once: a phone may be unplugged during the next format.
-            append(run / "measurements.jsonl", [row for row in rows if row not in before])
+            append(run / RunFile.MEASUREMENTS, [row for row in rows if row not in before])
 
 
 def schedule_for(settings: BenchSettings) -> Schedule:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from torch import nn
 
+from bench.run_files import RunFile
 from compress_export.errors import InputError, nearest
 from compress_export.latency import error_cache
 from compress_export.latency.measured_costs import MeasuredCosts
@@ -40,8 +41,8 @@ def plan_stage(context: RunContext, settings: PlanSettings, stale: bool = False)
     With it the network compressed by it, where that was made to be measured.
     """
     run = context.run
-    if run.has("plan.json") and not stale:
-        return Plan.read(run / "plan.json"), None
+    if run.has(RunFile.PLAN) and not stale:
+        return Plan.read(run / RunFile.PLAN), None
     compressed = None
     if settings.plan is not None:
         plan = Plan.read(Path(settings.plan))
@@ -54,7 +55,7 @@ def plan_stage(context: RunContext, settings: PlanSettings, stale: bool = False)
         check_goal(context.survey, goal)
         run.begin("plan", settings, stale)
         plan, compressed = _make_plan(context, goal, settings)
-    run.write_text("plan.json", plan.to_json())
+    run.write_text(RunFile.PLAN, plan.to_json())
     return plan, compressed
 
 
@@ -235,7 +236,7 @@ def _measured_losses(context: RunContext, goal: Goal) -> tuple[Evaluator, Measur
     """Losses of every layer that may be factored, alone at some errors, measured or taken from losses.jsonl."""
     run = context.run
     layers = free_layers(context.survey, goal)
-    known = msgspec.convert(run.read_lines("losses.jsonl"), list[Probe])
+    known = msgspec.convert(run.read_lines(RunFile.LOSSES), list[Probe])
     with context.reporter.stage(f"Measuring what {len(layers)} layers lose, each compressed alone") as advance:
         probe_points = {layer.name: _probe_points(context, layer) for layer in layers}
         total = sum(map(len, probe_points.values()))
@@ -244,7 +245,7 @@ def _measured_losses(context: RunContext, goal: Goal) -> tuple[Evaluator, Measur
         def found(probed: Probe) -> None:
             nonlocal done
             done += 1
-            run.append_line("losses.jsonl", asdict(probed))
+            run.append_line(RunFile.LOSSES, asdict(probed))
             advance(done, total, f"{probed.layer}: -{probed.drop:.2f} points at error {probed.error:.2f}")
 
         send(context, "losses", probe_points, known)
@@ -296,7 +297,7 @@ def _decomposed(context: RunContext, variant: LayerVariant) -> Decomposition:
 def _drops(context: RunContext, goal: Goal, settings: PlanSettings) -> dict[str, float]:
     """Top-1 lost by each layer when compressed alone and trained for an epoch, measured or taken from probes.jsonl."""
     run = context.run
-    known = {row["layer"]: row["drop"] for row in run.read_lines("probes.jsonl")}
+    known = {row["layer"]: row["drop"] for row in run.read_lines(RunFile.PROBES)}
     factorable = factorable_layers(context.survey, goal)
     names = [layer.name for layer in context.survey.layers if layer.name in factorable]
     with context.reporter.stage(f"Probing {len(names)} layers, each compressed alone") as advance:
@@ -305,7 +306,7 @@ def _drops(context: RunContext, goal: Goal, settings: PlanSettings) -> dict[str,
         def found(name: str, drop: float) -> None:
             nonlocal now, before
             now, before = f"{name}: -{drop:.2f} points", before + 1
-            run.append_line("probes.jsonl", {"layer": name, "drop": drop})
+            run.append_line(RunFile.PROBES, {"layer": name, "drop": drop})
 
         watch = Watch(batch=lambda done, total: advance(before + done / total, len(names), now))
         send(context, "drops", names, settings, known)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from bench.run_files import COMPRESSED, ORIGINAL
+from bench.run_files import COMPRESSED, ORIGINAL, RunFile
 from compress_export.console import Reporter, console, output_options, print_result
 from compress_export.errors import InputError
 from compress_export.pipeline.compress import compress_stage, load_module
@@ -148,33 +148,33 @@ def plan_only(
         context = load_in_all(run, source, stale_source, group)
         plan, _ = plan_stage(context, settings, stale_plan)
         print_result(plan.to_json(), lambda: show_plan(plan, context.survey, console()))
-        context.reporter.say(f"{run / 'plan.json'}: go on with `compress-export compress {path}`")
+        context.reporter.say(f"{run / RunFile.PLAN}: go on with `compress-export compress {path}`")
     return plan
 
 
 def compress_only(path: Path) -> None:
     """Writes the compressed network of the run at `path`, and its accuracy where there is data."""
-    with _existing(path, "plan.json", f"plan NETWORK --name {path.name}") as context:
+    with _existing(path, RunFile.PLAN, f"plan NETWORK --name {path.name}") as context:
         run = context.run
-        compressed = compress_stage(context, Plan.read(run / "plan.json"))
-        if not (run.has("tuned.safetensors") or run.has(PACKED)):
+        compressed = compress_stage(context, Plan.read(run / RunFile.PLAN))
+        if not (run.has(RunFile.TUNED_WEIGHTS) or run.has(PACKED)):
             _evaluate(context, _modules(context, compressed, compressed, compressed))
         ways = [f"`compress-export export {path} --target android`"]
         if context.trainable:
             ways.insert(0, f"`compress-export tune {path}`")
-        Reporter().say(f"{run / 'compressed.safetensors'}: go on with {', or '.join(ways)}")
+        Reporter().say(f"{run / RunFile.COMPRESSED_WEIGHTS}: go on with {', or '.join(ways)}")
 
 
 def tune_only(path: Path, settings: TuneSettings, force: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> None:
     """Fine-tunes the compressed network of the run at `path` and measures its accuracy."""
-    with _existing(path, "compressed.safetensors", f"compress {path}", group) as context:
+    with _existing(path, RunFile.COMPRESSED_WEIGHTS, f"compress {path}", group) as context:
         run = context.run
         if not context.trainable:
             lacks = "data" if context.data is None else "trained weights"
             raise InputError(f"{path} has no {lacks} to tune with; plan a run with --data and trained weights")
         check_regularizer(stored_source(run), settings)
         stale = run.stale("tune", settings, force)
-        plan = Plan.read(run / "plan.json")
+        plan = Plan.read(run / RunFile.PLAN)
         compressed = compress_stage(context, plan)
         tuned = fine_tune_stage(context, plan, compressed, settings, stale)
         if not run.has(PACKED):
@@ -186,7 +186,7 @@ def tune_only(path: Path, settings: TuneSettings, force: bool = False, group: Pr
 
 def share_only(path: Path, settings: ShareSettings, force: bool = False) -> None:
     """Shares weights of the run at `path`, tuned or not, and measures its accuracy."""
-    with _existing(path, "compressed.safetensors", f"compress {path}") as context:
+    with _existing(path, RunFile.COMPRESSED_WEIGHTS, f"compress {path}") as context:
         run = context.run
         stale = run.stale("share", settings, force)
         compressed, tuned = _newest(context)
@@ -200,10 +200,10 @@ def share_only(path: Path, settings: ShareSettings, force: bool = False) -> None
 
 def export_only(path: Path, formats: tuple[str, ...]) -> None:
     """Exports the shared network of the run at `path`, else the tuned one, else the one that is only compressed."""
-    with _existing(path, "compressed.safetensors", f"compress {path}") as context:
+    with _existing(path, RunFile.COMPRESSED_WEIGHTS, f"compress {path}") as context:
         run = context.run
         _, module = _newest(context)
-        if run.has("sharing.pt"):
+        if run.has(RunFile.SHARING_CHECKPOINT):
             raise InputError(f"the sharing of {path} was interrupted; finish it with `compress-export share {path}`")
         if run.has(PACKED):
             module = packed_module(context, module)
@@ -218,10 +218,10 @@ def export_only(path: Path, formats: tuple[str, ...]) -> None:
 def bench_only(path: Path, settings: BenchSettings) -> None:
     """Measures every file of the run at `path` once more."""
     device = choose_device(settings, Reporter())
-    with _existing(path, "artifacts.json", f"export {path} --target android") as context:
+    with _existing(path, RunFile.ARTIFACTS, f"export {path} --target android") as context:
         run = context.run
         try:
-            measure_stage(context, read_artifacts(run / "artifacts.json"), settings, device, again=True)
+            measure_stage(context, read_artifacts(run / RunFile.ARTIFACTS), settings, device, again=True)
         finally:
             renew_pages(run)  # a fault or Ctrl-C leaves the rows of the formats before it
         _tell(gather(run))
@@ -249,12 +249,12 @@ def _existing(path: Path, needed: str, verb: str, group: ProcessGroup = SINGLE_P
 def _newest(context: RunContext) -> tuple[nn.Module, nn.Module]:
     """The compressed network before and after tuning (the same where it was not tuned). InputError amid a tuning."""
     run = context.run
-    if run.has("tuning.pt"):
+    if run.has(RunFile.TUNING_CHECKPOINT):
         raise InputError(f"the tuning of {run.path} was interrupted; finish it with `compress-export tune {run.path}`")
-    plan = Plan.read(run / "plan.json")
+    plan = Plan.read(run / RunFile.PLAN)
     compressed = compress_stage(context, plan)
-    tuned = run.has("tuned.safetensors")
-    return compressed, load_module(context, plan, "tuned.safetensors") if tuned else compressed
+    tuned = run.has(RunFile.TUNED_WEIGHTS)
+    return compressed, load_module(context, plan, RunFile.TUNED_WEIGHTS) if tuned else compressed
 
 
 def _modules(context: RunContext, compressed: nn.Module, tuned: nn.Module, shared: nn.Module) -> dict[str, nn.Module]:
@@ -273,7 +273,7 @@ def _evaluate(context: RunContext, modules: Mapping[str, nn.Module]) -> None:
     run = context.run
     if not context.trainable or context.data is None:
         return
-    rows: dict[str, Any] = run.read_json("accuracy.json") if run.has("accuracy.json") else {}
+    rows: dict[str, Any] = run.read_json(RunFile.ACCURACY) if run.has(RunFile.ACCURACY) else {}
     if set(rows) == set(modules) or (rows and set(modules) == {ORIGINAL}):
         return
     with context.reporter.stage(f"Measuring the accuracy of {', '.join(modules)} on the test set") as advance:
@@ -281,7 +281,7 @@ def _evaluate(context: RunContext, modules: Mapping[str, nn.Module]) -> None:
             advance(done, len(modules), name)
             if name != ORIGINAL or ORIGINAL not in rows:
                 rows[name] = asdict(accuracy(module, context.data.validation, context.group.device))
-    run.write_json("accuracy.json", {name: rows[name] for name in modules})
+    run.write_json(RunFile.ACCURACY, {name: rows[name] for name in modules})
     if set(modules) == {ORIGINAL}:
         original = rows[ORIGINAL]
         context.reporter.say(
@@ -292,7 +292,7 @@ def _evaluate(context: RunContext, modules: Mapping[str, nn.Module]) -> None:
 def _report(run: RunDirectory) -> Report:
     report = write_pages(run)
     _tell(report)
-    Reporter().say(f"the whole report: {run / 'report.html'} (report.md and report.json say the same)")
+    Reporter().say(f"the whole report: {run / RunFile.REPORT_HTML} (report.md and report.json say the same)")
     return report
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from torch import nn
 
-from bench.run_files import COMPRESSED
+from bench.run_files import COMPRESSED, RunFile
 from compress_export.pipeline.compress import settle_statistics
 from compress_export.pipeline.load import RunContext, logged_training
 from compress_export.settings import ShareSettings
@@ -19,7 +19,7 @@ from compressor.training.schedules import Step
 from compressor.weight_sharing.layers import load_shared, plain, plan_sharing, put_empty, save_shared, share
 from compressor.weight_sharing.product_quantization import Sharing
 
-PACKED = "shared.safetensors"
+PACKED = RunFile.SHARED_WEIGHTS
 
 
 def share_stage(context: RunContext, tuned: nn.Module, settings: ShareSettings, stale: bool = False) -> nn.Module:
@@ -35,10 +35,10 @@ def share_stage(context: RunContext, tuned: nn.Module, settings: ShareSettings, 
     names = [row.name for row in rows if row.kept is None]
     run.begin("share", settings, stale)
     run.clear_from("export")  # files of the network as it was before
-    if run.has("accuracy.json"):  # that of the compressed network is of another one
-        accuracies = run.read_json("accuracy.json")
-        run.write_json("accuracy.json", {name: row for name, row in accuracies.items() if name != COMPRESSED})
-    if run.has("sharing.pt"):  # the tuning of the centroids was interrupted: they are in the checkpoint
+    if run.has(RunFile.ACCURACY):  # that of the compressed network is of another one
+        accuracies = run.read_json(RunFile.ACCURACY)
+        run.write_json(RunFile.ACCURACY, {name: row for name, row in accuracies.items() if name != COMPRESSED})
+    if run.has(RunFile.SHARING_CHECKPOINT):  # the tuning of the centroids was interrupted: they are in the checkpoint
         module = copy.deepcopy(tuned)
         put_empty(module, dict.fromkeys(names, sharing))
     else:
@@ -49,23 +49,25 @@ def share_stage(context: RunContext, tuned: nn.Module, settings: ShareSettings, 
             model = share(tuned, rows, sharing, context.seed, moments, advance)
         if any(len(row.weight) > 2 for row in model.shared):
             settle_statistics(context, model.module, tuned)
-        run.write_json("shared.json", {"sharing": sharing.text(), "layers": [asdict(row) for row in model.rows]})
+        run.write_json(
+            RunFile.SHARED_LAYERS, {"sharing": sharing.text(), "layers": [asdict(row) for row in model.rows]}
+        )
         module = model.module
     if context.trainable and data is not None and settings.share_epochs > 0:
         text = "top-1 on the validation split {0.top1:.1f} %".format
-        with logged_training(run, "Fine-tuning the centroids", "sharing.jsonl", text) as watch:
+        with logged_training(run, "Fine-tuning the centroids", RunFile.SHARING, text) as watch:
             fit(
                 module,
                 data.train,
                 data.held_out,
                 (Step((), settings.share_epochs),),
                 TrainOptions(rate=settings.share_rate, seed=context.seed),
-                checkpoint=run / "sharing.pt",
+                checkpoint=run / RunFile.SHARING_CHECKPOINT,
                 watch=watch,
                 group=SingleProcess(context.group.device),
             )
     save_shared(module, run / PACKED)
-    (run / "sharing.pt").unlink(missing_ok=True)
+    (run / RunFile.SHARING_CHECKPOINT).unlink(missing_ok=True)
     return plain(module)
 
 

@@ -14,7 +14,7 @@ from bench.budgets.limits import Unit
 from bench.budgets.model_files import ModelFile
 from bench.budgets.verdicts import contrast
 from bench.measurement import BenchError, Measurement, process_said, read
-from bench.run_files import COMPRESSED, RunFiles
+from bench.run_files import COMPRESSED, RunFile, RunFiles
 from bench.statistics import Ratio, summarize, time_ratio, times_remark
 from compress_export.errors import InputError
 from compress_export.reporting.figures import NOT_MEASURED, Table
@@ -194,7 +194,7 @@ def _altered(path: Path) -> Iterator[str]:
 
 
 def _is_run(path: Path) -> bool:
-    return path.is_dir() and ((path / "settings.json").is_file() or (path / "artifacts.json").is_file())
+    return path.is_dir() and ((path / RunFile.SETTINGS).is_file() or (path / RunFile.ARTIFACTS).is_file())
 
 
 def _figures(path: Path, files_only: bool) -> dict[Metric, Figure]:

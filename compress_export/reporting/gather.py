@@ -15,7 +15,7 @@ import msgspec
 from bench.devices import name_of
 from bench.measurement import Device, Measurement, Row, Schedule, Simulated, read
 from bench.profile.profile import read as read_profiles
-from bench.run_files import COMPRESSED, ORIGINAL, RunFile, RunFiles
+from bench.run_files import COMPRESSED, ORIGINAL, LayerCost, NetworkSurvey, RunFile, RunFiles
 from bench.statistics import summarize, time_ratio
 from compress_export.errors import InputError
 from compress_export.reporting import notes
@@ -55,13 +55,19 @@ from exporters.formats import TARGETS
 TOP = 5
 """Classes among which the right one counts for top-5; of a network that has no more, it says nothing."""
 
-STORED = ("plan.json", "original.safetensors", "compressed.safetensors", "tuned.safetensors", "shared.safetensors")
+STORED = (
+    RunFile.PLAN,
+    RunFile.ORIGINAL_WEIGHTS,
+    RunFile.COMPRESSED_WEIGHTS,
+    RunFile.TUNED_WEIGHTS,
+    RunFile.SHARED_WEIGHTS,
+)
 """Files of a run whose hashes a reader may want beside those of the artifacts."""
 
 
 @dataclass(frozen=True)
 class _Network:
-    """network.json"""
+    """The content of network.json."""
 
     name: str
     input: tuple[int, ...]
@@ -71,24 +77,9 @@ class _Network:
 
 
 @dataclass(frozen=True)
-class _Cost:
-    parameters: int
-    macs: int
+class _Survey(NetworkSurvey):
+    """The content of survey.json and of compressed.json."""
 
-
-@dataclass(frozen=True)
-class _SurveyedLayer:
-    name: str
-    cost: _Cost
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """survey.json and compressed.json"""
-
-    parameters: int
-    macs: int
-    layers: tuple[_SurveyedLayer, ...]
     stability: dict[str, float | None] = field(default_factory=dict)
     paper_parameters: int | None = None
 
@@ -111,7 +102,7 @@ class _QuantizedLayer:
 
 @dataclass(frozen=True)
 class _Quantized:
-    """shared.json"""
+    """The content of shared.json."""
 
     sharing: str
     layers: tuple[_QuantizedLayer, ...]
@@ -127,24 +118,24 @@ def gather(run: RunDirectory) -> Report:
 
 def read_measurements(run: RunDirectory) -> tuple[Row, ...]:
     """Every row of the run's measurements.jsonl, oldest first; none where there is no file."""
-    return read(run / "measurements.jsonl") if run.has("measurements.jsonl") else ()
+    return read(run / RunFile.MEASUREMENTS) if run.has(RunFile.MEASUREMENTS) else ()
 
 
 def _gather(run: RunDirectory) -> Report:
-    path = run.need("plan.json", f"plan NETWORK --name {run.path.name}")
+    path = run.need(RunFile.PLAN, f"plan NETWORK --name {run.path.name}")
     run.read_json(path.name)  # which says so where it is no JSON any more
     plan = Plan.read(path)
-    settings, network = run.stored(), msgspec.convert(run.read_json("network.json"), _Network)
+    settings, network = run.stored(), msgspec.convert(run.read_json(RunFile.NETWORK), _Network)
     source, planned = settings.source, settings.plan
     if source is None or planned is None:
-        raise InputError(f"{run / 'settings.json'} names no network or no plan; remove the run and make it again")
-    survey_before = run.read_json("survey.json")
-    survey_after = run.read_json(run.need("compressed.json", f"compress {run.path}").name)
+        raise InputError(f"{run / RunFile.SETTINGS} names no network or no plan; remove the run and make it again")
+    survey_before = run.read_json(RunFile.SURVEY)
+    survey_after = run.read_json(run.need(RunFile.COMPRESSED_SURVEY, f"compress {run.path}").name)
     before, after = msgspec.convert(survey_before, _Survey), msgspec.convert(survey_after, _Survey)
-    stored = run.read_json("accuracy.json") if run.has("accuracy.json") else {}
+    stored = run.read_json(RunFile.ACCURACY) if run.has(RunFile.ACCURACY) else {}
     accuracy = msgspec.convert(stored, dict[str, NetworkAccuracy])
-    tuning = _read_epochs(run, "tuning.jsonl")
-    artifacts = read_artifacts(run / "artifacts.json") if run.has("artifacts.json") else ()
+    tuning = _read_epochs(run, RunFile.TUNING)
+    artifacts = read_artifacts(run / RunFile.ARTIFACTS) if run.has(RunFile.ARTIFACTS) else ()
     shared = _shared_weights(run, accuracy)
     every_row = read_measurements(run)
     rows, other_devices = on_one_device(every_row)
@@ -183,7 +174,7 @@ def _gather(run: RunDirectory) -> Report:
             *notes.origin_notes(network.origin, network.notes, source.data, judged),
             *(notes.tuning_notes(accuracy) if judged else ()),
             *notes.kept_notes(network.origin, settings.tune.regularizer if settings.tune else None, tuning),
-            *notes.plan_notes(plan, run.has("tuned.safetensors") or shared is not None),
+            *notes.plan_notes(plan, run.has(RunFile.TUNED_WEIGHTS) or shared is not None),
             *notes.size_notes(planned.max_size, formats),
             *notes.runtime_notes(planned.latency_format, list(names), plan.cost_source),
             *notes.shared_notes(shared),
@@ -203,7 +194,7 @@ def _gather(run: RunDirectory) -> Report:
         device=device,
         again=again,
         processes=_by_process(every_row, device),
-        training=_read_epochs(run, "training.jsonl"),
+        training=_read_epochs(run, RunFile.TRAINING),
         tuning=tuning,
         pareto_front=_pareto_front(plan),
         environment=tuple(_environment(files)),
@@ -237,14 +228,14 @@ def _accuracy_change(rows: Mapping[str, NetworkAccuracy], outputs: int) -> Accur
 
 def _shared_weights(run: RunDirectory, accuracy: Mapping[str, NetworkAccuracy]) -> SharedWeights | None:
     """The run's product quantization; None where there is none, or not yet."""
-    if not run.has("shared.safetensors"):
+    if not run.has(RunFile.SHARED_WEIGHTS):
         return None
-    record = msgspec.convert(run.read_json("shared.json"), _Quantized)
-    first = next(iter(_read_epochs(run, "sharing.jsonl")), None)
+    record = msgspec.convert(run.read_json(RunFile.SHARED_LAYERS), _Quantized)
+    first = next(iter(_read_epochs(run, RunFile.SHARING)), None)
     return SharedWeights(
         sharing=record.sharing,
-        original_bytes=(run / "original.safetensors").stat().st_size,
-        packed_bytes=(run / "shared.safetensors").stat().st_size,
+        original_bytes=(run / RunFile.ORIGINAL_WEIGHTS).stat().st_size,
+        packed_bytes=(run / RunFile.SHARED_WEIGHTS).stat().st_size,
         layers=tuple(
             SharedLayer(
                 name=layer.name,
@@ -265,7 +256,7 @@ def _shared_weights(run: RunDirectory, accuracy: Mapping[str, NetworkAccuracy]) 
 # ---- layers and plans --------------------------------------------------------------------------------------------
 
 
-def _layer_row(layer: LayerPlan, cost: _Cost, after: _Survey) -> LayerRow:
+def _layer_row(layer: LayerPlan, cost: LayerCost, after: _Survey) -> LayerRow:
     factors = [row.cost for row in after.layers if row.name == layer.name or row.name.startswith(f"{layer.name}.")]
     return LayerRow(
         name=layer.name,

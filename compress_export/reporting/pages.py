@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from bench.measurement import NotMeasured, Simulated
+from bench.run_files import RunFile
 from bench.statistics import summarize
 from compress_export.console import Reporter
 from compress_export.reporting.figures import shell_ratio
@@ -23,17 +24,17 @@ VERSION = 2
 def write_pages(run: RunDirectory) -> Report:
     """Writes all three, each whole or not at all; the report that they say. InputError as `gather` gives it."""
     report = gather(run)
-    run.write_text("report.md", markdown(report))
-    run.write_text("report.json", as_json(report))
-    run.write_text("report.html", html(report))
+    run.write_text(RunFile.REPORT_MARKDOWN, markdown(report))
+    run.write_text(RunFile.REPORT_JSON, as_json(report))
+    run.write_text(RunFile.REPORT_HTML, html(report))
     return report
 
 
 def renew_pages(run: RunDirectory) -> None:
     """Writes the pages again, and says so, where the run has them: they lack what was measured or exported since."""
-    if run.has("report.html"):
+    if run.has(RunFile.REPORT_HTML):
         write_pages(run)
-        Reporter().say(f"{run / 'report.html'}, report.md and report.json are written anew")
+        Reporter().say(f"{run / RunFile.REPORT_HTML}, report.md and report.json are written anew")
 
 
 def as_json(report: Report) -> str:

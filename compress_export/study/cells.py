@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bench.run_files import RunFile
 from compress_export.data.images import View, photograph_crops
 from compress_export.models.networks import Network
 from compress_export.pipeline.load import RunContext
@@ -66,7 +67,7 @@ PRINTED = {"weights": 8.7e6, "macs": 205e6}
 """What the paper prints for its network after compression."""
 
 
-LOSSES, PROBES = "losses.jsonl", "probes.jsonl"
+LOSSES, PROBES = RunFile.LOSSES, RunFile.PROBES
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def _trained(cell: Cell, bed: Bed) -> Line:
     request = RunRequest(source, plan_settings, system.tuning(cell.epochs, bed.tune))
     context = compressed_run(path, request, bed.group)
     run = context.run
-    accuracy, after = run.read_json("accuracy.json"), run.read_json("compressed.json")
-    rows = run.read_lines("tuning.jsonl")
-    plan = Plan.read(run / "plan.json")
+    accuracy, after = run.read_json(RunFile.ACCURACY), run.read_json(RunFile.COMPRESSED_SURVEY)
+    rows = run.read_lines(RunFile.TUNING)
+    plan = Plan.read(run / RunFile.PLAN)
     return {
         "parameters": [context.survey.parameters, after["parameters"]],
         "macs": [context.survey.macs, after["macs"]],
@@ -131,7 +132,7 @@ def _borrow(runs: Path, path: Path, source: SourceSettings, settings: PlanSettin
         stored = RunDirectory(file.parent).stored()
         if file.parent == path or stored.source is None or replace(stored.source, seed=source.seed) != source:
             continue
-        if (file.parent / "plan.json").exists():
+        if (file.parent / RunFile.PLAN).exists():
             _copy(file.parent / PROBES, path / PROBES)
         if stored.source == source and stored.plan is not None and stored.plan.fit == settings.fit:
             _copy(file.parent / LOSSES, path / LOSSES)
