@@ -101,26 +101,21 @@ class Reporter:
                 self.say(f"{title}: {100 * done / max(total, 1e-9):.0f} % {now}")
 
         if self.console.is_terminal and not output_options().quiet:
-            with self._bar(title) as advance:
-                yield advance
+            from rich import progress
+
+            columns = (
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(bar_width=24),
+                progress.TaskProgressColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.fields[now]}", markup=False),
+            )
+            with progress.Progress(*columns, console=self.console, transient=True) as bar:
+                task = bar.add_task(title, total=None, now="")
+                yield lambda done, total, now: bar.update(task, completed=done, total=total, now=now)
         else:
             self.say(f"{title} ...")
             yield log
         self.say(f"{title}: {time.monotonic() - start:.1f} s")
-
-    @contextmanager
-    def _bar(self, title: str) -> Iterator[Advance]:
-        from rich import progress
-
-        columns = (
-            progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(bar_width=24),
-            progress.TaskProgressColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[now]}", markup=False),
-        )
-        with progress.Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(title, total=None, now="")
-            yield lambda done, total, now: bar.update(task, completed=done, total=total, now=now)

@@ -29,7 +29,15 @@ COLUMNS = ("--device", "which", "what", "state")
 
 def show_devices() -> None:
     """Prints a line for each phone, usable or not, and for each other device."""
-    rows = [*_phones(), *_others()]
+    rows = list(_phones())
+    for name, engine in DEVICES.items():
+        if name == "phone":
+            continue
+        try:
+            device = engine.describe()
+            rows.append((name, device.name, _described(device), "ready"))
+        except BenchError as error:
+            rows.append((name, engine.title, "", str(error)))
     show = functools.partial(_print_table, "Where files can be measured", COLUMNS, rows)
     print_result([dict(zip(COLUMNS, row, strict=True)) for row in rows], show)
 
@@ -79,17 +87,6 @@ def _phone(listed: adb.Listed) -> tuple[str, str]:
         state.append(f"battery {warmth.battery_percent} %, {warmth.battery_celsius:.1f} C")
     state.append("thermal status unknown" if warmth.status is None else f"thermal status {warmth.status}")
     return _described(facts.device), "; ".join(state)
-
-
-def _others() -> Iterator[tuple[str, str, str, str]]:
-    for name, engine in DEVICES.items():
-        if name == "phone":
-            continue
-        try:
-            device = engine.describe()
-            yield name, device.name, _described(device), "ready"
-        except BenchError as error:
-            yield name, engine.title, "", str(error)
 
 
 def _described(device: Device) -> str:

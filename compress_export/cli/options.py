@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -77,21 +77,17 @@ class GroupedCommand(click.Command):
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
             sections: tuple[str, ...] = getattr(self.callback, "sections", ())
-            moved = list(_moved(error.option_name, words, sections))
+            name = error.option_name.removeprefix("--").replace("-", "_")
+            index = next(index for index, word in enumerate(words) if word.partition("=")[0] == error.option_name)
+            text = words[index].partition("=")[2] or next(iter(words[index + 1 : index + 2]), "VALUE")
+            moved = []
+            for setting in reversed(SETTINGS.values()):
+                section, _, own = setting.name.partition(".")
+                if section in sections and name in (own, f"no_{own}"):
+                    moved.append(f"--set {setting.name}={said(name == own) if setting.kind is bool else text}")
             if not moved:
                 raise
             raise InputError(f"{error.option_name} is no option but a setting: pass {' or '.join(moved)}") from None
-
-
-def _moved(option: str, words: list[str], sections: tuple[str, ...]) -> Iterator[str]:
-    """The `--set` for an unknown option whose name is that of a field."""
-    name = option.removeprefix("--").replace("-", "_")
-    index = next(index for index, word in enumerate(words) if word.partition("=")[0] == option)
-    text = words[index].partition("=")[2] or next(iter(words[index + 1 : index + 2]), "VALUE")
-    for setting in reversed(SETTINGS.values()):
-        section, _, own = setting.name.partition(".")
-        if section in sections and name in (own, f"no_{own}"):
-            yield f"--set {setting.name}={said(name == own) if setting.kind is bool else text}"
 
 
 def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]:

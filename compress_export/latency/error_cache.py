@@ -40,8 +40,13 @@ class _Stored(msgspec.Struct):
 def load(network: nn.Module, layers: Iterable[str], seed: int) -> tuple[Errors, Mapping[str, Path]]:
     """The known errors of these layers' variants, and the file of each layer."""
     errors: Errors = {}
-    files = {name: folder() / _file_name(network, name, seed) for name in layers}
-    for name, path in files.items():
+    files: dict[str, Path] = {}
+    for name in layers:
+        layer = find_layer(network, name)
+        weight = layer.weight.detach().cpu().contiguous()
+        text = f"{tuple(weight.shape)} {weight.dtype} {getattr(layer, 'groups', 1)} {seed} {version('compress-export')}"
+        own = hashlib.blake2b(weight.numpy().tobytes() + text.encode(), digest_size=16).hexdigest()
+        files[name] = path = folder() / f"{own}.json"
         # none there, or not one of ours: it is worked out and written anew
         with suppress(OSError, ValueError, msgspec.MsgspecError):
             stored = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), _Stored)
@@ -66,10 +71,3 @@ def save(errors: Errors, files: Mapping[str, Path]) -> None:
             ]
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps({"schema": SCHEMA, "errors": rows}) + "\n")
-
-
-def _file_name(network: nn.Module, name: str, seed: int) -> str:
-    layer = find_layer(network, name)
-    weight = layer.weight.detach().cpu().contiguous()
-    text = f"{tuple(weight.shape)} {weight.dtype} {getattr(layer, 'groups', 1)} {seed} {version('compress-export')}"
-    return hashlib.blake2b(weight.numpy().tobytes() + text.encode(), digest_size=16).hexdigest() + ".json"

@@ -147,7 +147,19 @@ class MeasuredCosts:
             return 0.0
         calls = calls_of(self._survey.layer(variant.layer))
         known = self._entries.get((geometry.text, method, rank))
-        return calls * (self._between(variant, geometry) if known is None else self._ms(known))
+        if known is not None:
+            return calls * self._ms(known)
+        ranks = self._ranks[geometry.text, method]
+        if method == KEEP or not ranks:
+            raise BenchError(
+                f"a cost lies between measured ones, and no time of {variant.layer} as {method} was measured; "
+                "measure that layer and method at a rank or more first"
+            )
+        points = {
+            self._work(LayerVariant(variant.layer, method, own)): self._ms(self._entries[geometry.text, method, own])
+            for own in ranks
+        }
+        return calls * interpolate(points, self._work(variant))
 
     @cached_property
     def _program(self) -> ExportedProgram:
@@ -236,21 +248,6 @@ class MeasuredCosts:
     def _ms(self, entry: Entry) -> float:
         """The variant's time, had it been measured when its layer was measured last."""
         return entry.ms / entry.beside * self._entries[entry.what, KEEP, ()].ms
-
-    def _between(self, variant: LayerVariant, geometry: Geometry) -> float:
-        ranks = self._ranks[geometry.text, variant.method]
-        if variant.method == KEEP or not ranks:
-            raise BenchError(
-                f"a cost lies between measured ones, and no time of {variant.layer} as {variant.method} was measured; "
-                "measure that layer and method at a rank or more first"
-            )
-        points = {
-            self._work(LayerVariant(variant.layer, variant.method, rank)): self._ms(
-                self._entries[geometry.text, variant.method, rank]
-            )
-            for rank in ranks
-        }
-        return interpolate(points, self._work(variant))
 
     def _work(self, variant: LayerVariant) -> float:
         return price(variant_cost(self._survey, variant)) / calls_of(self._survey.layer(variant.layer))

@@ -106,8 +106,17 @@ def load_network(request: NetworkRequest) -> Network:
     elif request.weights == "none":
         origin = request.origin or "untrained"
     module = built.module.eval()
+    try:
+        with torch.no_grad():
+            logits = module(torch.zeros(1, *size))
+    except Exception as error:  # the network's own code may raise anything at an image that it does not take
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        image = "x".join(map(str, size))
+        raise InputError(f"{request.name} does not take a {image} image: {reason}; pass another --input") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise InputError(f"{request.name} does not answer an image with a row of logits, so it is no classifier")
     mean, std = (built.mean, built.std) if len(built.mean) == size[0] else usual_normalization(size[0])
-    return Network(request.name, module, size, _count_outputs(request.name, module, size), origin, mean, std)
+    return Network(request.name, module, size, int(logits.shape[1]), origin, mean, std)
 
 
 def usual_normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -116,19 +125,6 @@ def usual_normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, 
     if channels == 3:
         return IMAGENET_MEAN, IMAGENET_STD
     return ((0.449,), (0.226,)) if channels == 1 else ((0.5,) * channels, (0.5,) * channels)
-
-
-def _count_outputs(name: str, module: nn.Module, size: Image) -> int:
-    try:
-        with torch.no_grad():
-            logits = module(torch.zeros(1, *size))
-    except Exception as error:  # the network's own code may raise anything at an image that it does not take
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        image = "x".join(map(str, size))
-        raise InputError(f"{name} does not take a {image} image: {reason}; pass another --input") from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise InputError(f"{name} does not answer an image with a row of logits, so it is no classifier")
-    return int(logits.shape[1])
 
 
 def _from_torchvision(request: NetworkRequest) -> _Built:

@@ -148,7 +148,10 @@ def compared(paths: Sequence[Path]) -> Comparison:
         names = [str(path) for path in paths]
     notes, columns = [], []
     for path, name, figures in zip(paths, names, every, strict=True):
-        notes += [f"{name}, {note}" for note in _altered(path)]
+        run = RunFiles(path)
+        for artifact in run.artifacts if _is_run(path) else ():  # a file alone is refused then
+            remark = run.altered(artifact) if artifact.network == COMPRESSED else ""
+            notes += [f"{name}, {artifact.path.name}: {remark}"] if remark else []
         usable = {
             metric: figure
             for metric, figure in figures.items()
@@ -179,15 +182,6 @@ def _notes(found: Comparison) -> Iterator[str]:
         yield "times come from different sessions, and machines drift: trust no few percent before one session has both"
     for types in sorted({found.mixed_types(m, c) for m in found.metrics for c in found.columns[1:]} - {""}):
         yield f"* {types}: the ratio is partly that of the types"
-
-
-def _altered(path: Path) -> Iterator[str]:
-    """Compressed files of a run that are no longer those whose figures it recorded; a file alone is refused then."""
-    run = RunFiles(path)
-    for artifact in run.artifacts if _is_run(path) else ():
-        remark = run.altered(artifact) if artifact.network == COMPRESSED else ""
-        if remark:
-            yield f"{artifact.path.name}: {remark}"
 
 
 # ---- figures of a run, a file or measurements.jsonl ---------------------------------------------------------------

@@ -82,12 +82,17 @@ class Card:
 def cards(report: Report) -> tuple[list[Card], list[Card]]:
     """Gains and losses: a figure that became worse stands among the losses, whatever it measures."""
     totals = (("parameters", report.parameters), ("MACs", report.macs))
+    memories = [
+        (row.format, Pair(row.original.memory_kb, row.compressed.memory_kb))
+        for row in report.formats
+        if row.original.memory_kb and row.compressed.memory_kb
+    ]
     found = [
-        *_sizes(report.formats),
+        *_factors("size", [(row.format, row.bytes) for row in report.formats], figures.size),
         *_times(report),
         *_instructions(report.formats),
         *(_card(name, figures.smaller(pair), pair, figures.count, gain=pair.smaller >= 1) for name, pair in totals),
-        *_memories(report.formats),
+        *_factors("peak memory", memories, figures.memory_size),
     ]
     losses = [_accuracy(report), *_parity(report.formats), *(card for card in found if not card.gain)]
     return [card for card in found if card.gain], losses
@@ -167,16 +172,22 @@ def _split(rows: Sequence[T], gained: Callable[[T], bool]) -> Iterator[tuple[lis
             yield side, gain
 
 
-def _sizes(formats: Sequence[FormatRow]) -> Iterator[Card]:
-    for (row, *others), gain in _split(formats, lambda row: row.bytes.smaller >= 1):
-        note = ", ".join(f".{other.format} {figures.smaller(other.bytes)}" for other in others)
-        yield _card(f".{row.format} size", figures.smaller(row.bytes), row.bytes, figures.size, note, gain)
+def _factors(label: str, known: Sequence[tuple[str, Pair]], say: Callable[[float], str]) -> Iterator[Card]:
+    """A quantity of files, by the names of their formats."""
+    for ((name, pair), *others), gain in _split(known, lambda each: each[1].smaller >= 1):
+        note = ", ".join(f".{other} {figures.smaller(its_pair)}" for other, its_pair in others)
+        yield _card(f".{name} {label}", figures.smaller(pair), pair, say, note, gain)
 
 
 def _times(report: Report) -> Iterator[Card]:
     timed = [(row, row.ratio) for row in report.formats if row.ratio is not None]
     if not timed:
-        yield Card("latency", figures.NOT_MEASURED, note=_untimed(report))
+        reasons = {file.row.reason for file in report.files if isinstance(file.row, NotMeasured)}
+        reasons |= {f"invalid: {row.invalid}" for row in report.measurements if row.invalid}
+        cores = " and the ".join(report.cores)
+        counted = [f"the files were counted on the {cores}, see Instructions"] if cores else []
+        note = "; ".join([*sorted(reasons), *counted, *([] if reasons else [f"`{report.again}` measures it"])])
+        yield Card("latency", figures.NOT_MEASURED, note=note)
     for ((row, ratio), *others), gain in _split(timed, lambda each: each[1].value <= 1):
         remarks = [f".{other.format} {figures.faster(its_ratio).partition(' (')[0]}" for other, its_ratio in others]
         device, found = report.device, [file.statistics.p50 for file in row.files if file.statistics is not None]
@@ -190,15 +201,6 @@ def _times(report: Report) -> Iterator[Card]:
             gain,
             unsteady_sentence([own for own, _ in [(row, ratio), *others]], report.again),
         )
-
-
-def _untimed(report: Report) -> str:
-    """Reasons why there are no times, and the command that measures them where there is no reason."""
-    reasons = {file.row.reason for file in report.files if isinstance(file.row, NotMeasured)}
-    reasons |= {f"invalid: {row.invalid}" for row in report.measurements if row.invalid}
-    cores = " and the ".join(report.cores)
-    counted = [f"the files were counted on the {cores}, see Instructions"] if cores else []
-    return "; ".join([*sorted(reasons), *counted, *([] if reasons else [f"`{report.again}` measures it"])])
 
 
 def _instructions(formats: Sequence[FormatRow]) -> Iterator[Card]:
@@ -216,17 +218,6 @@ def _instructions(formats: Sequence[FormatRow]) -> Iterator[Card]:
         ]
         note = "; ".join([f"counted on {core}, no time", *remarks])
         yield _card(f".{name} instructions", figures.fewer(pair), pair, figures.count, note, gain)
-
-
-def _memories(formats: Sequence[FormatRow]) -> Iterator[Card]:
-    known = [
-        (row.format, Pair(row.original.memory_kb, row.compressed.memory_kb))
-        for row in formats
-        if row.original.memory_kb and row.compressed.memory_kb
-    ]
-    for ((name, pair), *others), gain in _split(known, lambda each: each[1].smaller >= 1):
-        note = ", ".join(f".{other} {figures.smaller(its_pair)}" for other, its_pair in others)
-        yield _card(f".{name} peak memory", figures.smaller(pair), pair, figures.memory_size, note, gain)
 
 
 # ---- the layer table ---------------------------------------------------------------------------------------------

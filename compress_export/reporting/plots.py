@@ -18,7 +18,6 @@ from bench.statistics import quantile
 from compress_export.reporting.model import Report
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, MUTED, LINE, BEFORE, AFTER, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
@@ -85,7 +84,12 @@ def tuning(report: Report) -> Plot | None:
             axes.set_xlabel("epoch of fine-tuning")
         else:
             named = starts[:: 1 + (len(starts) - 1) // LABELS]
-            axes.set_xticks(named, [_step_label(rows[index].cut) for index in named], rotation=35, ha="right")
+            labels = []
+            for names in (rows[index].cut for index in named):  # the end of a layer's name, or the number of layers
+                several = names.count(", ")
+                name = names if len(names) <= LONGEST else f"…{names[1 - LONGEST :]}"
+                labels.append(f"{several + 1} layers" if several else name)
+            axes.set_xticks(named, labels, rotation=35, ha="right")
             axes.set_xlabel("layers factorized at this step")
         axes.grid(axis="x", visible=False)
         axes.margins(x=0.03)
@@ -95,14 +99,6 @@ def tuning(report: Report) -> Plot | None:
     if report.training:
         says += f" The dashed line is the original, {report.training[-1].top1:.1f} %."
     return Plot("tuning", "Fine-tuning", says, svg)
-
-
-def _step_label(names: str) -> str:
-    """The end of the layer's name, or the number of layers where one step factorizes several."""
-    several = names.count(", ")
-    if several:
-        return f"{several + 1} layers"
-    return names if len(names) <= LONGEST else f"…{names[1 - LONGEST :]}"
 
 
 def latency(report: Report) -> Plot | None:
@@ -116,7 +112,14 @@ def latency(report: Report) -> Plot | None:
     with _figure("latency", 0.9 + 0.42 * len(pairs)) as (figure, finish):
         axes = figure.subplots()
         for height, (_, row) in enumerate(pairs):
-            _box(axes, height, row)
+            ordered = sorted(row.samples_ms)
+            low, first, middle, third, high = (quantile(ordered, part) for part in (0.1, 0.25, 0.5, 0.75, 0.9))
+            colour, filled = (BEFORE, PAPER) if row.network == ORIGINAL else (AFTER, AFTER)
+            axes.plot([low, high], [height, height], color=colour, linewidth=1.4)
+            axes.barh(height, third - first, 0.5, left=first, facecolor=filled, edgecolor=colour, linewidth=1.4)
+            bar = colour if filled == PAPER else PAPER
+            axes.plot([middle, middle], [height - 0.25, height + 0.25], color=bar, linewidth=2)
+            axes.plot(row.first_ms, height, "x", color=colour, markersize=6, markeredgewidth=1.6)
         axes.set_yticks(range(len(pairs)), [name for name, _ in pairs])
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -131,17 +134,6 @@ def latency(report: Report) -> Plot | None:
         "the first run, which counts in none of them."
     )
     return Plot("latency", "Latency", says, svg)
-
-
-def _box(axes: Axes, height: int, row: Measurement) -> None:
-    ordered = sorted(row.samples_ms)
-    low, first, middle, third, high = (quantile(ordered, fraction) for fraction in (0.1, 0.25, 0.5, 0.75, 0.9))
-    colour, filled = (BEFORE, PAPER) if row.network == ORIGINAL else (AFTER, AFTER)
-    axes.plot([low, high], [height, height], color=colour, linewidth=1.4)
-    axes.barh(height, third - first, 0.5, left=first, facecolor=filled, edgecolor=colour, linewidth=1.4)
-    bar = colour if filled == PAPER else PAPER
-    axes.plot([middle, middle], [height - 0.25, height + 0.25], color=bar, linewidth=2)
-    axes.plot(row.first_ms, height, "x", color=colour, markersize=6, markeredgewidth=1.6)
 
 
 def memory(report: Report) -> Plot | None:

@@ -49,7 +49,45 @@ MARKS: dict[Outcome, str] = {"passed": "✅", "failed": "❌", "not measured": "
 
 def as_json(found: Verdicts) -> str:
     """The verdicts as one JSON object, ending with a line end."""
-    checked = found.checked
+    checked, verdicts, files = found.checked, [], []
+    for verdict in checked.verdicts:
+        limit = verdict.limit
+        verdicts.append(
+            {
+                "outcome": verdict.outcome,
+                "subject": verdict.subject,
+                "line": verdict.line,
+                "quantity": None if limit is None else limit.quantity,
+                "unit": None if limit is None else QUANTITIES[limit.quantity].unit,
+                "limit": None if limit is None else limit.text,
+                "kind": None if limit is None else limit.kind,
+                "value": verdict.value,
+                "allowed": verdict.allowed,
+                "reference": verdict.reference,
+                "excess": verdict.excess,
+                "reason": verdict.reason,
+                "unsteady": verdict.unsteady,
+                "parts_of": None if limit is None or not verdict.parts else MEASURES[limit.quantity],
+                "parts": verdict.parts,
+            }
+        )
+    for file, base in found.opened:
+        contents = file.contents
+        row: dict[str, object] = {"name": file.name, "bytes": file.measured[0], "sha256": file.measured[1]}
+        if contents is not None:
+            weights = zip(contents.weights, layers_of(file), strict=True)
+            row |= {
+                "other_bytes": contents.other_bytes,
+                "types": contents.dtypes,
+                "operators": contents.operators,
+                "layers": layers(file, base),
+                "weights": [
+                    {"name": own.name, "layer": layer, "type": own.dtype, "shape": own.shape, "bytes": own.bytes}
+                    for own, layer in weights
+                ],
+                "duplicates": [[weight.name for weight in group] for group in duplicates(contents)],
+            }
+        files.append(row)
     value = {
         "version": VERSION,
         "budgets": str(checked.budgets.path),
@@ -57,50 +95,10 @@ def as_json(found: Verdicts) -> str:
         "strict": found.strict,
         "holds": found.holds,
         "counts": {outcome.replace(" ", "_"): checked.count(outcome) for outcome in OUTCOMES},
-        "verdicts": [_verdict(verdict) for verdict in checked.verdicts],
-        "files": [_file(file, base) for file, base in found.opened],
+        "verdicts": verdicts,
+        "files": files,
     }
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
-
-
-def _verdict(verdict: Verdict) -> dict[str, object]:
-    limit = verdict.limit
-    return {
-        "outcome": verdict.outcome,
-        "subject": verdict.subject,
-        "line": verdict.line,
-        "quantity": None if limit is None else limit.quantity,
-        "unit": None if limit is None else QUANTITIES[limit.quantity].unit,
-        "limit": None if limit is None else limit.text,
-        "kind": None if limit is None else limit.kind,
-        "value": verdict.value,
-        "allowed": verdict.allowed,
-        "reference": verdict.reference,
-        "excess": verdict.excess,
-        "reason": verdict.reason,
-        "unsteady": verdict.unsteady,
-        "parts_of": None if limit is None or not verdict.parts else MEASURES[limit.quantity],
-        "parts": verdict.parts,
-    }
-
-
-def _file(file: ModelFile, base: ModelFile | None) -> dict[str, object]:
-    contents = file.contents
-    row: dict[str, object] = {"name": file.name, "bytes": file.measured[0], "sha256": file.measured[1]}
-    if contents is None:
-        return row
-    return {
-        **row,
-        "other_bytes": contents.other_bytes,
-        "types": contents.dtypes,
-        "operators": contents.operators,
-        "layers": layers(file, base),
-        "weights": [
-            {"name": weight.name, "layer": layer, "type": weight.dtype, "shape": weight.shape, "bytes": weight.bytes}
-            for weight, layer in zip(contents.weights, layers_of(file), strict=True)
-        ],
-        "duplicates": [[weight.name for weight in group] for group in duplicates(contents)],
-    }
 
 
 def markdown(found: Verdicts) -> str:
@@ -213,7 +211,25 @@ def show_verdicts(found: Verdicts, console: Console) -> None:
                 before = failed
         console.print()
     for opened, base in found.opened:
-        _show_inside(opened, base, console)
+        console.print(Text(f"Inside {opened.name}", style="bold"), soft_wrap=True)
+        for line in inside(opened):
+            console.print(Text(f"  {line}"), soft_wrap=True)
+        parts = layers(opened, base)
+        rows = [
+            (
+                part.name,
+                f"{part.now:,.0f}",
+                f"{100 * part.now / opened.measured[0]:.1f} %",
+                "" if part.before is None else part_text(part, "bytes").removeprefix(part.name).strip(),
+            )
+            for part in parts[:LARGEST]
+        ]
+        if rows:
+            columns = ("layer", "bytes", "fraction", "from the base")
+            print_table(Rows(columns, rows), ("layer", "from the base"), console, light=True)
+        if len(parts) > LARGEST:
+            console.print(f"  and {len(parts) - LARGEST} smaller layers (--json has all)")
+        console.print()
     for reason in found.reasons:
         console.print(Text(reason, style="yellow"), soft_wrap=True)
     console.print(Text(found.closing, style="green" if found.holds else "bold red"), soft_wrap=True)
@@ -242,25 +258,3 @@ def layers(file: ModelFile, base: ModelFile | None) -> tuple[Part, ...]:
     whole = accounts("size", file, None)
     grown = {part.name: part for part in (accounts("size", file, base) if base is not None else ())}
     return tuple(grown.get(part.name, part) for part in whole)
-
-
-def _show_inside(file: ModelFile, base: ModelFile | None, console: Console) -> None:
-    console.print(Text(f"Inside {file.name}", style="bold"), soft_wrap=True)
-    for line in inside(file):
-        console.print(Text(f"  {line}"), soft_wrap=True)
-    parts = layers(file, base)
-    if parts:
-        rows = [
-            (
-                part.name,
-                f"{part.now:,.0f}",
-                f"{100 * part.now / file.measured[0]:.1f} %",
-                "" if part.before is None else part_text(part, "bytes").removeprefix(part.name).strip(),
-            )
-            for part in parts[:LARGEST]
-        ]
-        head = ("layer", "bytes", "fraction", "from the base")
-        print_table(Rows(head, rows), ("layer", "from the base"), console, light=True)
-        if len(parts) > LARGEST:
-            console.print(f"  and {len(parts) - LARGEST} smaller layers (--json has all)")
-    console.print()
