@@ -106,8 +106,13 @@ def _latency(report: Report) -> Iterator[str]:
     yield f"On {device}{cores}, {threads}, one image at a time; ms.{short}{''.join(notes)}"
     warning = unsteady_sentence(report.formats, report.again)
     if warning:
-        before, _, command = warning.partition("`")
-        code = command.endswith("`") and "`" not in command[:-1]  # else a name in it has a backtick of its own
-        yield f"**{f'{escape(before)} `{command}' if code else escape(warning)}.**"
+        yield f"**{_with_code(warning)}.**"
     yield table(figures.latency_table(report))
     yield TURNS
+
+
+def _with_code(text: str) -> str:
+    """Text whose end is a command between backticks, which stays code; all else is escaped."""
+    before, _, command = text.partition("`")
+    whole = command.endswith("`") and "`" not in command[:-1]  # else a name in it has a backtick of its own
+    return f"{escape(before)} `{command}" if whole else escape(text)
