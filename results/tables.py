@@ -101,7 +101,7 @@ def power_method(rows: Rows) -> list[list[str]]:
 
 def forms(rows: Rows) -> list[list[str]]:
     """Weight error by form: means over the kernels."""
-    table = [["form", "mean error", "worst", "largest stability", "share of parameters", "s"]]
+    table = [["form", "mean error", "worst", "largest stability", "fraction of parameters", "s"]]
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
         stability = [row["stability"] for row in own if row["stability"] is not None]
@@ -155,7 +155,7 @@ def speed(rows: Rows) -> list[list[str]]:
 def simulated(rows: Rows) -> list[list[str]]:
     """AlexNet on the simulated Cortex-A76: what one run executes, original and compressed, by plan and format."""
     table = [["network, plan", "file", "MACs", "instructions", "of them vector", "compressed / original",
-              "memory traffic, MB", "peak allocated, MB", "same counts", "cosine to the host's answers"]]  # fmt: skip
+              "memory traffic, MB", "peak allocated, MB", "same counts", "cosine to the host's outputs"]]  # fmt: skip
     counts = [row for row in rows if row["what"] == "counts"]
     for row in counts:
         first = next(each for each in counts if (each["plan"], each["format"]) == (row["plan"], row["format"]))
