@@ -67,29 +67,26 @@ def choice_of(given: Given) -> Choice:
     name = given.recipe or DEFAULT_RECIPE
     values: dict[str, object] = {}
     if name.endswith(".toml"):
-        name, values = _recipe_file(Path(name))
+        path = Path(name)
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"--recipe {path}: there is no such file") from None
+        except ValueError as error:
+            raise InputError(f"--recipe {path} is no TOML ({error}); it has sections such as [fine_tune]") from error
+        name = str(content.pop("base", DEFAULT_RECIPE))
+        for section, entries in content.items():
+            if not isinstance(entries, dict):
+                raise InputError(
+                    f"--recipe {path}: {section} stands in no section; put it under [fine_tune] or another of "
+                    f"{', '.join(SECTIONS)}, or name the recipe beneath as base"
+                )
+            for field, value in entries.items():
+                setting = find_setting(f"{section}.{field}", SECTIONS, f"--recipe {path}:")
+                values[setting.name] = setting.parse(said(value))
     if name not in RECIPES:
         raise InputError(f"there is no recipe {name!r}: {nearest(name, RECIPES)}")
     return Choice(given.values, {**recipe_values(RECIPES[name]), **values}, name)
-
-
-def _recipe_file(path: Path) -> tuple[str, dict[str, object]]:
-    """The built-in recipe that a file names as its base, and its own settings by dotted name."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"--recipe {path}: there is no such file") from None
-    except ValueError as error:
-        raise InputError(f"--recipe {path} is no TOML ({error}); it has sections such as [fine_tune]") from error
-    base, values = str(content.pop("base", DEFAULT_RECIPE)), {}
-    for section, entries in content.items():
-        if not isinstance(entries, dict):
-            raise InputError(f"--recipe {path}: {section} stands in no section; put it under [fine_tune] or another of "
-                             f"{', '.join(SECTIONS)}, or name the recipe beneath as base")  # fmt: skip
-        for field, value in entries.items():
-            setting = find_setting(f"{section}.{field}", SECTIONS, f"--recipe {path}:")
-            values[setting.name] = setting.parse(said(value))
-    return base, values
 
 
 def source_of(network: str, given: Given) -> SourceSettings:

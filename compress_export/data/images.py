@@ -110,23 +110,21 @@ class SmallImages(Dataset[Image]):
             images = images.float().mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1)
         if images.shape[2:] != self.view.input[1:]:
             images = functional.interpolate(images.float(), self.view.input[1:], mode="bilinear", antialias=True)
-        images = self._moved(images) if self.augment else images
+        if self.augment:  # each is shifted, black where nothing was, and by chance mirrored
+            count, depth, height, width = images.shape
+            reach = max(1, height // 8)
+            wide = functional.pad(images, (reach,) * 4)
+            down, right = torch.randint(0, 2 * reach + 1, (2, count, 1))
+            rows, columns = down + torch.arange(height), right + torch.arange(width)
+            if self.flip:
+                columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
+            # drawn on the CPU, alike for every device
+            rows, columns = rows.to(images.device), columns.to(images.device)
+            places = rows[:, None, :, None] * wide.shape[3] + columns[:, None, None, :]
+            moved = wide.flatten(2).gather(2, places.expand(-1, depth, -1, -1).reshape(count, depth, -1))
+            images = moved.view(images.shape)
         images = images * self._scale - self._shift
         return [(image, self.labels[index]) for image, index in zip(images, indices, strict=True)]
-
-    def _moved(self, images: Tensor) -> Tensor:
-        """Each image shifted, black where nothing was, and by chance mirrored."""
-        count, channels, height, width = images.shape
-        reach = max(1, height // 8)
-        wide = functional.pad(images, (reach,) * 4)
-        down, right = torch.randint(0, 2 * reach + 1, (2, count, 1))
-        rows, columns = down + torch.arange(height), right + torch.arange(width)
-        if self.flip:
-            columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
-        rows, columns = rows.to(images.device), columns.to(images.device)  # drawn on the CPU, alike for every device
-        places = rows[:, None, :, None] * wide.shape[3] + columns[:, None, None, :]
-        moved = wide.flatten(2).gather(2, places.expand(-1, channels, -1, -1).reshape(count, channels, -1))
-        return moved.view(images.shape)
 
 
 def read_torchvision(kind: str, root: Path, train: bool) -> tuple[Tensor, list[int]]:

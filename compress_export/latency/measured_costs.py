@@ -173,7 +173,20 @@ class MeasuredCosts:
         if self._name is None:
             name = _hash(self._program, tuple(self._example.shape[1:]))
             if (name, NETWORK, ()) not in self._entries:
-                self._time_network(self._program, name)
+                files, stopwatch, _ = self._start()
+                whole = self._file(self._program, tuple(self._example.shape[1:]))
+                calls: dict[Geometry, float] = defaultdict(float)
+                for layer, geometry in self._geometry.items():
+                    calls[geometry] += calls_of(self._survey.layer(layer))
+                subjects = [TimedFile(files.variant(own, KEEP, ()).result(), own.image) for own in calls]
+                shape = (1, *self._example.shape[1:])
+                network, *layers = stopwatch.time([TimedFile(whole, shape, cold=False), *subjects], WHOLE)
+                total = sum(calls[geometry] * timing.ms for geometry, timing in zip(calls, layers, strict=True))
+                self._keep(
+                    Entry(geometry.text, KEEP, (), timing.ms, timing.ms, timing.samples)
+                    for geometry, timing in zip(calls, layers, strict=True)
+                )
+                self._keep([Entry(name, NETWORK, (), network.ms, total, network.samples)])
             self._name = name
         entry = self._entries[self._name, NETWORK, ()]
         return entry.ms / entry.beside * sum(map(self.cost, kept)) if entry.beside else entry.ms
@@ -206,23 +219,6 @@ class MeasuredCosts:
             stopwatch = self._open.enter_context(self._device.stopwatch(format, threads))
             self._started = self._open.enter_context(writing(format, folder, threads)), stopwatch, folder
         return self._started
-
-    def _time_network(self, program: ExportedProgram, name: str) -> None:
-        """Times the network in turns with its layers, whose times are kept anew."""
-        files, stopwatch, _ = self._start()
-        whole = self._file(program, tuple(self._example.shape[1:]))
-        calls: dict[Geometry, float] = defaultdict(float)
-        for layer, geometry in self._geometry.items():
-            calls[geometry] += calls_of(self._survey.layer(layer))
-        subjects = [TimedFile(files.variant(geometry, KEEP, ()).result(), geometry.image) for geometry in calls]
-        shape = (1, *self._example.shape[1:])
-        network, *layers = stopwatch.time([TimedFile(whole, shape, cold=False), *subjects], WHOLE)
-        total = sum(calls[geometry] * timing.ms for geometry, timing in zip(calls, layers, strict=True))
-        self._keep(
-            Entry(geometry.text, KEEP, (), timing.ms, timing.ms, timing.samples)
-            for geometry, timing in zip(calls, layers, strict=True)
-        )
-        self._keep([Entry(name, NETWORK, (), network.ms, total, network.samples)])
 
     def _file(self, program: ExportedProgram, image: tuple[int, ...]) -> Path:
         """The whole network of a program as a file; asked again in the same session, the same file."""

@@ -209,7 +209,13 @@ def _figures(path: Path, files_only: bool) -> dict[Metric, Figure]:
     file = ModelFile(str(path), path, run)
     if file.problem is not None:
         raise InputError(f"{path}: {file.problem}")
-    return dict(_of_file(file, "" if files_only else f"{path.suffix} "))
+    contents, artifact, prefix = file.contents, file.artifact, "" if files_only else f"{path.suffix} "
+    types = [name for name in (contents.dtypes if contents is not None else ()) if "int64" not in name]
+    dtype = artifact.dtype if artifact is not None else next(iter(types), "")
+    found = {Metric(f"{prefix}size", "bytes"): Figure(file.measured[0], dtype)}
+    if contents is not None:
+        found[Metric("stored numbers", "count")] = Figure(contents.parameters)
+    return found if artifact is None or run is None else found | dict(_timed(run, artifact, prefix))
 
 
 def _of_run(run: RunFiles) -> Iterator[tuple[Metric, Figure]]:
@@ -224,17 +230,6 @@ def _of_run(run: RunFiles) -> Iterator[tuple[Metric, Figure]]:
         if artifact.network == COMPRESSED:
             yield Metric(f".{artifact.format} size", "bytes"), Figure(artifact.bytes, artifact.dtype)
             yield from _timed(run, artifact, f".{artifact.format} ")
-
-
-def _of_file(file: ModelFile, prefix: str) -> Iterator[tuple[Metric, Figure]]:
-    contents, artifact = file.contents, file.artifact
-    types = [name for name in (contents.dtypes if contents is not None else ()) if "int64" not in name]
-    dtype = artifact.dtype if artifact is not None else next(iter(types), "")
-    yield Metric(f"{prefix}size", "bytes"), Figure(file.measured[0], dtype)
-    if contents is not None:
-        yield Metric("stored numbers", "count"), Figure(contents.parameters)
-    if artifact is not None and file.run is not None:
-        yield from _timed(file.run, artifact, prefix)
 
 
 def _timed(run: RunFiles, artifact: Artifact, prefix: str) -> Iterator[tuple[Metric, Figure]]:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bench.measurement import NotMeasured
 from compress_export.reporting import figures, plots
-from compress_export.reporting.model import FormatRow, LayerProfile, Pair, Report, comparable
+from compress_export.reporting.model import FormatRow, Pair, Report, comparable
 from compress_export.reporting.notes import unsteady_sentence
 from compressor.plan import KEEP
 
@@ -41,6 +41,14 @@ def html(report: Report) -> str:
     gains, losses = cards(report)
     verdict, fine = parity_verdict(report)
     layer_head, layer_rows = _layer_table(report)
+    profile, profile_note = report.profile, ""
+    if profile is not None:
+        unit = "instructions of one run" if profile.unit == "instructions" else "milliseconds (median)"
+        rest = (figures.profiled(profile.unit, value) for value in (profile.rest.original, profile.rest.compressed))
+        profile_note = (
+            f"Profiled: {unit} of the .{profile.format} files on {profile.place}, by the profiler of "
+            f"{profile.runtime}; what belongs to no layer took {' and '.join(rest)}."
+        )
     return templates.get_template("report.html").render(
         report=report,
         figures=figures,
@@ -54,7 +62,7 @@ def html(report: Report) -> str:
         fine=fine,
         layer_head=layer_head,
         layer_rows=layer_rows,
-        profile_note=_profile_note(report.profile) if report.profile else "",
+        profile_note=profile_note,
         plots={plot.id: plot for plot in drawn if plot is not None},
     )
 
@@ -276,14 +284,3 @@ def _bars(pairs: Sequence[Pair | None], say: Callable[[float], str]) -> list[Cel
         before, after = (round(100 * value / peak if peak else 0, 2) for value in (pair.original, pair.compressed))
         cells.append(Cell(text, pair.original, (before, after)))
     return cells
-
-
-def _profile_note(profile: LayerProfile) -> str:
-    unit = "instructions of one run" if profile.unit == "instructions" else "milliseconds (median)"
-    before, after = (
-        figures.profiled(profile.unit, value) for value in (profile.rest.original, profile.rest.compressed)
-    )
-    return (
-        f"Profiled: {unit} of the .{profile.format} files on {profile.place}, by the profiler of {profile.runtime}; "
-        f"what belongs to no layer took {before} and {after}."
-    )
