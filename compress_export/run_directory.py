@@ -37,7 +37,7 @@ OUTPUTS: dict[str, tuple[RunFile, ...]] = {
         RunFile.LOSSES,
     ),
     "plan": (RunFile.PLAN, RunFile.PROBES),
-    "cut": (RunFile.COMPRESSED_SURVEY, RunFile.COMPRESSED_WEIGHTS),
+    "compress": (RunFile.COMPRESSED_SURVEY, RunFile.COMPRESSED_WEIGHTS),
     "tune": (RunFile.TUNED_WEIGHTS, RunFile.TUNING, RunFile.TUNING_CHECKPOINT, RunFile.ACCURACY),
     "share": (RunFile.SHARED_WEIGHTS, RunFile.SHARED_LAYERS, RunFile.SHARING, RunFile.SHARING_CHECKPOINT),
     "export": (

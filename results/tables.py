@@ -8,9 +8,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from compress_export.study.grids import GRIDS
-from compress_export.study.lines import Line
-from compress_export.study.tables import groups_of, longest_of_ours, ours_table, paper_table, spread, trained_table
+from compress_export.study.grids import GRIDS, Cell
+from compress_export.study.results import (
+    Line,
+    TrainedLine,
+    groups_of,
+    longest_of_ours,
+    ours_table,
+    paper_table,
+    spread,
+    to_line,
+    trained_table,
+)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -22,33 +31,33 @@ def typed(row: dict[str, Any]) -> str:
     return f"`{row['command'].removesuffix(' --name run')}`"
 
 
-def study_command(lines: Sequence[Line]) -> str:
+def study_command(lines: Sequence[TrainedLine]) -> str:
     """The command that makes the cells of one row of the study, which differ in their seed alone, between backticks."""
-    cell = lines[0]["cell"]
-    grid = next(name for name in (lines[0]["grid"], *GRIDS) if _holds(name, cell))
-    optimizer, rate, shape = cell["course"].partition(",")[0].split()
-    seeds = sorted({line["cell"]["seed"] for line in lines})
+    cell = lines[0].cell
+    grid = next(name for name in (lines[0].grid, *GRIDS) if _holds(name, cell))
+    optimizer, rate, shape = cell.course.partition(",")[0].split()
+    seeds = sorted({line.cell.seed for line in lines})
     settings = {
         "fine_tune.optimizer": optimizer if optimizer != "adamw" else None,
         "fine_tune.rate": rate,
         "fine_tune.rate_shape": shape,
-        "source.batch": cell["course"].rpartition(" ")[2],
-        "source.images": cell["images"],
+        "source.batch": cell.course.rpartition(" ")[2],
+        "source.images": cell.images,
     }
     words = [
-        f"compress-export study {grid} --network {cell['network']}",
-        "--train 12" if cell["network"] == "alexnet" else "--input 3x32x32",
-        f"--data {cell['data']} --systems {shlex.quote(cell['system'])} --budgets {cell['budget']}",
+        f"compress-export study {grid} --network {cell.network}",
+        "--train 12" if cell.network == "alexnet" else "--input 3x32x32",
+        f"--data {cell.data} --systems {shlex.quote(cell.system)} --budgets {cell.budget}",
         f"--seeds {','.join(map(str, seeds))}" if seeds != list(GRIDS[grid].seeds) else "",
-        f"--epochs {cell['epochs']:g}" if cell["epochs"] != GRIDS[grid].epochs else "",
+        f"--epochs {cell.epochs:g}" if cell.epochs != GRIDS[grid].epochs else "",
         *(f"--set {name}={value}" for name, value in settings.items() if value is not None),
-        "--cap 2" if any(line["ms"] for line in lines) else "",
+        "--cap 2" if any(line.ms for line in lines) else "",
     ]
     return f"`{' '.join(filter(None, words))}`"
 
 
-def _holds(grid: str, cell: dict[str, Any]) -> bool:
-    return cell["system"] in GRIDS[grid].systems and cell["budget"] in GRIDS[grid].budgets
+def _holds(grid: str, cell: Cell) -> bool:
+    return cell.system in GRIDS[grid].systems and cell.budget in GRIDS[grid].budgets
 
 
 def with_commands(table: list[list[str]], commands: Sequence[str]) -> list[list[str]]:
@@ -275,14 +284,21 @@ def _factor(factors: dict[str, float | None], term: str) -> str:
     return f"{own:.1f}x" if plain is None or term == "none" else f"{own:.1f}x ({own / plain:.2f})"
 
 
+def study_lines(rows: Rows) -> list[Line]:
+    """The lines of study.jsonl, typed."""
+    return [to_line(row) for row in rows]
+
+
 def study(rows: Rows) -> list[list[str]]:
     """Systems at equal budgets and epochs: top-1, flips, and the difference to ours with McNemar's test."""
-    return with_commands(trained_table(rows), [study_command(own) for own in groups_of(rows).values()])
+    lines = study_lines(rows)
+    return with_commands(trained_table(lines), [study_command(own) for own in groups_of(lines).values()])
 
 
 def real_images(rows: Rows) -> list[list[str]]:
     """Ours on all of a data set's images."""
-    return with_commands(ours_table(rows), [study_command(own) for own in longest_of_ours(rows).values()])
+    lines = study_lines(rows)
+    return with_commands(ours_table(lines), [study_command(own) for own in longest_of_ours(lines).values()])
 
 
 SHORT = (
@@ -304,12 +320,13 @@ def short(rows: Rows) -> list[list[str]]:
         row = timed[title]
         fewer = [f"{before / after:.1f}x fewer" for before, after in (row["parameters"], row["macs"])]
         table.append([title, *fewer, f"{1 / row['time_ratio'][0]:.1f}", "not trained"])
-    for (network, data, budget, *_), own in longest_of_ours(rows).items():
+    for (network, data, budget, *_), own in longest_of_ours(study_lines(rows)).items():
         if network.endswith("resnet20") and budget != "0.46x":
             continue
-        fewer = [f"{mean(row[what][0] / row[what][1] for row in own):.1f}x fewer" for what in ("parameters", "macs")]
-        faster = 1 / mean(row["ms"]["ratio"]["value"] for row in own)
-        top1 = [spread([row["top1"][name] for row in own]) for name in ("original", "compressed")]
+        pairs = [[line.parameters for line in own], [line.macs for line in own]]
+        fewer = [f"{mean(before / after for before, after in column):.1f}x fewer" for column in pairs]
+        faster = 1 / mean(line.ms.ratio.value for line in own if line.ms is not None and line.ms.ratio is not None)
+        top1 = [spread([line.top1[name] for line in own]) for name in ("original", "compressed")]
         title = f"{network.rpartition(':')[2]} on {data}, {budget} the MACs"
         table.append([title, *fewer, f"{faster:.1f}", " -> ".join(top1)])
     return table
@@ -317,7 +334,7 @@ def short(rows: Rows) -> list[list[str]]:
 
 def paper(rows: Rows) -> list[list[str]]:
     """AlexNet by the paper's ranks and by ours, counted."""
-    return paper_table(rows)
+    return paper_table(study_lines(rows))
 
 
 TABLES: dict[str, tuple[str, str, Callable[[Rows], list[list[str]]]]] = {

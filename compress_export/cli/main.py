@@ -80,11 +80,8 @@ def run(
     source, goal = settings.source_of(network, given), settings.plan_of(given, written)
     tuning, bench_settings, sharing = settings.tune_of(given), settings.bench_of(given), settings.share_of(given)
     path = settings.run_path(network, name, runs, target or ",".join(formats) or "android")
-    from compress_export.pipeline.run import (  # now, for it takes seconds and a typing error none
-        RunRequest,
-        on_main_process,
-        run_all,
-    )
+    from compress_export.pipeline.run import on_main_process, run_all  # now: it takes seconds, a typing error none
+    from compress_export.pipeline.validate import RunRequest
 
     request = RunRequest(source, goal, tuning, written, bench_settings, sharing)
     on_main_process(lambda group: run_all(path, request, force, group), tuning.mixed_precision)

@@ -13,7 +13,7 @@ from compress_export.console import print_result
 from compress_export.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from compress_export.study.cells import Bed
+    from compress_export.settings import SourceSettings, TuneSettings
     from compress_export.study.grids import Cell
     from compressor.distributed import ProcessGroup
 
@@ -65,7 +65,6 @@ def study(context: click.Context, /, grid: str, **words: Any) -> None:
     The same command goes on where it was interrupted, within a cell too.
     """
     from compress_export.pipeline.run import on_main_process
-    from compress_export.study.cells import Bed
     from compress_export.study.grids import GRIDS
 
     chosen, given = StudyOptions(**words), given_in(context)
@@ -80,7 +79,7 @@ def study(context: click.Context, /, grid: str, **words: Any) -> None:
             raise InputError(
                 f"the grid {grid} trains: pass --network and --data, such as --data cifar10 --data-root DIR"
             )
-        _make(grid, chosen, Bed(source, tune_of(given), chosen.runs, group))
+        _make(grid, chosen, source, tune_of(given), group)
         _show(grid, chosen.results)
 
     if chosen.tables:
@@ -89,39 +88,46 @@ def study(context: click.Context, /, grid: str, **words: Any) -> None:
         on_main_process(make)
 
 
-def _make(grid: str, chosen: StudyOptions, bed: Bed) -> None:
-    """Makes every cell that is chosen and not in the results file yet, each added as soon as it is made; then the times
-    that are asked for."""
+def _make(grid: str, chosen: StudyOptions, source: SourceSettings, tune: TuneSettings, group: ProcessGroup) -> None:
+    """Makes every cell that is chosen and not in the results file yet, each added as soon as it is made; an interrupted
+    one goes on where it was, for its run is still there. Then the times that are asked for."""
     from compress_export.console import Reporter
     from compress_export.models.networks import NetworkRequest, load_network
-    from compress_export.study.cells import line_of, timed
+    from compress_export.pipeline.run import compressed_run
+    from compress_export.study.cells import borrow, counted_line, request_of, timed, trained_line
     from compress_export.study.grids import GRIDS
-    from compress_export.study.lines import add_line, find, put_line, read_lines
+    from compress_export.study.results import TrainedLine, add_line, find, put_line, read_lines
 
-    cells = _cells(grid, chosen, bed)
+    cells = _cells(grid, chosen, source, tune)
     for number, cell in enumerate(cells, 1):
-        if find(read_lines(chosen.results), cell.key) is None:
-            Reporter().say(f"cell {number} of {len(cells)}: {cell.name}")
-            add_line(chosen.results, line_of(cell, bed))
+        if find(read_lines(chosen.results), cell) is not None:
+            continue
+        Reporter().say(f"cell {number} of {len(cells)}: {cell.name}")
+        if cell.data is None:
+            add_line(chosen.results, counted_line(grid, cell))
+            continue
+        path, request = chosen.runs / cell.name, request_of(cell, source, tune)
+        borrow(chosen.runs, path, request)
+        add_line(chosen.results, trained_line(grid, cell, compressed_run(path, request, group)))
     if chosen.cap is None or GRIDS[grid].kind != "trained":
         return
-    network = load_network(NetworkRequest(bed.source.network, "none", bed.source.input))
+    network = load_network(NetworkRequest(source.network, "none", source.input))
     with Reporter().stage("Timing files in turns with the original's") as advance:
         for done, cell in enumerate(cells):
-            line = find(read_lines(chosen.results), cell.key)
-            if line is not None and line["ms"] is None:
-                put_line(chosen.results, {**line, "ms": timed(line, network, chosen.cap)})
+            line = find(read_lines(chosen.results), cell)
+            if isinstance(line, TrainedLine) and line.ms is None:
+                put_line(chosen.results, replace(line, ms=timed(line, network, chosen.cap)))
             advance(done + 1, len(cells), cell.name)
 
 
-def _cells(grid: str, chosen: StudyOptions, bed: Bed) -> list[Cell]:
+def _cells(grid: str, chosen: StudyOptions, source: SourceSettings, tune: TuneSettings) -> list[Cell]:
     """The cells of the grid that the options leave. InputError for a system that there is none of."""
     import hashlib
     import json
 
     from compress_export.study.grids import GRIDS, SYSTEMS, cells_of
 
-    own, tune, source = GRIDS[grid], bed.tune, bed.source
+    own = GRIDS[grid]
     systems = [name.strip() for name in (chosen.systems or "").split(";") if name.strip()]
     unknown = [name for name in systems if name not in SYSTEMS]
     if unknown:
@@ -153,8 +159,7 @@ def _cells(grid: str, chosen: StudyOptions, bed: Bed) -> list[Cell]:
 
 def _show(grid: str, results: Path) -> None:
     from compress_export.study.grids import GRIDS
-    from compress_export.study.lines import read_lines
-    from compress_export.study.tables import TABLES, markdown, of_grid, plot
+    from compress_export.study.results import TABLES, markdown, of_grid, plot, read_lines
 
     lines = of_grid(read_lines(results), grid)
     table = TABLES[grid](lines)

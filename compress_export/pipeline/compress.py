@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import asdict
 
@@ -10,10 +9,9 @@ from torch import nn
 
 from bench.run_files import RunFile
 from compress_export.pipeline.load import RunContext
-from compressor.calibration import carry_over
 from compressor.plan import Plan
 from compressor.planning.recipes import parameters_with_every_bias
-from compressor.surgery import compress, load_weights, save_weights, skeleton
+from compressor.surgery import compress, save_weights
 from compressor.survey import survey
 
 
@@ -25,14 +23,14 @@ def compress_stage(context: RunContext, plan: Plan, verified: nn.Module | None =
     run, stored, original = context.run, plan.to_json(), context.network.module
     if run.has(RunFile.COMPRESSED_WEIGHTS):
         if Plan.from_json(json.dumps(run.read_json(RunFile.COMPRESSED_SURVEY)["plan"])) == Plan.from_json(stored):
-            return load_module(context, plan, RunFile.COMPRESSED_WEIGHTS)
+            return context.load_module(plan, RunFile.COMPRESSED_WEIGHTS)
         context.reporter.say(f"{run / RunFile.PLAN} has been edited: compressing again")
-        run.clear_from("cut")
+        run.clear_from("compress")
     if verified is None:
         with context.reporter.stage(f"Factoring {len(plan.factored)} layers") as advance:
             module = compress(original, plan, context.decompositions, advance, context.moments).module
             if plan.factored:
-                settle_statistics(context, module, original)
+                context.settle_statistics(module, original)
     else:
         module = verified
     layers, ready = context.survey.layers, context.decompositions
@@ -45,17 +43,3 @@ def compress_stage(context: RunContext, plan: Plan, verified: nn.Module | None =
     run.write_json(RunFile.COMPRESSED_SURVEY, {**record, "plan": json.loads(stored)})
     save_weights(module, run / RunFile.COMPRESSED_WEIGHTS)
     return module
-
-
-def load_module(context: RunContext, plan: Plan, name: str) -> nn.Module:
-    """The network with the plan's factors and the weights of the run's file `name`."""
-    module = copy.deepcopy(context.network.module)
-    skeleton(module, plan.layers)
-    load_weights(module, context.run / name)
-    return module.eval()
-
-
-def settle_statistics(context: RunContext, module: nn.Module, before: nn.Module) -> None:
-    """Moves BatchNorm's statistics, those of the network `before`, as its factorization moved the outputs of layers."""
-    if context.trainable and context.data is not None:
-        carry_over(module, before, context.data.calibration)

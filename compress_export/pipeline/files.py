@@ -7,12 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.devices import DeviceEngine
 from bench.file_contents.readers import input_shape
 from bench.file_contents.readers import read as read_contents
 from bench.measurement import BenchError, NotMeasured, Row
 from bench.measurement import append as append_rows
-from bench.profile.measure import Result
 from bench.profile.profile import Profile
 from bench.profile.profile import append as append_profiles
 from bench.run_files import RunFile, RunFiles
@@ -31,6 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Images = NDArray[np.float32]
+
+IMAGES = 32
+"""Images that a file is given where it is measured outside a run, at most."""
 
 
 def profile_run(path: Path, settings: BenchSettings) -> None:
@@ -51,21 +52,18 @@ def profile_files(artifacts: Sequence[Artifact], images: Images, settings: Bench
     where = device.describe()
     with Reporter().stage(f"Profiling on {where.name} ({where.cpu})") as advance:
         found = device.profile(artifacts, images, schedule_for(settings), advance)
-    append_profiles(out, [each for each in found if isinstance(each, Profile)])
     names = [artifact.path.name for artifact in artifacts]
-    print_result(profiles_as_plain(names, found, out), lambda: _show(names, found, out))
-
-
-def _show(names: Sequence[str], found: Sequence[Result], out: Path) -> None:
     profiles = [(name, each) for name, each in zip(names, found, strict=True) if isinstance(each, Profile)]
-    show_profiles(profiles, console())
-    for name, each in zip(names, found, strict=True):
-        if isinstance(each, NotMeasured):
-            console().print(f"{name}: not profiled: {each.reason}", markup=False, soft_wrap=True)
-    console().print(f"profiles added to {out}", markup=False, soft_wrap=True)
+    append_profiles(out, [profile for _, profile in profiles])
 
+    def show() -> None:
+        show_profiles(profiles, console())
+        for name, each in zip(names, found, strict=True):
+            if isinstance(each, NotMeasured):
+                console().print(f"{name}: not profiled: {each.reason}", markup=False, soft_wrap=True)
+        console().print(f"profiles added to {out}", markup=False, soft_wrap=True)
 
-IMAGES = 32
+    print_result(profiles_as_plain(names, found, out), show)
 
 
 def is_run(path: Path) -> bool:
@@ -74,36 +72,50 @@ def is_run(path: Path) -> bool:
 
 
 def artifacts_of(paths: Sequence[Path], image: tuple[int, ...] | None = None) -> tuple[Artifact, ...]:
-    """What each file is: as its run recorded it, else as the file itself tells it; `image` is the size (C, H, W) of
-    those that do not tell theirs. InputError for what no runtime takes, BenchError for a file that is not whole."""
-    return tuple(_artifact(path, image) for path in paths)
+    """Every file as its run recorded it, else as the file itself tells; `image` is the size (C, H, W) of those that do
+    not tell theirs. InputError for a file that no runtime takes, BenchError for one that is not whole."""
+    artifacts = []
+    for path in paths:
+        form = path.suffix.removeprefix(".")
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file or run")
+        if form not in FORMATS:
+            known = ", ".join(f".{name}" for name in FORMATS)
+            raise InputError(
+                f"{path}: no runtime here takes a {path.suffix or 'nameless'} file; pass one of {known}, or a run"
+            )
+        run = RunFiles.of(path)
+        recorded = None if run is None else run.artifact(path)
+        if recorded is not None:
+            artifacts.append(replace(recorded, path=path))
+            continue
+        contents = read_contents(path)
+        dtype = next((name for name in (contents.dtypes if contents is not None else ()) if name in LIMITS), "float32")
+        shape = input_shape(path) or (() if image is None else (1, *image))
+        artifacts.append(Artifact(path, path.stem, form, *size_and_sha256(path), dtype, shape, {}))
+    return tuple(artifacts)
 
 
-def _artifact(path: Path, image: tuple[int, ...] | None) -> Artifact:
-    form = path.suffix.removeprefix(".")
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file or run")
-    if form not in FORMATS:
-        known = ", ".join(f".{name}" for name in FORMATS)
-        raise InputError(
-            f"{path}: no runtime here takes a {path.suffix or 'nameless'} file; pass one of {known}, or a run"
-        )
-    run = RunFiles.of(path)
-    recorded = None if run is None else run.artifact(path)
-    if recorded is not None:
-        return replace(recorded, path=path)
-    contents = read_contents(path)
-    types = [name for name in (contents.dtypes if contents is not None else ()) if name in LIMITS]
-    shape = input_shape(path) or (() if image is None else (1, *image))
-    return Artifact(path, path.stem, form, *size_and_sha256(path), types[0] if types else "float32", shape, {})
+def images_for(artifacts: Sequence[Artifact], source: Path | None) -> Images:
+    """Images for all of these files, float32 (N, C, H, W) and normalized: those of `source` (a .npy as they are,
+    pictures cropped to size), else crops of photographs. InputError if the files take images of different sizes, or
+    none tells its own."""
+    import numpy as np
 
+    from compress_export.data.images import PICTURES, View, photograph_crops, pictures
+    from compress_export.models.networks import usual_normalization
 
-def images_for(artifacts: Sequence[Artifact], place: Path | None) -> Images:
-    """Images for all of these files, float32 (N, C, H, W) and normalized: those at `place` (a .npy as they are,
-    pictures cut to size), else crops of photographs. InputError if the files take images of different sizes, or none
-    tells its own."""
-    if place is not None and place.suffix == ".npy":
-        return _stacked(place)
+    if source is not None and source.suffix == ".npy":
+        try:
+            found = np.load(source, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--images {source} is no .npy file ({error})") from error
+        if found.ndim != 4 or found.dtype != np.float32 or not len(found):
+            raise InputError(
+                f"--images {source} holds {found.dtype} of shape {'x'.join(map(str, found.shape))}; it takes float32 "
+                "of shape NxCxHxW, normalized as the network takes it"
+            )
+        return np.ascontiguousarray(found)
     sizes = {each.path.name: tuple(each.input[1:]) for each in artifacts if each.input}
     if len(set(sizes.values())) > 1:
         said = ", ".join(f"{name} takes {'x'.join(map(str, size))}" for name, size in sizes.items())
@@ -113,38 +125,18 @@ def images_for(artifacts: Sequence[Artifact], place: Path | None) -> Images:
             f"{artifacts[0].path.name} does not tell the size of its image; pass --input CxHxW, such as --input "
             "3x224x224, or --images FILE.npy"
         )
-    (size,) = set(sizes.values())
+    name, size = next(iter(sizes.items()))
     if len(size) != 3:
-        raise InputError(f"{next(iter(sizes))} takes {len(size)} sides, not an image of channels, height and width")
-    return _pictures(place, (size[0], size[1], size[2]))
-
-
-def _stacked(place: Path) -> Images:
-    import numpy as np
-
-    try:
-        found = np.load(place, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--images {place} is no .npy file ({error})") from error
-    if found.ndim != 4 or found.dtype != np.float32 or not len(found):
-        raise InputError(
-            f"--images {place} holds {found.dtype} of shape {'x'.join(map(str, found.shape))}; it takes float32 of "
-            "shape NxCxHxW, normalized as the network takes it"
-        )
-    return np.ascontiguousarray(found)
-
-
-def _pictures(place: Path | None, size: tuple[int, int, int]) -> Images:
-    from compress_export.data.images import PICTURES, View, photograph_crops, pictures
-    from compress_export.models.networks import usual_normalization
-
-    view = View(size, *usual_normalization(size[0]))
-    if place is None:
+        raise InputError(f"{name} takes {len(size)} sides, not an image of channels, height and width")
+    view = View((size[0], size[1], size[2]), *usual_normalization(size[0]))
+    if source is None:
         return photograph_crops(view, IMAGES).numpy()
-    files = [place] if place.is_file() else sorted(each for each in place.glob("*") if each.suffix.lower() in PICTURES)
+    files = sorted(each for each in source.glob("*") if each.suffix.lower() in PICTURES)
+    if source.is_file():
+        files = [source]
     if not files:
         raise InputError(
-            f"--images {place} holds no picture ({', '.join(PICTURES)}); pass a folder of some, one picture, or a .npy"
+            f"--images {source} holds no picture ({', '.join(PICTURES)}); pass a folder of some, one picture, or a .npy"
         )
     return pictures(files[:IMAGES], view).numpy()
 
@@ -155,23 +147,17 @@ def sized(artifacts: Sequence[Artifact], images: Images) -> tuple[Artifact, ...]
 
 
 def measure_files(
-    artifacts: Sequence[Artifact], images: Images, settings: BenchSettings, place: Path
+    artifacts: Sequence[Artifact], images: Images, settings: BenchSettings, rows_file: Path
 ) -> tuple[tuple[Row, ...], Path]:
     """A row for each file, and the file that they were added to."""
     device = choose_device(settings, Reporter())
-    rows = _measured(device, artifacts, images, settings, place)
-    append_rows(place, rows)
-    return rows, place
-
-
-def _measured(
-    device: DeviceEngine, artifacts: Sequence[Artifact], images: Images, settings: BenchSettings, place: Path
-) -> tuple[Row, ...]:
     where, files = device.describe(), "1 file" if len(artifacts) == 1 else f"{len(artifacts)} files"
     with Reporter().stage(f"Measuring {files} on {where.name} ({where.cpu})") as advance:
         try:
-            return device.measure(artifacts, images, schedule_for(settings), advance)
+            rows = device.measure(artifacts, images, schedule_for(settings), advance)
         except BenchError as error:
             if error.rows:
-                append_rows(place, error.rows)
+                append_rows(rows_file, error.rows)
             raise
+    append_rows(rows_file, rows)
+    return rows, rows_file

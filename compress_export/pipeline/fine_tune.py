@@ -12,8 +12,6 @@ from torch.utils.data import ConcatDataset, DataLoader
 from bench.run_files import RunFile
 from compress_export.data.datasets import device_of
 from compress_export.data.images import View, unlabelled_images
-from compress_export.pipeline.compress import load_module, settle_statistics
-from compress_export.pipeline.distributed import send
 from compress_export.pipeline.load import RunContext, logged_training
 from compress_export.pipeline.validate import regularization_of
 from compress_export.settings import TuneSettings, keeps_best
@@ -34,18 +32,27 @@ def fine_tune_stage(
     context: RunContext, plan: Plan, compressed: nn.Module, settings: TuneSettings, stale: bool = False
 ) -> nn.Module:
     """The fine-tuned network; the compressed one itself where there is nothing to tune with, or there are no epochs."""
-    run = context.run
+    run, data = context.run, context.data
     nothing = not plan.factored and settings.regularizer is None
-    if not context.trainable or settings.epochs == 0 or nothing:
+    if data is None or not context.trainable or settings.epochs == 0 or nothing:
         run.begin("tune", settings, stale)
         return compressed
     if run.has(RunFile.TUNED_WEIGHTS) and not stale:
-        return load_module(context, plan, RunFile.TUNED_WEIGHTS)
+        return context.load_module(plan, RunFile.TUNED_WEIGHTS)
     run.begin("tune", settings, stale)
     run.clear_from("share")  # files of the network as it was before
     if settings.cut_order == "sensitive":
-        plan = reordered(plan, _divergences(context, plan))
-    send(context, "tune", plan, settings)
+        network = context.network.module
+        evaluator = Evaluator(network, data.held_out, device=context.group.device)
+        losses: dict[str, float] = {}  # divergence of the outputs when each layer alone is factored as planned
+        with context.reporter.stage("Measuring which layer is most sensitive") as advance:
+            for done, row in enumerate(plan.factored, 1):
+                inputs = (context.moments or {}).get(row.name)
+                found = decomposition(context.decompositions, network, row.name, row.method, plan.seed, inputs)
+                losses[row.name] = evaluator.alone(row.name, found.factors(row.rank))[0]
+                advance(done, len(plan.factored), row.name)
+        plan = reordered(plan, losses)
+    context.send("tune", plan, settings)
     tuned = train(context, plan, settings, compressed)
     save_weights(tuned, run / RunFile.TUNED_WEIGHTS)
     (run / RunFile.TUNING_CHECKPOINT).unlink(missing_ok=True)
@@ -79,7 +86,7 @@ def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: n
         else:
             moments = collect(module, data.calibration, names, seed=plan.seed) if context.fits_outputs else None
             apply(module, layers, seed=plan.seed, moments=moments)
-        settle_statistics(context, module, before)
+        context.settle_statistics(module, before)
 
     title = f"Fine-tuning, {settings.schedule}, {len(plan.factored)} layers"
     text = "{0.cut}: top-1 on the validation split {0.top1:.1f} %".format
@@ -139,18 +146,3 @@ def _training_images(context: RunContext, settings: TuneSettings) -> Loader:
         drop_last=True,
         generator=torch.Generator(),
     )
-
-
-def _divergences(context: RunContext, plan: Plan) -> dict[str, float]:
-    """Divergence of the outputs on the validation split when each layer alone is factored as planned."""
-    network = context.network.module
-    assert context.data is not None  # it is trainable
-    evaluator = Evaluator(network, context.data.held_out, device=context.group.device)
-    losses: dict[str, float] = {}
-    with context.reporter.stage("Measuring which layer is most sensitive") as advance:
-        for done, row in enumerate(plan.factored):
-            inputs = (context.moments or {}).get(row.name)
-            found = decomposition(context.decompositions, network, row.name, row.method, plan.seed, inputs)
-            losses[row.name] = evaluator.alone(row.name, found.factors(row.rank))[0]
-            advance(done + 1, len(plan.factored), row.name)
-    return losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.run_files import RunFile
 from compress_export.console import Reporter
@@ -21,10 +22,11 @@ from compress_export.models.networks import Network, NetworkRequest, load_networ
 from compress_export.pipeline.validate import regularization_of
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, SourceSettings, training_epochs
-from compressor.calibration import Moments, collect
+from compressor.calibration import Moments, carry_over, collect
 from compressor.decompositions.methods import Decompositions
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
-from compressor.surgery import load_weights, save_weights
+from compressor.plan import Plan
+from compressor.surgery import load_weights, save_weights, skeleton
 from compressor.survey import Survey, survey
 from compressor.training.loop import EpochRow, TrainOptions, Watch, fit
 from compressor.training.schedules import Step
@@ -86,6 +88,22 @@ class RunContext:
                 seed=self.seed,
                 progress=lambda images: advance(images, len(batches.dataset), ""),  # type: ignore[arg-type]  # sized
             )
+
+    def load_module(self, plan: Plan, name: str) -> nn.Module:
+        """The network with the plan's factors and the weights of the run's file `name`."""
+        module = copy.deepcopy(self.network.module)
+        skeleton(module, plan.layers)
+        load_weights(module, self.run / name)
+        return module.eval()
+
+    def settle_statistics(self, module: nn.Module, before: nn.Module) -> None:
+        """Moves BatchNorm's statistics, those of the network `before`, as its factorization moved outputs of layers."""
+        if self.trainable and self.data is not None:
+            carry_over(module, before, self.data.calibration)
+
+    def send(self, job: str, *arguments: Any) -> None:
+        """Tells the other processes of the group to do a job; the caller then does it too."""
+        self.group.broadcast((job, self.run.stored(), arguments))
 
 
 def load(
@@ -152,8 +170,8 @@ def load(
     found = survey(network.module, images)
     save_weights(network.module, run / RunFile.ORIGINAL_WEIGHTS)
     run.write_json(RunFile.SURVEY, asdict(found))
-    told = {name: getattr(network, name) for name in ("name", "input", "outputs", "origin", "mean", "std")}
-    run.write_json(RunFile.NETWORK, {**told, "notes": notes})
+    facts = {name: getattr(network, name) for name in ("name", "input", "outputs", "origin", "mean", "std")}
+    run.write_json(RunFile.NETWORK, {**facts, "notes": notes})
     (run / RunFile.TRAINING_CHECKPOINT).unlink(missing_ok=True)
     return RunContext(run, reporter, network, data, found, images, settings.seed, group)
 

@@ -12,23 +12,22 @@ import msgspec
 from torch import nn
 
 from bench.run_files import RunFile
-from compress_export.errors import InputError, nearest
+from compress_export.errors import InputError
 from compress_export.latency import error_cache
 from compress_export.latency.measured_costs import MeasuredCosts
-from compress_export.pipeline.compress import settle_statistics
-from compress_export.pipeline.distributed import send
 from compress_export.pipeline.load import RunContext
+from compress_export.pipeline.validate import goal_of
 from compress_export.settings import PlanSettings
 from compressor.decompositions.methods import METHODS, Decomposition, decomposition, default_method
 from compressor.plan import LayerVariant, Plan
 from compressor.planning.budget_rule import free_layers
 from compressor.planning.cost_model import CostModel, CountedCosts
-from compressor.planning.goal import DEFAULT_METHODS, Errors, Goal
+from compressor.planning.goal import Errors, Goal
 from compressor.planning.loss_model import Evaluator, MeasuredLosses, Probe, probe_losses, probe_points_of
 from compressor.planning.options import OPTIONS
-from compressor.planning.planner import RANK_RULES, PlanningProblem, check_goal, check_plan, solve
+from compressor.planning.planner import PlanningProblem, check_goal, check_plan, solve
 from compressor.planning.rank_rules import factorable_layers
-from compressor.planning.recipes import PAPER_RANKS, check_needs, ranks_for
+from compressor.planning.recipes import check_needs
 from compressor.surgery import apply, skeleton
 from compressor.survey import LayerCost
 from compressor.training.fine_tune import probe
@@ -57,50 +56,6 @@ def plan_stage(context: RunContext, settings: PlanSettings, stale: bool = False)
         plan, compressed = _make_plan(context, goal, settings)
     run.write_text(RunFile.PLAN, plan.to_json())
     return plan, compressed
-
-
-def check_plan_settings(settings: PlanSettings) -> None:
-    """InputError or PlanError for what shows before a network is loaded: rules, recipes, methods, limits, the file."""
-    rule = settings.rank_rule
-    if rule not in RANK_RULES:
-        raise InputError(f"there is no rank rule {rule!r}: {nearest(rule, RANK_RULES)}")
-    if isinstance(settings.ranks, str) and settings.ranks not in PAPER_RANKS:
-        known = nearest(settings.ranks, PAPER_RANKS)
-        raise InputError(f"--ranks takes layer=rank,... or a paper's, not {settings.ranks!r}: {known}")
-    if settings.plan is not None:
-        if not Path(settings.plan).is_file():
-            raise InputError(f"--plan {settings.plan}: there is no such file")
-        Plan.read(Path(settings.plan))
-    for name in settings.methods:
-        if name not in METHODS:
-            raise InputError(f"there is no method {name!r}: {nearest(name, METHODS)}")
-    if not isinstance(settings.ranks, str):
-        _ = goal_of(settings, (), 0, False).limits  # reads each of them
-
-
-def goal_of(settings: PlanSettings, layers: Sequence[LayerCost], seed: int, measurable: bool) -> Goal:
-    """The goal that the settings describe, for a network of these layers whose accuracy is `measurable` or not."""
-    ranks, source = settings.ranks, "ranks given"
-    if isinstance(ranks, str):
-        source = f"ranks of {ranks} ({PAPER_RANKS[ranks].source})"
-        ranks = ranks_for(PAPER_RANKS[ranks], layers)
-        ranks = {name: rank for name, rank in ranks.items() if name not in settings.keep_layers}
-    limits = [settings.max_params, settings.max_size, settings.max_macs, settings.max_latency, settings.max_drop]
-    assumed = measurable and not ranks and settings.rank_rule == "budget" and not any(limits)
-    return Goal(
-        settings.rank_rule,
-        settings.max_params,
-        settings.max_size,
-        settings.max_macs,
-        settings.max_latency,
-        OPTIONS.default_drop if assumed else settings.max_drop,
-        settings.methods or DEFAULT_METHODS,
-        ranks,
-        source,
-        settings.keep_layers,
-        seed,
-        assumed,
-    )
 
 
 def _make_plan(context: RunContext, goal: Goal, settings: PlanSettings) -> tuple[Plan, nn.Module | None]:
@@ -154,7 +109,7 @@ def verified_plan(
         if evaluator is not None and "drop" in goal.limits and plan.factored:
             compressed = copy.deepcopy(problem.network)
             apply(compressed, plan.layers, problem.decompositions, context.seed, moments=problem.moments)
-            settle_statistics(context, compressed, problem.network)
+            context.settle_statistics(compressed, problem.network)
             harder = _if_lossy(context, problem, plan, evaluator, compressed)
         if harder is None and isinstance(costs, MeasuredCosts) and plan.factored:
             problem.progress("Timing the planned network in turns with the original", 0, 1, "")
@@ -248,7 +203,7 @@ def _measured_losses(context: RunContext, goal: Goal) -> tuple[Evaluator, Measur
             run.append_line(RunFile.LOSSES, asdict(probed))
             advance(done, total, f"{probed.layer}: -{probed.drop:.2f} points at error {probed.error:.2f}")
 
-        send(context, "losses", probe_points, known)
+        context.send("losses", probe_points, known)
         return measure_probe_points(context, probe_points, known, found)
 
 
@@ -309,7 +264,7 @@ def _drops(context: RunContext, goal: Goal, settings: PlanSettings) -> dict[str,
             run.append_line(RunFile.PROBES, {"layer": name, "drop": drop})
 
         watch = Watch(batch=lambda done, total: advance(before + done / total, len(names), now))
-        send(context, "drops", names, settings, known)
+        context.send("drops", names, settings, known)
         return probe_layers(context, names, settings, known, found, watch)
 
 

@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
+import torch
 from torch import nn
 
 from bench.run_files import COMPRESSED, ORIGINAL, RunFile
-from compress_export.console import Reporter, console, output_options, print_result
+from compress_export.console import Reporter, console, output_options, print_result, quietly
 from compress_export.errors import InputError
-from compress_export.pipeline.compress import compress_stage, load_module
-from compress_export.pipeline.distributed import initialize, load_in_all, serve, shut_down
+from compress_export.pipeline.compress import compress_stage
 from compress_export.pipeline.export import export_stage
 from compress_export.pipeline.fine_tune import fine_tune_stage, train
-from compress_export.pipeline.load import RunContext, stored_source
+from compress_export.pipeline.load import RunContext, load, stored_source
 from compress_export.pipeline.measure import choose_device, measure_stage
-from compress_export.pipeline.plan import check_plan_settings, measure_probe_points, plan_stage, probe_layers
+from compress_export.pipeline.plan import measure_probe_points, plan_stage, probe_layers
 from compress_export.pipeline.share import PACKED, packed_module, share_stage
 from compress_export.pipeline.validate import (
+    RunRequest,
     check_goal,
     check_latency,
     check_regularizer,
     runtime_note,
-    while_training,
-    with_centroids,
+    validated,
 )
 from compress_export.reporting.gather import gather
 from compress_export.reporting.model import Report
 from compress_export.reporting.notes import failures
 from compress_export.reporting.pages import as_json, renew_pages, write_pages
 from compress_export.reporting.terminal import show, show_plan
-from compress_export.run_directory import RunDirectory, open_run
+from compress_export.run_directory import RunDirectory, RunSettings, open_run
 from compress_export.settings import (
     BenchSettings,
     PlanSettings,
@@ -43,36 +47,73 @@ from compress_export.settings import (
     SourceSettings,
     TuneSettings,
 )
-from compressor.distributed import SINGLE_PROCESS, ProcessGroup
+from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, ProcessGroup
 from compressor.plan import Plan
-from compressor.training.loop import accuracy
+from compressor.training.loop import Accuracy, accuracy
 from exporters.artifact import ExportError, read_artifacts
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """The settings of a whole run."""
-
-    source: SourceSettings
-    plan: PlanSettings
-    tune: TuneSettings
-    formats: tuple[str, ...] = ()
-    bench: BenchSettings = field(default_factory=BenchSettings)
-    share: ShareSettings = field(default_factory=ShareSettings)
-
 
 JOBS: dict[str, Callable[..., object]] = {"losses": measure_probe_points, "drops": probe_layers, "tune": train}
 """Jobs that all processes of a group do at once."""
+
+LOAD, LEAVE = "load", "leave"
+FILES = (RunFile.NETWORK, RunFile.ORIGINAL_WEIGHTS)
 
 
 def on_main_process(work: Callable[[ProcessGroup], object], mixed_precision: bool = False) -> None:
     """Does the work in the main process; the others that torchrun started do the jobs that it sends them."""
     group = initialize(mixed_precision)
-    if not group.is_main:
-        serve(group, JOBS)
-        return
-    work(group)
-    shut_down(group)
+    if group.is_main:
+        work(group)
+        group.broadcast((LEAVE, RunSettings(), ()))
+    else:
+        _serve(group)
+
+
+def initialize(mixed_precision: bool = False) -> ProcessGroup:
+    """The processes that train together: those that torchrun started, one with a GPU, or one on the CPU.
+
+    InputError for mixed precision without a CUDA GPU.
+    """
+    gpu = torch.cuda.is_available()
+    if mixed_precision and not gpu:
+        raise InputError(
+            "fine_tune.mixed_precision trains in half precision on a CUDA GPU, and this machine has none; leave it out"
+        )
+    if not gpu and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return SINGLE_PROCESS
+    half = "bf16" if gpu and torch.cuda.is_bf16_supported() else "fp16"
+    return AccelerateGroup(half if mixed_precision else "no")
+
+
+def _serve(group: ProcessGroup) -> None:
+    """Does every job that the main process sends, in a run directory of its own, silently, until it is shut down."""
+    context: RunContext | None = None
+    with TemporaryDirectory() as folder, quietly(), redirect_stderr(StringIO()):
+        run = RunDirectory(Path(folder))
+        while True:
+            job, settings, arguments = group.broadcast(("", RunSettings(), tuple[Any, ...]()))
+            if job == LEAVE:
+                return
+            run.store(settings)
+            if job == LOAD:
+                for name, content in zip(FILES, arguments, strict=True):
+                    (run / name).write_bytes(content)
+                context = load(run, stored_source(run), Reporter(), group=group)
+            else:
+                JOBS[job](context, *arguments)
+
+
+def _load(
+    run: RunDirectory, source: SourceSettings, stale: bool = False, group: ProcessGroup = SINGLE_PROCESS
+) -> RunContext:
+    """The context that `source` describes, in the other processes of the group as well."""
+    reporter = Reporter()
+    if run.has(RunFile.NETWORK) and not stale:
+        reporter.say(f"going on in {run.path}: what is there already is not made again")
+    context = load(run, source, reporter, stale, group)
+    if group is not SINGLE_PROCESS:
+        context.send(LOAD, *((run / name).read_bytes() for name in FILES))
+    return context
 
 
 def run_all(path: Path, request: RunRequest, force: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> Report:
@@ -81,7 +122,7 @@ def run_all(path: Path, request: RunRequest, force: bool = False, group: Process
     ExportError after the report is written, if a file is not to be shipped: a layer that was not delegated, or outputs
     that differ from the module's.
     """
-    request = _validated(request)
+    request = validated(request)
     device = choose_device(request.bench, Reporter())
     latency = check_latency(request.plan, request.bench, device.describe())
     for note in filter(None, (latency, runtime_note(request.plan, request.formats))):
@@ -98,17 +139,7 @@ def run_all(path: Path, request: RunRequest, force: bool = False, group: Process
 def compressed_run(path: Path, request: RunRequest, group: ProcessGroup = SINGLE_PROCESS) -> RunContext:
     """A run in the directory `path` as far as the accuracy of its compressed network; nothing is exported."""
     with open_run(path) as run:
-        return _compressed(run, _validated(request), False, group)[0]
-
-
-def _validated(request: RunRequest) -> RunRequest:
-    """The request with its regularizer where it acts. InputError for what its settings cannot do together."""
-    check_plan_settings(request.plan)
-    tune = with_centroids(request.tune, request.share)
-    source = while_training(request.source, tune)
-    check_regularizer(source, tune)
-    check_goal(source, request.plan)
-    return replace(request, source=source, tune=tune)
+        return _compressed(run, validated(request), False, group)[0]
 
 
 def _compressed(
@@ -122,7 +153,7 @@ def _compressed(
         "share": request.share,
     }
     stale = {name for name, settings in sections.items() if run.stale(name, settings, force)}
-    context = load_in_all(run, request.source, "source" in stale, group)
+    context = _load(run, request.source, "source" in stale, group)
     # Before hours are spent: an image of the test set that cannot be read is found, and a wrong figure is seen.
     _evaluate(context, {ORIGINAL: context.network.module})
     plan, verified = plan_stage(context, request.plan, "plan" in stale)
@@ -141,11 +172,10 @@ def plan_only(
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Plan:
     """The plan of a run, written and printed."""
-    check_plan_settings(settings)
     check_goal(source, settings)
     with open_run(path) as run:
         stale_source, stale_plan = run.stale("source", source, force), run.stale("plan", settings, force)
-        context = load_in_all(run, source, stale_source, group)
+        context = _load(run, source, stale_source, group)
         plan, _ = plan_stage(context, settings, stale_plan)
         print_result(plan.to_json(), lambda: show_plan(plan, context.survey, console()))
         context.reporter.say(f"{run / RunFile.PLAN}: go on with `compress-export compress {path}`")
@@ -243,7 +273,7 @@ def _existing(path: Path, needed: str, verb: str, group: ProcessGroup = SINGLE_P
     """An existing run with its network and data as its settings name them. InputError if it lacks the file `needed`."""
     with open_run(path, create=False) as run:
         run.need(needed, verb)
-        yield load_in_all(run, stored_source(run), group=group)
+        yield _load(run, stored_source(run), group=group)
 
 
 def _newest(context: RunContext) -> tuple[nn.Module, nn.Module]:
@@ -254,7 +284,7 @@ def _newest(context: RunContext) -> tuple[nn.Module, nn.Module]:
     plan = Plan.read(run / RunFile.PLAN)
     compressed = compress_stage(context, plan)
     tuned = run.has(RunFile.TUNED_WEIGHTS)
-    return compressed, load_module(context, plan, RunFile.TUNED_WEIGHTS) if tuned else compressed
+    return compressed, context.load_module(plan, RunFile.TUNED_WEIGHTS) if tuned else compressed
 
 
 def _modules(context: RunContext, compressed: nn.Module, tuned: nn.Module, shared: nn.Module) -> dict[str, nn.Module]:
@@ -273,19 +303,21 @@ def _evaluate(context: RunContext, modules: Mapping[str, nn.Module]) -> None:
     run = context.run
     if not context.trainable or context.data is None:
         return
-    rows: dict[str, Any] = run.read_json(RunFile.ACCURACY) if run.has(RunFile.ACCURACY) else {}
+    rows: dict[str, Accuracy] = {}
+    if run.has(RunFile.ACCURACY):
+        rows = msgspec.convert(run.read_json(RunFile.ACCURACY), dict[str, Accuracy])
     if set(rows) == set(modules) or (rows and set(modules) == {ORIGINAL}):
         return
     with context.reporter.stage(f"Measuring the accuracy of {', '.join(modules)} on the test set") as advance:
         for done, (name, module) in enumerate(modules.items()):
             advance(done, len(modules), name)
             if name != ORIGINAL or ORIGINAL not in rows:
-                rows[name] = asdict(accuracy(module, context.data.validation, context.group.device))
-    run.write_json(RunFile.ACCURACY, {name: rows[name] for name in modules})
+                rows[name] = accuracy(module, context.data.validation, context.group.device)
+    run.write_json(RunFile.ACCURACY, {name: asdict(rows[name]) for name in modules})
     if set(modules) == {ORIGINAL}:
         original = rows[ORIGINAL]
         context.reporter.say(
-            f"top-1 of the original: {original['top1']:.2f} % of {len(original['correct'])} images of the test set"
+            f"top-1 of the original: {original.top1:.2f} % of {len(original.correct)} images of the test set"
         )
 
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from torch import nn
 
 from bench.run_files import COMPRESSED, RunFile
-from compress_export.pipeline.compress import settle_statistics
 from compress_export.pipeline.load import RunContext, logged_training
 from compress_export.settings import ShareSettings
 from compressor.calibration import collect
@@ -48,7 +47,7 @@ def share_stage(context: RunContext, tuned: nn.Module, settings: ShareSettings, 
                 moments = collect(tuned, data.calibration, names, seed=context.seed)
             model = share(tuned, rows, sharing, context.seed, moments, advance)
         if any(len(row.weight) > 2 for row in model.shared):
-            settle_statistics(context, model.module, tuned)
+            context.settle_statistics(model.module, tuned)
         run.write_json(
             RunFile.SHARED_LAYERS, {"sharing": sharing.text(), "layers": [asdict(row) for row in model.rows]}
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from bench.measurement import Device
 from compress_export.errors import InputError, nearest
@@ -14,13 +16,41 @@ from compress_export.settings import (
     TuneSettings,
     training_epochs,
 )
+from compressor.decompositions.methods import METHODS
+from compressor.plan import Plan
+from compressor.planning.goal import DEFAULT_METHODS, Goal
 from compressor.planning.limits import parse_limit
+from compressor.planning.options import OPTIONS
+from compressor.planning.planner import RANK_RULES
+from compressor.planning.recipes import PAPER_RANKS, ranks_for
+from compressor.survey import LayerCost
 from compressor.weight_sharing.product_quantization import Sharing
 from compressor.weight_sharing.regularizers import REGULARIZERS, Regularization
 from exporters.formats import FORMATS
 
 CENTROIDS = "4x256"
 """What the centroid term follows where no sharing is asked for."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """The settings of a whole run."""
+
+    source: SourceSettings
+    plan: PlanSettings
+    tune: TuneSettings
+    formats: tuple[str, ...] = ()
+    bench: BenchSettings = field(default_factory=BenchSettings)
+    share: ShareSettings = field(default_factory=ShareSettings)
+
+
+def validated(request: RunRequest) -> RunRequest:
+    """The request with its regularizer where it acts. InputError for what its settings cannot do together."""
+    tune = with_centroids(request.tune, request.share)
+    source = while_training(request.source, tune)
+    check_goal(source, request.plan)
+    check_regularizer(source, tune)
+    return replace(request, source=source, tune=tune)
 
 
 def regularization_of(settings: SourceSettings | TuneSettings) -> Regularization | None:
@@ -74,7 +104,22 @@ def while_training(source: SourceSettings, tune: TuneSettings) -> SourceSettings
 
 
 def check_goal(source: SourceSettings, plan: PlanSettings) -> None:
-    """InputError for a goal that has nothing to be measured by: accuracy without data, times while counting."""
+    """InputError or PlanError for a goal that cannot be read, names what there is none of, or has nothing to be
+    measured by: accuracy without data, times while counting."""
+    if plan.rank_rule not in RANK_RULES:
+        raise InputError(f"there is no rank rule {plan.rank_rule!r}: {nearest(plan.rank_rule, RANK_RULES)}")
+    if isinstance(plan.ranks, str) and plan.ranks not in PAPER_RANKS:
+        known = nearest(plan.ranks, PAPER_RANKS)
+        raise InputError(f"--ranks takes layer=rank,... or a paper's, not {plan.ranks!r}: {known}")
+    if plan.plan is not None:
+        if not Path(plan.plan).is_file():
+            raise InputError(f"--plan {plan.plan}: there is no such file")
+        Plan.read(Path(plan.plan))
+    for name in plan.methods:
+        if name not in METHODS:
+            raise InputError(f"there is no method {name!r}: {nearest(name, METHODS)}")
+    if not isinstance(plan.ranks, str):
+        _ = goal_of(plan, (), 0, False).limits  # reads each of them
     blind = source.data is None or (source.weights == "none" and source.train is None)
     rule = plan.rank_rule == "sensitivity" and not plan.ranks and plan.plan is None
     for asked, what in ((rule, "--set plan.rank_rule=sensitivity"), (plan.max_drop, "--max-drop")):
@@ -87,6 +132,31 @@ def check_goal(source: SourceSettings, plan: PlanSettings) -> None:
             f"--max-latency {plan.max_latency} needs times, and plan.costs=counted measures none; leave it out, or "
             "pass a fraction such as 0.5x"
         )
+
+
+def goal_of(settings: PlanSettings, layers: Sequence[LayerCost], seed: int, measurable: bool) -> Goal:
+    """The goal that the settings describe, for a network of these layers whose accuracy is `measurable` or not."""
+    ranks, source = settings.ranks, "ranks given"
+    if isinstance(ranks, str):
+        source = f"ranks of {ranks} ({PAPER_RANKS[ranks].source})"
+        ranks = ranks_for(PAPER_RANKS[ranks], layers)
+        ranks = {name: rank for name, rank in ranks.items() if name not in settings.keep_layers}
+    limits = [settings.max_params, settings.max_size, settings.max_macs, settings.max_latency, settings.max_drop]
+    assumed = measurable and not ranks and settings.rank_rule == "budget" and not any(limits)
+    return Goal(
+        settings.rank_rule,
+        settings.max_params,
+        settings.max_size,
+        settings.max_macs,
+        settings.max_latency,
+        OPTIONS.default_drop if assumed else settings.max_drop,
+        settings.methods or DEFAULT_METHODS,
+        ranks,
+        source,
+        settings.keep_layers,
+        seed,
+        assumed,
+    )
 
 
 def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> str:

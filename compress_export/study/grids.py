@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from compress_export.settings import Fit, PlanSettings, Trained, TuneSettings
 
@@ -89,17 +89,17 @@ GRIDS: dict[str, Grid] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment: a system at a budget with a seed, on a network and as many images of its data. `course` says how
+    """One experiment, whichever grid asks for it: a system at a budget with a seed, on a network and as many images of
+    its data; the paper's table has no data and no budget. `course` says how
     every system is tuned: optimizer, rate and its shape, batch; `source` is a digest of the network's code, weights,
     image and training, for another network may have the same name."""
 
-    grid: str
     system: str
     network: str
     data: str | None
     budget: str | None
     seed: int
-    epochs: float
+    epochs: int | float  # as it was written, so that a line keeps its text
     course: str = ""
     images: int | None = None
     source: str = ""
@@ -111,11 +111,6 @@ class Cell:
                  self.source]  # fmt: skip
         return "-".join("".join(c if c.isalnum() or c == "." else "_" for c in str(word)) for word in words)
 
-    @property
-    def key(self) -> dict[str, Any]:
-        """What tells a cell from every other, whichever grid asks for it."""
-        return {name: value for name, value in asdict(self).items() if name != "grid"}
-
 
 def cells_of(
     grid: str, network: str, data: str | None, course: str = "", images: int | None = None, source: str = ""
@@ -123,9 +118,9 @@ def cells_of(
     """All cells of a grid on a network, seed by seed, so that an early end leaves whole comparisons."""
     found = GRIDS[grid]
     if found.kind == "counted":
-        return (Cell(grid, "counted", "alexnet-caffe", None, None, 0, 0),)
+        return (Cell("counted", "alexnet-caffe", None, None, 0, 0),)
     return tuple(
-        Cell(grid, system, network, data, budget, seed, found.epochs, course, images, source)
+        Cell(system, network, data, budget, seed, found.epochs, course, images, source)
         for seed in found.seeds
         for budget in found.budgets
         for system in found.systems

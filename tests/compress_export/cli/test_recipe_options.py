@@ -9,8 +9,8 @@ from compress_export.cli.options import Given, given_in
 from compress_export.cli.to_settings import plan_of, source_of, tune_again_of, tune_of
 from compress_export.data.images import unlabelled_images
 from compress_export.errors import InputError
-from compress_export.pipeline.distributed import initialize
-from compress_export.pipeline.run import RunRequest, compressed_run
+from compress_export.pipeline.run import compressed_run, initialize
+from compress_export.pipeline.validate import RunRequest
 from compress_export.run_directory import RunSettings
 from compress_export.settings import TuneSettings
 from compressor.plan import Plan

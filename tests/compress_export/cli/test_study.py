@@ -2,30 +2,54 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scipy.stats import binom
 
 from compress_export.errors import InputError
+from compress_export.pipeline.validate import RunRequest
 from compress_export.reporting.model import mcnemar
-from compress_export.settings import PlanSettings, SourceSettings, plain
-from compress_export.study.cells import LOSSES, PROBES, _borrow
+from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
+from compress_export.study.cells import borrow
 from compress_export.study.grids import GRIDS, SYSTEMS, cells_of
-from compress_export.study.lines import VERSION, add_line, find, packed, read_lines, unpacked
-from compress_export.study.tables import TABLES, of_grid, ours_table, paper_table, spread, trained_table
+from compress_export.study.results import (
+    TABLES,
+    VERSION,
+    TrainedLine,
+    add_line,
+    find,
+    of_grid,
+    ours_table,
+    packed,
+    paper_table,
+    put_line,
+    read_lines,
+    spread,
+    to_line,
+    trained_table,
+    unpacked,
+)
 
 LABELS = [0, 1, 2, 3] * 5
 
 
-def line(cell, right, top1):
+def line(cell, right, top1, grid="methods"):
     """A line of a cell whose network has the first `right` images right."""
     predictions = [label if place < right else (label + 1) % 4 for place, label in enumerate(LABELS)]
-    return {
-        "grid": cell.grid, "cell": cell.key, "macs": [400, 200], "parameters": [40, 10], "ms": None,
-        "errors": {"a": 0.2, "b": 0.4}, "stability": {"a": 1.5, "b": None},
-        "top1": {"original": 90.0, "cut": 20.0, "compressed": top1},
-        "predictions": {"original": packed(LABELS), "compressed": packed(predictions)}, "labels": packed(LABELS),
-    }  # fmt: skip
+    return TrainedLine(
+        grid,
+        cell,
+        parameters=(40, 10),
+        macs=(400, 200),
+        ranks={"a": ("cp", 3), "b": ("tucker", 2, 4)},
+        errors={"a": 0.2, "b": 0.4},
+        stability={"a": 1.5, "b": None},
+        top1={"original": 90.0, "cut": 20.0, "compressed": top1},
+        held_out=((0, 1, 19.5),),
+        predictions={"original": packed(LABELS), "compressed": packed(predictions)},
+        labels=packed(LABELS),
+    )
 
 
 def test_predictions_survive_packing():
@@ -52,11 +76,26 @@ def test_a_line_is_found_by_its_cell_and_a_cut_one_goes(tmp_path):
     add_line(path, line(first, 10, 50.0))
     with path.open("a") as file:
         file.write('{"version": 1, "cell": {"sys')
-    assert [row["cell"] for row in read_lines(path)] == [first.key]
+    assert read_lines(path) == [line(first, 10, 50.0)]
     add_line(path, line(second, 12, 60.0))
-    assert [row["cell"] for row in read_lines(path)] == [first.key, second.key]
-    assert find(read_lines(path), second.key)["top1"]["compressed"] == 60
-    assert find(read_lines(path), cells_of("methods", "other", "digits")[0].key) is None
+    assert [row.cell for row in read_lines(path)] == [first, second]
+    assert find(read_lines(path), second).top1["compressed"] == 60
+    assert find(read_lines(path), cells_of("methods", "other", "digits")[0]) is None
+    put_line(path, line(first, 11, 55.0))
+    assert read_lines(path) == [line(first, 11, 55.0), line(second, 12, 60.0)]
+    assert json.loads(path.read_text().splitlines()[1])["cell"]["epochs"] == 2
+
+
+def test_the_lines_that_lie_here_are_written_as_they_were_read(tmp_path):
+    lines = (Path(__file__).parents[3] / "results" / "study.jsonl").read_text().splitlines()
+    for text in (lines[0], lines[-1]):
+        add_line(tmp_path / "study.jsonl", to_line(json.loads(text)))
+    for text, again in zip((lines[0], lines[-1]), (tmp_path / "study.jsonl").read_text().splitlines(), strict=True):
+        before, after = json.loads(text), json.loads(again)
+        assert {name: after[name] for name in before if name not in ("ms", "counted", "original")} == {
+            name: value for name, value in before.items() if name not in ("ms", "counted", "original")
+        }
+        assert to_line(after) == to_line(before)
 
 
 def test_a_file_of_another_version_is_refused(tmp_path):
@@ -66,6 +105,9 @@ def test_a_file_of_another_version_is_refused(tmp_path):
         read_lines(path)
     path.write_text("{]\n")
     with pytest.raises(InputError, match="line 1, is no JSON"):
+        read_lines(path)
+    path.write_text(json.dumps({"version": VERSION, "grid": "methods", "cell": {}}) + "\n")
+    with pytest.raises(InputError, match=r"line 1, is no line of a study \(.*`system`"):
         read_lines(path)
 
 
@@ -112,7 +154,7 @@ def test_a_p_that_is_hardly_a_number_is_told_as_below():
     ours, other = (cells_of("methods", "net", "cifar10")[place] for place in (7, 0))
     many = packed([0] * 1060)  # 2 / 2^1060 is above 0, with hardly a digit left
     rows = [
-        {**line(cell, 0, 50.0), "labels": many, "predictions": dict.fromkeys(("original", "compressed"), found)}
+        replace(line(cell, 0, 50.0), labels=many, predictions=dict.fromkeys(("original", "compressed"), found))
         for cell, found in ((ours, many), (other, packed([1] * 1060)))
     ]
     head, *body = trained_table(rows)
@@ -135,11 +177,12 @@ def test_a_cell_borrows_what_another_measured_of_the_same_network(tmp_path, seed
     (made / "settings.json").write_text(
         json.dumps({"source": plain(source), "plan": plain(PlanSettings(fit="weights"))})
     )
-    for name in (LOSSES, PROBES, *(["plan.json"] if planned else [])):
+    for name in ("losses.jsonl", "probes.jsonl", *(["plan.json"] if planned else [])):
         (made / name).write_text(name)
-    _borrow(tmp_path, tmp_path / "new", replace(source, seed=seed), PlanSettings(fit=fit))
+    request = RunRequest(replace(source, seed=seed), PlanSettings(fit=fit), TuneSettings())
+    borrow(tmp_path, tmp_path / "new", request)
     assert sorted(path.name for path in (tmp_path / "new").glob("*")) == expected
-    _borrow(tmp_path, tmp_path / "other", replace(source, seed=seed, images=200), PlanSettings(fit=fit))
+    borrow(tmp_path, tmp_path / "other", replace(request, source=replace(request.source, images=200)))
     assert not (tmp_path / "other").exists()
 
 
@@ -196,10 +239,12 @@ def test_what_the_study_cannot_do_is_told(call, tmp_path, words, text):
 
 
 def test_another_network_of_the_same_name_has_cells_of_its_own(call, tmp_path, net_file, monkeypatch):
+    from compress_export.pipeline import run
     from compress_export.study import cells
 
     made = []
-    monkeypatch.setattr(cells, "line_of", lambda cell, _bed: made.append(cell.source) or line(cell, 10, 50.0))
+    monkeypatch.setattr(run, "compressed_run", lambda *_: None)
+    monkeypatch.setattr(cells, "trained_line", lambda _, cell, _run: made.append(cell.source) or line(cell, 10, 50.0))
     for folder, code in (("a", ""), ("b", "# changed\n"), ("c", "")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "net.py").write_text(net_file.read_text() + code)
@@ -240,28 +285,28 @@ def test_an_interrupted_study_goes_on_and_makes_nothing_twice(call, tmp_path, ne
         "--set",
         "source.images=200",
     ]
-    made, whole = [], cells.line_of
+    made, whole = [], cells.trained_line
 
-    def interrupted(cell, bed):
+    def interrupted(grid, cell, context):
         if made:
             raise KeyboardInterrupt
         made.append(cell.system)
-        return whole(cell, bed)
+        return whole(grid, cell, context)
 
-    monkeypatch.setattr(cells, "line_of", interrupted)
+    monkeypatch.setattr(cells, "trained_line", interrupted)
     assert call(tmp_path, *words)[0] == 130
     path = tmp_path / "results" / "study.jsonl"
     (first,) = read_lines(path)
-    monkeypatch.setattr(cells, "line_of", whole)
+    monkeypatch.setattr(cells, "trained_line", whole)
     status, out, _ = call(tmp_path, *words)
     lines = read_lines(path)
-    assert (status, [row["cell"]["system"] for row in lines], lines[0]) == (0, ["tucker-vbmf", "ours"], first)
-    assert all(row["macs"][1] <= 0.5 * row["macs"][0] for row in lines)
+    assert (status, [row.cell.system for row in lines], lines[0]) == (0, ["tucker-vbmf", "ours"], first)
+    assert all(row.macs[1] <= 0.5 * row.macs[0] for row in lines)
     assert "| tucker-vbmf |" in out
     assert call(tmp_path, *words, "--cap", "0.2")[0] == 0
     timed = read_lines(path)
-    assert [{**row, "ms": None} for row in timed] == lines
-    assert all(row["ms"]["p50"][0] > 0 and row["ms"]["ratio"]["value"] > 0 for row in timed)
+    assert [replace(row, ms=None) for row in timed] == lines
+    assert all(row.ms.p50[0] > 0 and row.ms.ratio.value > 0 for row in timed)
     before = path.read_bytes()
     path.with_name("study-methods.svg").unlink()
     assert call(tmp_path, *words, "--tables")[0] == 0

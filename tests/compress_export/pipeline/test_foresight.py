@@ -27,7 +27,9 @@ def test_a_limit_on_time_that_is_met_elsewhere_is_said_or_refused():
     assert "on Virtual 8 (phone) may have another ratio" in said
     assert "with 2 threads may" in check_latency(HALF, BenchSettings(threads=2), HOST)
     assert check_latency(FIVE, BenchSettings(), PHONE)  # found by itself: said, for nobody asked for it
-    with pytest.raises(InputError, match=r"measured on Virtual 8 \(phone\), where they take other times; pass a share"):
+    with pytest.raises(
+        InputError, match=r"measured on Virtual 8 \(phone\), where they take other times; pass a fraction"
+    ):
         check_latency(FIVE, BenchSettings(device="phone"), PHONE)
 
 
