@@ -22,6 +22,9 @@ from exporters.artifact import write_whole
 VERSION = 2
 """Raised whenever a line says something else than before."""
 
+Number = int | float
+"""A number that is written as it was read: 2 stays 2."""
+
 REFERENCE = "ours"
 """The system that every other is compared with."""
 
@@ -51,7 +54,7 @@ class TrainedLine:
     errors: dict[str, float]
     stability: dict[str, float | None]
     top1: dict[str, float]
-    held_out: tuple[tuple[float, float, float], ...]
+    held_out: tuple[tuple[Number, Number, float], ...]
     predictions: dict[str, str]
     labels: str
     ms: Times | None = None
@@ -61,9 +64,9 @@ class TrainedLine:
 class Counts:
     """Parameters and MACs; `papers_count` are the parameters with a bias in every factor, as a paper counts them."""
 
-    parameters: float
-    macs: float
-    papers_count: float | None = None
+    parameters: Number
+    macs: Number
+    papers_count: Number | None = None
 
 
 @dataclass(frozen=True)
