@@ -36,7 +36,7 @@ runner: $(READY) build/.tools
 
 # The Android app (build/app/bundle): compiled by Maven, packaged by Android's own tools.
 app: $(READY) build/.tools
-	$(BIN)/python -m bench.phone.app.build
+	$(BIN)/python -m bench.phone.app_build
 
 # Debian's cross compiler, emulator and adb client for the runner, its Java and Android tools for the app, and all of
 # them for the tests; where we may, they are installed.

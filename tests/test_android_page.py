@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.phone.app.build import libraries
+from bench.phone.app_build import libraries
 from bench.runner.build import lane
 from exporters.formats import FORMATS
 

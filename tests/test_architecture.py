@@ -20,7 +20,7 @@ MAY_IMPORT = {
 ORDER = {
     "compressor": ("decompositions", "surgery.py", "weight_sharing", "planning", "training"),
     "exporters": (),
-    "bench": ("file_contents", "host", "runner", "budgets", "simulator", "phone", "phone/app", "profile", "devices.py"),
+    "bench": ("file_contents", "host", "runner", "budgets", "simulator", "phone", "profile", "devices.py"),
     "compress_export": ("models", "data", "latency", "reporting", "pipeline", "study", "cli", "__main__.py"),
 }
 TOOLKITS = ("torch", "numpy", "executorch", "onnx", "onnxruntime", "coremltools", "timm", "sklearn", "rich")

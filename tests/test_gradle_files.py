@@ -4,7 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from bench.phone.app.build import APKS, libraries
+from bench.phone.app_build import APKS, libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 APP = ROOT / "android_app"

@@ -77,21 +77,20 @@ def check(budgets: Budgets, base: Path | None = None) -> Checked:
         for subject in subjects:
             other = None if base is None else beside(subject, base)
             files.setdefault(subject.path, (subject, other))
-            verdicts += _of_subject(budget, subject, other, base is not None)
+            if subject.problem is not None:
+                verdicts.append(Verdict("failed", subject.name, budget.line, reason=subject.problem))
+                continue
+            # Of a run, the network's quantities are judged once, those of files on each.
+            network = {limit: QUANTITIES[limit.quantity].network for limit in budget.limits}
+            own = [limit for limit in budget.limits if not budget.is_run or network[limit] == subject.is_run]
+            verdicts += [_judge(limit, budget, subject, other, base is not None) for limit in own]
+            if subject.run is not None and subject.is_run and not exported(subject.run):
+                said = (
+                    f"the run has no exported files of its compressed network; `compress-export export {subject.name}`"
+                )
+                missing = [limit for limit in budget.limits if not network[limit]]
+                verdicts += [Verdict("not measured", subject.name, each.line, each, reason=said) for each in missing]
     return Checked(budgets, tuple(verdicts), tuple(pair for pair in files.values() if not pair[0].is_run))
-
-
-def _of_subject(budget: Budget, subject: ModelFile, base: ModelFile | None, has_base: bool) -> list[Verdict]:
-    if subject.problem is not None:
-        return [Verdict("failed", subject.name, budget.line, reason=subject.problem)]
-    network = {limit: QUANTITIES[limit.quantity].network for limit in budget.limits}
-    own = [limit for limit in budget.limits if not budget.is_run or network[limit] == subject.is_run]
-    verdicts = [_judge(limit, budget, subject, base, has_base) for limit in own]
-    if subject.run is not None and subject.is_run and not exported(subject.run):
-        reason = f"the run has no exported files of its compressed network; `compress-export export {subject.name}`"
-        missing = [limit for limit in budget.limits if not network[limit]]
-        verdicts += [Verdict("not measured", subject.name, limit.line, limit, reason=reason) for limit in missing]
-    return verdicts
 
 
 def _judge(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None, has_base: bool) -> Verdict:
@@ -107,7 +106,13 @@ def _judge(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | N
     if limit.kind == "growth" and has_base and base is None:
         reason = "the base does not have this file, so nothing grew"
         return Verdict("new file", subject.name, limit.line, limit, value, reason=reason)
-    reference = None if limit.kind == "absolute" else _reference(limit, budget, subject, base)
+    reference: Figure | None = None
+    if limit.kind == "ratio":
+        reference = original(limit.quantity, subject, budget.where)
+    elif limit.kind == "growth" and base is None:
+        reference = Unmeasured("a change needs a base to compare with; pass --base")
+    elif limit.kind == "growth" and base is not None:
+        reference = of_base(limit.quantity, subject, base, budget.where)
     if isinstance(reference, Unmeasured):
         return Verdict("not measured", subject.name, limit.line, limit, value, reason=reference.reason)
     more_is_better = QUANTITIES[limit.quantity].more
@@ -132,14 +137,6 @@ def _judge(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | N
     lax = unsteady_clause(unsteady_times(limit.quantity, other, budget.where))
     reason = f"the limit comes from {whose}, and {lax}"
     return replace(judged, outcome="not measured", allowed=None, reference=None, reason=reason) if lax else judged
-
-
-def _reference(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None) -> Figure:
-    if limit.kind == "ratio":
-        return original(limit.quantity, subject, budget.where)
-    if base is None:
-        return Unmeasured("a change needs a base to compare with; pass --base")
-    return of_base(limit.quantity, subject, base, budget.where)
 
 
 def amount(unit: Unit, value: float) -> str:

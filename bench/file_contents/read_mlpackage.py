@@ -48,7 +48,7 @@ def _weights(constant: Message, folder: Path) -> Iterator[Weight]:
         name = "" if output is None else output.string(1)
         kind = 0 if tensor is None else tensor.integer(1)
         dtype = "none" if tensor is None else TYPES.get(kind, f"type {kind}")
-        shape = () if tensor is None else tuple(_dimension(dimension) for dimension in tensor.all(3))
+        shape = () if tensor is None else tuple(map(_dimension, tensor.all(3)))
         if blob is not None:
             # "@model_path/weights/weight.bin"
             place = folder / blob.string(1).partition("/")[2]

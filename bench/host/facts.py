@@ -11,12 +11,11 @@ from pathlib import Path
 from bench.measurement import BenchError, Device, Memory
 
 STATUS = Path("/proc/self/status")
-
-
 ROLLUP = Path("/proc/self/smaps_rollup")
-
-
 CLEAR_REFS = Path("/proc/self/clear_refs")
+CPUINFO = Path("/proc/cpuinfo")
+MEMINFO = Path("/proc/meminfo")
+CPUFREQ = Path("/sys/devices/system/cpu")
 
 
 def memory() -> Memory:
@@ -51,22 +50,15 @@ def _kilobytes(path: Path) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
 
 
-CPUINFO = Path("/proc/cpuinfo")
-
-
-MEMINFO = Path("/proc/meminfo")
-
-
-CPUFREQ = Path("/sys/devices/system/cpu")
-
-
 def describe() -> Device:
     """This machine as a Device of kind "host"; its name is the machine's own."""
+    model = re.search(r"^model name\s*:\s*(.+)$", _text(CPUINFO), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s+(\d+) kB", _text(MEMINFO), re.MULTILINE)
     return Device(
         kind="host",
         name=platform.node(),
-        cpu=_cpu(),
+        # x86 has a "model name"; ARM kernels tell implementer and part numbers only, which platform cannot name either
+        cpu=model[1].strip() if model else platform.processor() or platform.machine(),
         cores=os.cpu_count() or 1,
         os=f"{platform.system()} {platform.release()} {platform.machine()}",
         memory_kb=int(memory[1]) if memory else None,
@@ -121,12 +113,6 @@ def load_average() -> float:
 def _clock(core: int, name: str) -> float | None:
     text = _text(CPUFREQ / f"cpu{core}" / "cpufreq" / name).strip()
     return int(text) / 1000 if text.isdigit() else None
-
-
-def _cpu() -> str:
-    # x86 has a "model name"; ARM kernels tell implementer and part numbers only, which platform cannot name either.
-    model = re.search(r"^model name\s*:\s*(.+)$", _text(CPUINFO), re.MULTILINE)
-    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 def _listed(cores: set[int]) -> str:

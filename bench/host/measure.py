@@ -96,10 +96,18 @@ def measure(
         file = Path(folder) / "images.npy"
         np.save(file, np.ascontiguousarray(images))
         for name, group in groupby(by_format, key=lambda index: artifacts[index].format):
-            members = list(group)
+            members, kind = list(group), FORMATS[name]
+            if not kind.runs_here:
+                reason = f"{kind.title} predicts on {SYSTEMS.get(str(kind.system), kind.system)} only"
+                for index in members:
+                    rows[index] = NotMeasured(
+                        artifacts[index].network, name, artifacts[index].sha256, describe(), reason
+                    )
+                continue
             session = _Session(schedule, cores, file, images.shape, tell)
-            measured = _measure_format(name, [artifacts[index] for index in members], session)
-            rows.update(zip(members, measured, strict=True))
+            with ExitStack() as workers:
+                ready = [_prepare(artifacts[index], workers, session) for index in members]
+                rows.update(zip(members, _take_turns(ready, session), strict=True))
     return tuple(rows[index] for index in range(len(artifacts)))
 
 
@@ -135,17 +143,6 @@ def check(artifacts: Sequence[Artifact], images: Images) -> None:
             )
 
 
-def _measure_format(name: str, artifacts: list[Artifact], session: _Session) -> list[Row]:
-    """One row for each artifact, all of one format."""
-    system = FORMATS[name].system
-    if not FORMATS[name].runs_here:
-        reason = f"{FORMATS[name].title} predicts on {SYSTEMS.get(str(system), system)} only"
-        return [NotMeasured(each.network, name, each.sha256, describe(), reason) for each in artifacts]
-    with ExitStack() as workers:
-        ready = [_prepare(artifact, workers, session) for artifact in artifacts]
-        return list(_take_turns(ready, session))
-
-
 def _prepare(artifact: Artifact, workers: ExitStack, session: _Session) -> _Ready:
     """Starts a process for the file, loads it, runs it once and warms it up."""
     schedule, name = session.schedule, artifact.path.name
@@ -165,7 +162,9 @@ def _prepare(artifact: Artifact, workers: ExitStack, session: _Session) -> _Read
 def _take_turns(ready: list[_Ready], session: _Session) -> list[Measurement]:
     """Lets the files run their blocks in turn; while one runs, the others wait on their pipes and use no core."""
     schedule = session.schedule
-    rounds = _affordable_rounds(schedule, max(file.slow_ms for file in ready))
+    # The schedule's rounds, or as many as the slowest file can make within the cap with one run in each block.
+    round_seconds = 2 * (1 + schedule.settle_runs) * max(file.slow_ms for file in ready) / 1000
+    rounds = max(1, min(schedule.rounds, int(schedule.cap_seconds / round_seconds)))
     blocks: list[list[Block]] = [[] for _ in ready]
     preemptions = [0] * len(ready)
     number = 2 * rounds
@@ -188,16 +187,15 @@ def _take_turns(ready: list[_Ready], session: _Session) -> list[Measurement]:
     ]
 
 
-def _affordable_rounds(schedule: Schedule, slow_ms: float) -> int:
-    """The schedule's rounds, or as many as the slowest file can make within the cap with one run in each block."""
-    round_seconds = 2 * (1 + schedule.settle_runs) * slow_ms / 1000
-    return max(1, min(schedule.rounds, int(schedule.cap_seconds / round_seconds)))
-
-
 def _measurement(
     ready: _Ready, session: _Session, blocks: tuple[Block, ...], preemptions: int, ended: Ended
 ) -> Measurement:
-    artifact = ready.artifact
+    artifact, notes = ready.artifact, []
+    runs, wanted = sum(len(block.samples_ms) for block in blocks), session.schedule.runs
+    if session.cores is None:
+        notes.append(f"not pinned: {SYSTEMS.get(sys.platform, sys.platform)} pins no process to a core")
+    if runs < wanted:
+        notes.append(f"{runs} of {wanted} runs: {session.schedule.cap_seconds:g} s were up")
     return Measurement(
         network=artifact.network,
         format=artifact.format,
@@ -226,16 +224,5 @@ def _measurement(
         mhz_after=ended.mhz,
         preemptions=preemptions,
         load_average=ready.load_average,
-        note=_note(session, blocks),
+        note="; ".join(notes),
     )
-
-
-def _note(session: _Session, blocks: tuple[Block, ...]) -> str:
-    """Departures from the schedule that a reader has to know of."""
-    runs, wanted = sum(len(block.samples_ms) for block in blocks), session.schedule.runs
-    notes = []
-    if session.cores is None:
-        notes.append(f"not pinned: {SYSTEMS.get(sys.platform, sys.platform)} pins no process to a core")
-    if runs < wanted:
-        notes.append(f"{runs} of {wanted} runs: {session.schedule.cap_seconds:g} s were up")
-    return "; ".join(notes)

@@ -1,7 +1,5 @@
-"""The process that loads and runs one file to be measured: `serve`, and the values that it takes and gives.
-
-Its requests, in this sequence: Open, None (load), None (the first run), Runs (a warm-up and blocks, as often as
-wanted), None (the end).
+"""Processes of this machine that run files: one that loads and measures a file (`serve`), and one that gives the
+logits with which a phone's are compared (`reference_outputs`).
 """
 
 from __future__ import annotations
@@ -11,23 +9,37 @@ import importlib
 import itertools
 import os
 import resource
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.host.facts import frequency_mhz, memory, reset_peak
 from bench.measurement import BenchError, Memory
-from exporters.worker_process import Answer, Requests, Serve, Worker, WorkerError, WorkerTimeoutError, start
+from exporters.artifact import Artifact, Parity
+from exporters.worker_process import (
+    Answer,
+    Requests,
+    Serve,
+    Worker,
+    WorkerError,
+    WorkerTimeoutError,
+    end_with_parent,
+    start,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Image = NDArray[np.float32]
+    Images = NDArray[np.float32]
+
+LEAST_COSINE = 0.99999
 
 
 def start_worker(
@@ -101,6 +113,8 @@ class Ended:
 
 
 def serve(requests: Requests, answer: Answer) -> None:
+    """The measuring worker's side. Requests, in this sequence: Open, None (load), None (the first run), Runs (a warm-up
+    and blocks, as often as wanted), None (the end)."""
     opened = requests.next(Open)
     pinned = None if opened.cores is None else tuple(sorted(os.sched_getaffinity(0)))
     import numpy as np
@@ -161,3 +175,68 @@ def _since(begin: int) -> float:
 
 def _preemptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Files of one format, an .npy of images, and the .npz for each file's logits, by its index."""
+
+    format: str
+    files: tuple[Path, ...]
+    images: Path
+    logits: Path
+
+
+def reference_outputs(artifacts: Sequence[Artifact], images: Images, timeout_seconds: float) -> list[Images]:
+    """Each file's logits (N, classes) for the images (N, C, H, W), each image given alone. All of one format.
+
+    BenchError if the file does not run on this machine.
+    """
+    import numpy as np
+
+    name = artifacts[0].path.name
+
+    def failure(error: WorkerError) -> BenchError:
+        if isinstance(error, WorkerTimeoutError):
+            return BenchError(f"{name} did not answer on this machine in {timeout_seconds:g} s")
+        return BenchError(
+            f"{name} does not run on this machine, so there is nothing to hold the phone's answers against: {error}; "
+            "export it again"
+        )
+
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        start(serve_outputs, failure, timeout_seconds=timeout_seconds) as worker,
+    ):
+        job = _Job(
+            format=artifacts[0].format,
+            files=tuple(artifact.path.resolve() for artifact in artifacts),
+            images=Path(folder) / "images.npy",
+            logits=Path(folder) / "logits.npz",
+        )
+        np.save(job.images, images)
+        worker.ask("run", job, type(None))
+        with np.load(job.logits) as found:
+            return [found[str(index)] for index in range(len(artifacts))]
+
+
+def serve_outputs(requests: Requests, answer: Answer) -> None:
+    """The worker's side: runs the files of one _Job."""
+    import numpy as np
+
+    from exporters.formats import find_format
+
+    job = requests.next(_Job)
+    end_with_parent()
+    images = np.load(job.images)
+    logits: dict[str, Any] = {}  # numpy's savez has an argument that is a bool
+    for index, file in enumerate(job.files):
+        run = find_format(job.format).load(file, 1)
+        logits[str(index)] = np.concatenate([run(image[None]) for image in images])
+    np.savez(job.logits, **logits)
+    answer(None)
+
+
+def agree(parity: Parity) -> bool:
+    """True where two machines gave the same logits, up to the order in which they add. NaN agrees with nothing."""
+    return (parity.cosine or 0.0) >= LEAST_COSINE and parity.top1_agreement == 1.0

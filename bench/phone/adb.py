@@ -72,13 +72,11 @@ def listed() -> tuple[Listed, ...]:
         raise BenchError(f"`adb devices` failed: {_last(answer.err or answer.out)}; try `adb kill-server`")
     # What is said about starting the server comes first.
     lines = answer.out.partition("List of devices attached")[2]
-    found = re.findall(r"^(\S+)[ \t]+(no permissions|\S+)(.*)$", lines, re.MULTILINE)
-    return tuple(sorted((_listed(*fields) for fields in found), key=lambda phone: phone.serial))
-
-
-def _listed(serial: str, state: str, rest: str) -> Listed:
-    model = re.search(r"\bmodel:(\S+)", rest)
-    return Listed(serial, state, model[1].replace("_", " ") if model else "")
+    phones = []
+    for serial, state, rest in re.findall(r"^(\S+)[ \t]+(no permissions|\S+)(.*)$", lines, re.MULTILINE):
+        model = re.search(r"\bmodel:(\S+)", rest)
+        phones.append(Listed(serial, state, model[1].replace("_", " ") if model else ""))
+    return tuple(sorted(phones, key=lambda phone: phone.serial))
 
 
 def pick(serial: str | None = None) -> Listed:

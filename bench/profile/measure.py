@@ -16,8 +16,7 @@ from bench.host.facts import pick_cores
 from bench.host.measure import Progress, check
 from bench.measurement import BenchError, Device, NotMeasured, Schedule
 from bench.phone import measure as phone
-from bench.profile.operators import layers_of_calls, read
-from bench.profile.profile import Operator, Profile, Unit
+from bench.profile.profile import Operator, Profile, Unit, layers_of_calls, read_calls
 from bench.runner.bundle import Bundle, open_bundle
 from bench.runner.protocol import RunnerAnswer, flags, parse, write_images
 from bench.simulator.cores import read_cores
@@ -142,7 +141,7 @@ def _profiled(
                 continue
             with tempfile.TemporaryDirectory(prefix="profile-") as name:
                 answer = one(artifact, inputs, Path(name))
-                runs = read(artifact.format, Path(name) / "profile")
+                runs = read_calls(artifact.format, Path(name) / "profile")
             # Of times the median over the later runs; of instructions, which repeat, one run.
             calls = runs[-1]
             chosen = [run for run in runs[1:] if len(run) == len(calls) and unit == "ms"] or [calls]

@@ -1,17 +1,22 @@
-"""Profile: the cost of each operator of a file, by its engine's own profiler, and the file that keeps such values."""
+"""Profile: the cost of each operator of a file, as each engine's profiler tells it, its layer, and `profiles.jsonl`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from bench.budgets.growth import layers_of, plain_sides
+from bench.budgets.model_files import ModelFile
+from bench.file_contents.read_onnx import Node, nodes
 from bench.measurement import BenchError, Device
 from exporters.artifact import write_whole
+from exporters.toolkits import quiet
 
 Unit = Literal["ms", "instructions"]
 
@@ -89,3 +94,149 @@ def read(path: Path) -> tuple[Profile, ...]:
                 "line out"
             ) from error
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator in one run: its name, its time in ns, and the shape of the weight that it was given, where the
+    profiler tells. `weighted` says whether it is one that has a weight: a convolution or a matrix product."""
+
+    name: str
+    ns: float
+    weighted: bool
+    shape: tuple[int, ...] = ()
+
+
+Run = tuple[Call, ...]
+ONNX_WEIGHTED = ("Conv", "Gemm", "MatMul")
+TORCH_WEIGHTED = ("conv", "linear", "addmm", "matmul", "mm")
+WHOLE = ("Method::execute", "DELEGATE_CALL", "Method::init", "Program::load_method", "OPERATOR_CALL")
+"""ExecuTorch's events around those of operators."""
+
+
+def read_calls(form: str, path: Path) -> tuple[Run, ...]:
+    """Every run of the profile at `path`, which the runner for `form` wrote. BenchError if it is none, or is empty."""
+    try:
+        runs = tuple(run for run in READERS[form](path) if run)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise BenchError(
+            f"{path.name} is no profile of a .{form} ({type(error).__name__}: {error}); profile it again"
+        ) from error
+    if not runs:
+        raise BenchError(f"the profile of the .{form} names no operator; build the runner anew with `make runner`")
+    return runs
+
+
+def _onnx(path: Path) -> Iterable[Run]:
+    """ONNX Runtime's events, one for each kernel; a run ends with the session's event of that name."""
+    run: list[Call] = []
+    for event in json.loads(path.read_text(encoding="utf-8")):
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            name = re.sub(r"(_nchwc|_token_\d+)+$", "", name).removeprefix("fused ")
+            kind = str(event["args"]["op_name"])
+            run.append(Call(f"{kind} {name}", 1e3 * event["dur"], kind.endswith(ONNX_WEIGHTED)))
+        elif event["name"] == "model_run":
+            yield tuple(run)
+            run = []
+
+
+def _executorch(path: Path) -> Iterable[Run]:
+    """ETDump's events: XNNPACK's own for what it was given, ExecuTorch's for operators outside it."""
+    with quiet():
+        from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
+
+        dump = deserialize_from_etdump_flatcc(path.read_bytes())
+    for block in dump.run_data:
+        calls = []
+        events = (each.profile_event for each in block.events or () if block.name == "Execute")
+        for event in (event for event in events if event is not None):
+            name = str(event.delegate_debug_id_str or event.name or "")
+            if name and name not in WHOLE:
+                weighted = "Convolution" in name or "Fully Connected" in name or "Deconvolution" in name
+                calls.append(Call(name, float(event.end_time - event.start_time), weighted))
+        yield tuple(calls)
+
+
+def _torch(path: Path) -> Iterable[Run]:
+    """The runner's own record of what the lite interpreter calls."""
+    for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+        calls = []
+        for call in run:
+            name = str(call["name"]).removeprefix("aten::").strip("_")
+            shapes = [tuple(map(int, shape)) for shape in call["shapes"]]
+            matrices = [shape for shape in shapes[1:] if len(shape) > 1]
+            weighted = any(word in name for word in TORCH_WEIGHTED) and bool(matrices)
+            calls.append(Call(name, float(call["ns"]), weighted, matrices[-1] if weighted else ()))
+        yield tuple(calls)
+
+
+READERS: dict[str, Callable[[Path], Iterable[Run]]] = {"pte": _executorch, "onnx": _onnx, "ptl": _torch}
+Layers = list[str]
+
+
+def layers_of_calls(form: str, calls: Sequence[Call], subject: ModelFile) -> Layers | None:
+    """The layer of each operator, "" for those that have no weight; None where they cannot be brought together."""
+    return JOINS[form](calls, subject)
+
+
+def _by_name(calls: Sequence[Call], subject: ModelFile) -> Layers | None:
+    """ONNX Runtime names a kernel after a node, or after what a chain of fused nodes gives: the weight is
+    found by going back from there."""
+    contents = subject.contents
+    assert contents is not None  # a .onnx has a reader
+    owners = {weight.name: layer for weight, layer in zip(contents.weights, layers_of(subject), strict=True)}
+    graph = nodes(subject.path)
+    found = {node.name: node for node in graph if node.name} | {name: node for node in graph for name in node.outputs}
+    layers = [_layer(call.name.partition(" ")[2], found, owners) if call.weighted else "" for call in calls]
+    own = [_layer(node.outputs[0], found, owners) for node in graph if any(name in owners for name in node.inputs[1:])]
+    # Nodes need not have names; then only their order is left.
+    return layers if any(layers) else _in_order(calls, own)
+
+
+def _in_order(calls: Sequence[Call], layers: Sequence[str]) -> Layers | None:
+    """The layers given to the operators that have a weight, one after another; None where there are more of either."""
+    if len(layers) != sum(call.weighted for call in calls):
+        return None
+    left = iter(layers)
+    return [next(left) if call.weighted else "" for call in calls]
+
+
+def _layer(name: str, found: Mapping[str, Node], owners: Mapping[str, str]) -> str:
+    node = found.get(name)
+    while node is not None:
+        owner = next((owners[name] for name in node.inputs[1:] if name in owners), "")
+        if owner:
+            return owner
+        node = found.get(node.inputs[0]) if node.inputs else None
+    return ""
+
+
+def _by_place(calls: Sequence[Call], subject: ModelFile) -> Layers | None:
+    """XNNPACK runs convolutions and fully connected layers in the order in which the file keeps their weights."""
+    contents = subject.contents
+    assert contents is not None  # a .pte has a reader
+    owners = zip(contents.weights, layers_of(subject), strict=True)
+    return _in_order(calls, [layer for weight, layer in owners if len(weight.shape) in (2, 4)])
+
+
+def _by_shape(calls: Sequence[Call], subject: ModelFile) -> Layers | None:
+    """The lite interpreter's calls tell the shapes of their weights, which the file keeps in the order of the calls."""
+    contents = subject.contents
+    assert contents is not None  # a .ptl has a reader
+    owners = zip(contents.weights, layers_of(subject), strict=True)
+    left = [(plain_sides(weight.shape), layer) for weight, layer in owners if len(weight.shape) > 1]
+    layers = []
+    for call in calls:
+        if call.weighted and left and left[0][0] == plain_sides(call.shape):
+            layers.append(left.pop(0)[1])
+        else:
+            layers.append("")
+    return None if left else layers
+
+
+JOINS: dict[str, Callable[[Sequence[Call], ModelFile], Layers | None]] = {
+    "pte": _by_place,
+    "onnx": _by_name,
+    "ptl": _by_shape,
+}

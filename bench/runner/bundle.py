@@ -1,4 +1,5 @@
-"""The runner's bundle directory, made by `bench.runner.build` and checked before anything in it is run or pushed."""
+"""Bundle directories: the runner's programs, made by `bench.runner.build`, and the app's builds, made by
+`bench.phone.app_build`. Every file is checked before anything is run or pushed."""
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ MANIFEST = "manifest.json"
 LOADER = "lib/ld-linux-aarch64.so.1"
 ROOT = Path(__file__).resolve().parents[2] / "build" / "runner"
 BUILD = "build it with `make runner`"
+APP_ROOT = ROOT.parent / "app" / "bundle"
+BUILD_APP = "build it with `make app`"
 T = TypeVar("T")
 
 
@@ -121,3 +124,46 @@ def closure(programs: Iterable[Path], folders: Sequence[Path]) -> dict[str, Path
                 found[name] = library
                 waiting.append(library)
     return found
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build: an APK (`package` is its name on the phone), or the folder of a lane. `engines`: format -> version."""
+
+    file: str
+    package: str
+    engines: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class AppBundle:
+    """The folder of all builds. `apks` goes by name, `lane` is for `app_process`; `files` by path in the folder."""
+
+    path: Path
+    apks: Mapping[str, Build]
+    lane: Build
+    files: Mapping[str, BundledFile]
+
+    def apk(self, form: str) -> Build | None:
+        """The app that has an engine for files of that format."""
+        return next((build for build in self.apks.values() if form in build.engines), None)
+
+
+def open_app_bundle(path: Path = APP_ROOT) -> AppBundle:
+    """The bundle, every file of it checked. BenchError if there is none, or if a file is not the one that was built."""
+    if not (path / MANIFEST).exists():
+        raise BenchError(f"there is no app in {path}; {BUILD_APP}")
+    bundle = read_manifest(path, AppBundle, BUILD_APP)
+    for name, file in bundle.files.items():
+        if not (path / name).exists() or size_and_sha256(path / name) != (file.bytes, file.sha256):
+            raise BenchError(f"the app's bundle is not the one that was built: {path / name} has changed; {BUILD_APP}")
+    return bundle
+
+
+def write_app_bundle(path: Path, apks: Mapping[str, Build], lane: Build) -> AppBundle:
+    """Writes the manifest of the files in `path`, last of all: a bundle with a manifest is whole."""
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    files = {name: BundledFile(*size_and_sha256(path / name), mode="644") for name in names if name != MANIFEST}
+    bundle = AppBundle(path, apks, lane, files)
+    write_manifest(bundle)
+    return bundle

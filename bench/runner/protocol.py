@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.measurement import BenchError, Memory, MemoryPhases, Schedule
 
@@ -50,6 +50,8 @@ def parse(stdout: str, name: str) -> RunnerAnswer:
 
     `name` is the measured file's, for the message.
     """
+    import numpy as np
+
     try:
         fields = json.loads(stdout)
         if "error" in fields:
@@ -59,27 +61,23 @@ def parse(stdout: str, name: str) -> RunnerAnswer:
                 f"{name} was not measured: the runner speaks schema {fields['schema']}, this program {SCHEMA}; "
                 "build the runner again with `make runner`"
             )
-        return _answer(fields)
+        keys = ("vm_hwm_kb", "vm_rss_kb", "rss_anon_kb", "rss_file_kb", "pss_kb")
+        phases = {phase: Memory(*(fields["memory"][phase][key] for key in keys)) for phase in PHASES}
+        inline = isinstance(fields["outputs"], list)
+        converted = {
+            "samples_ms": tuple(map(float, fields["samples_ms"])),
+            "output_shape": tuple(map(int, fields["output_shape"])),
+            "outputs": np.array(fields["outputs"], dtype=np.float32) if inline else None,
+            "memory": MemoryPhases(**phases),
+        }
+        return RunnerAnswer(
+            **{field.name: fields[field.name] for field in dataclasses.fields(RunnerAnswer)} | converted
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = " ".join(stdout.split())[:200] or "nothing"
         raise BenchError(
             f"{name} was not measured: the runner did not answer with its one line, but said {said}"
         ) from error
-
-
-def _answer(line: Any) -> RunnerAnswer:
-    import numpy as np
-
-    names = ("vm_hwm_kb", "vm_rss_kb", "rss_anon_kb", "rss_file_kb", "pss_kb")
-    phases = {phase: Memory(*(line["memory"][phase][name] for name in names)) for phase in PHASES}
-    inline = isinstance(line["outputs"], list)
-    converted = {
-        "samples_ms": tuple(map(float, line["samples_ms"])),
-        "output_shape": tuple(map(int, line["output_shape"])),
-        "outputs": np.array(line["outputs"], dtype=np.float32) if inline else None,
-        "memory": MemoryPhases(**phases),
-    }
-    return RunnerAnswer(**{field.name: line[field.name] for field in dataclasses.fields(RunnerAnswer)} | converted)
 
 
 def flags(

@@ -52,19 +52,15 @@ def build(folder: Path = FOLDER) -> Path:
     # The manifest goes first and comes last: what has one is whole.
     (folder / MANIFEST).unlink(missing_ok=True)
     for name, part in PARTS.items():
-        _compile(part, folder / name)
+        words = [part.compiler, *FLAGS, *part.flags, "-o", str(folder / name), str(part.source)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BenchError(f"the simulator's {part.source.name} does not compile:\n{done.stderr.strip()}")
     for name, core in read_cores().items():
         shutil.rmtree(folder / name, ignore_errors=True)
         write_root(core, folder / name)
     (folder / MANIFEST).write_text(json.dumps(hashes(folder), indent=2) + "\n", encoding="utf-8")
     return folder
-
-
-def _compile(part: SharedLibrary, library: Path) -> None:
-    words = [part.compiler, *FLAGS, *part.flags, "-o", str(library), str(part.source)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError(f"the simulator's {part.source.name} does not compile:\n{done.stderr.strip()}")
 
 
 def is_built(folder: Path) -> bool:

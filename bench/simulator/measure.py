@@ -15,8 +15,8 @@ from bench.measurement import BenchError, Device, NotMeasured, Row, Schedule, Si
 from bench.runner.bundle import Bundle, open_bundle
 from bench.runner.protocol import RunnerAnswer, parse, write_images
 from bench.simulator.cores import read_cores
-from bench.simulator.emulator import Machine, Trace, find, trace
-from exporters.artifact import Artifact, Parity
+from bench.simulator.emulator import Machine, find, trace
+from exporters.artifact import Artifact
 from exporters.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -109,7 +109,11 @@ def _row(artifact: Artifact, session: _Session) -> Row:
     reference = _reference(artifact, session)
     assert counted.answer.outputs is not None  # neither was told to write them to a file
     assert reference.outputs is not None
-    parity = compare(counted.answer.outputs, reference.outputs)
+    parity, notes = compare(counted.answer.outputs, reference.outputs), []
+    if parity.verdict(artifact.dtype) != "passed":
+        notes.append("its outputs differ from those on this machine: do not ship it, and look at its kernels")
+    if counted.traffic is None:
+        notes.append("no memory traffic: a run is too long to look at each of its accesses")
     return Simulated(
         network=artifact.network,
         format=form,
@@ -128,7 +132,7 @@ def _row(artifact: Artifact, session: _Session) -> Row:
         memory=counted.memory,
         parity=parity,
         measured_at=now,
-        note=_note(counted, parity, artifact),
+        note="; ".join(notes),
     )
 
 
@@ -139,13 +143,3 @@ def _reference(artifact: Artifact, session: _Session) -> RunnerAnswer:
     plan = ["--shape", session.shape_word, "--warmup-runs", "0", "--warmup-seconds", "0", "--min-runs", "0"]
     done = subprocess.run([*words, *plan], capture_output=True, text=True, timeout=session.timeout_seconds, check=False)
     return parse(done.stdout, f"{artifact.path.name} on this machine")
-
-
-def _note(counted: Trace, parity: Parity, artifact: Artifact) -> str:
-    """Remarks for a reader of this row."""
-    notes = []
-    if parity.verdict(artifact.dtype) != "passed":
-        notes.append("its outputs differ from those on this machine: do not ship it, and look at its kernels")
-    if counted.traffic is None:
-        notes.append("no memory traffic: a run is too long to look at each of its accesses")
-    return "; ".join(notes)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.measurement import Device, Schedule
-from bench.phone.app.inside import AppPlan
+from bench.phone.app import AppPlan
 from exporters.artifact import Artifact
 
 DEVICE = Device("phone", "Nobody Virtual 8", "VP8450", 8, "Android 14", 7812345, "VP0001", 4096, "app")

@@ -21,10 +21,9 @@ from virtual_phone.answers import battery, script, set_clocks, thermal
 from virtual_phone.fixtures import Plug, replug, unplug
 from virtual_phone.phone import VirtualPhone
 
-import bench.phone
 from bench.measurement import BenchError, Measurement, NotMeasured, Row, Schedule, from_line, to_line
 from bench.phone import adb
-from bench.phone import interleave as phone_turns
+from bench.phone import measure as phone_measure
 from bench.phone.adb import Phone, PhoneLost
 from bench.phone.measure import measure, measure_in
 from bench.phone.places import OUTPUTS, PhoneFile, Session
@@ -47,7 +46,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phone_turns, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(phone_measure, "POLL_SECONDS", 0.05)
 
 
 def measured(rows: tuple[Row, ...]) -> tuple[Measurement, ...]:
@@ -154,7 +153,7 @@ class Echo:
 def answers_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine's answers without a runtime."""
     answers = np.random.default_rng(2).random((len(PHOTOS), 5), dtype=np.float32)
-    monkeypatch.setattr(bench.phone.measure, "reference_outputs", lambda artifacts, *_: [answers] * len(artifacts))
+    monkeypatch.setattr(phone_measure, "reference_outputs", lambda artifacts, *_: [answers] * len(artifacts))
 
 
 @pytest.mark.usefixtures("answers_here")

@@ -10,9 +10,7 @@ from bench_rows import DEVICE
 from bench.budgets.model_files import ModelFile
 from bench.devices import DEVICES, find
 from bench.measurement import BenchError, Schedule
-from bench.profile.operators import Call, layers_of_calls
-from bench.profile.operators import read as read_calls
-from bench.profile.profile import Operator, Profile, append, read
+from bench.profile.profile import Call, Operator, Profile, append, layers_of_calls, read, read_calls
 
 FILES = Path(__file__).parents[1] / "files"
 CALLS = [("one", "a", 3.0), ("pool", "", 5.0), ("two", "a", 4.0), ("three", "b", 1.0)]

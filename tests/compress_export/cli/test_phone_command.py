@@ -17,7 +17,7 @@ from virtual_phone.kit import matmul_file
 from bench.devices import DEVICES
 from bench.measurement import BenchError
 from bench.phone import adb
-from bench.phone import interleave as phone_turns
+from bench.phone import measure as phone_measure
 from bench.runner import bundle as bundles
 from exporters.artifact import Artifact, size_and_sha256, write_artifacts
 
@@ -106,7 +106,7 @@ def test_times_that_are_invalid_are_not_shown(call, run):
 @pytest.mark.slow
 @pytest.mark.usefixtures("free")
 def test_the_app_stands_beside_the_shell(call, run, phone, app, monkeypatch):
-    monkeypatch.setattr(phone_turns, "PROCESSES", 2)
+    monkeypatch.setattr(phone_measure, "PROCESSES", 2)
     install_programs(phone.root, app / "desk")
     for place in ("shell", "app"):
         status, out, err = call(run.parent, "bench", run, "--set", "bench.cap=0.4", "--in", place)

@@ -9,7 +9,7 @@ import org.json.JSONException;
 import org.json.JSONObject;
 
 /**
- * One file to measure in this process, as {@code bench.phone.app.inside} writes it. Paths are relative to the plan's folder.
+ * One file to measure in this process, as {@code bench.phone.app} writes it. Paths are relative to the plan's folder.
  *
  * <p>What the row must repeat ({@code device}, {@code schedule}, {@code session}) is carried as it came.
  */

@@ -17,13 +17,12 @@ from virtual_phone.fixtures import replug
 from virtual_phone.phone import VirtualPhone
 
 from bench.measurement import BenchError, Device, Measurement, NotMeasured, Schedule
-from bench.phone import interleave as phone_turns
+from bench.phone import measure as phone_measure
 from bench.phone.adb import Phone, PhoneLost
-from bench.phone.app.bundle import open_app_bundle, write_app_bundle
-from bench.phone.app.inside import AppProcess, InApp
+from bench.phone.app import AppProcess, InApp
 from bench.phone.measure import PLACES, describe_in, measure, measure_in
 from bench.phone.storage import HOME, open_store, remove
-from bench.runner.bundle import Bundle
+from bench.runner.bundle import Bundle, open_app_bundle, write_app_bundle
 from exporters.artifact import Artifact
 
 pytestmark = pytest.mark.slow
@@ -38,8 +37,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
 @pytest.fixture
 def ready(phone: VirtualPhone, app: Path, monkeypatch: pytest.MonkeyPatch) -> VirtualPhone:
     """A phone that knows apps; turns are two instead of six, because a JVM starts in a second."""
-    monkeypatch.setattr(phone_turns, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(phone_turns, "PROCESSES", 2)
+    monkeypatch.setattr(phone_measure, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(phone_measure, "PROCESSES", 2)
     install_programs(phone.root, app / "desk")
     return phone
 

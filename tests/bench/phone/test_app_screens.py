@@ -15,14 +15,14 @@ from bench_files import artifact, onnx_file
 
 import compress_export as ce
 from bench.measurement import Measurement, NotMeasured, from_line
-from bench.phone.app.inside import AppPlan
+from bench.phone.app import AppPlan
 from bench.statistics import summarize
 from exporters.artifact import write_artifacts
 from exporters.formats import FORMATS
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parents[2]
+HERE = Path(__file__).parents[1]
 SIDE = 24
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGES = np.random.default_rng(3).random((3, 3, 16, 16), dtype=np.float32)

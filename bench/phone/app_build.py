@@ -1,4 +1,4 @@
-"""`python -m bench.phone.app.build`: fetches Android libraries, compiles android_app/, packages the bundle."""
+"""`python -m bench.phone.app_build`: fetches Android libraries, compiles android_app/, packages the bundle."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.measurement import BenchError
-from bench.phone.app.bundle import ROOT, AppBundle, Build, open_app_bundle, write_app_bundle
+from bench.runner import bundle as bundles
 from bench.runner.build import HERE, Log
-from bench.runner.bundle import MANIFEST
+from bench.runner.bundle import APP_ROOT, MANIFEST, AppBundle, Build, open_app_bundle, write_app_bundle
 from exporters.artifact import size_and_sha256
 
 ABI = "arm64-v8a"
@@ -62,19 +62,16 @@ def unpack(library: Library, fetched: Path, aars: Path, do: Do) -> None:
                 f"{library.package} {library.built} is not the library that versions.toml pins: the sha256 of {name} "
                 f"is {found}, and {wanted} was wanted; look at what changed before you change the pin"
             )
-        _place(fetched / Path(name).name, folder)
+        file = fetched / Path(name).name
+        if file.suffix != ".aar":
+            shutil.copy(file, folder / file.name)
+            continue
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.namelist():
+                if member == "classes.jar" or (member.startswith(f"jni/{ABI}/") and member.endswith(".so")):
+                    own = f"{file.stem}.jar" if member == "classes.jar" else Path(member).name
+                    (folder / own).write_bytes(archive.read(member))
     stamp.write_text(pins)
-
-
-def _place(file: Path, folder: Path) -> None:
-    if file.suffix != ".aar":
-        shutil.copy(file, folder / file.name)
-        return
-    with zipfile.ZipFile(file) as archive:
-        for name in archive.namelist():
-            if name == "classes.jar" or (name.startswith(f"jni/{ABI}/") and name.endswith(".so")):
-                own = f"{file.stem}.jar" if name == "classes.jar" else Path(name).name
-                (folder / own).write_bytes(archive.read(name))
 
 
 def _from_npm(library: Library, fetched: Path, do: Do) -> None:
@@ -154,7 +151,7 @@ def make_key(path: Path, do: Do) -> Path:
     return path
 
 
-SOURCES = Path(__file__).resolve().parents[3] / "android_app"
+SOURCES = Path(__file__).resolve().parents[2] / "android_app"
 PACKAGES = {
     "javac": "default-jdk-headless",
     "mvn": "maven",
@@ -172,7 +169,7 @@ EXTRA = {"pte": JNI[1:], "onnx": (), "ptl": JNI}
 MODULES = {"onnx": "engine-onnx", "ptl": "engine-torchscript", "pte": "engine-executorch"}
 
 
-def build(root: Path = ROOT.parent) -> AppBundle:
+def build(root: Path = APP_ROOT.parent) -> AppBundle:
     """The bundle in root/bundle, built where sources or versions are not those of last time.
 
     BenchError names the package if a program is missing, and the log if a step fails.
@@ -202,7 +199,7 @@ def build(root: Path = ROOT.parent) -> AppBundle:
 
 def _key() -> str:
     """All that decides the bundle, as text."""
-    own = [Path(__file__).with_name(f"{name}.py") for name in ("build", "bundle")]
+    own = [Path(__file__), Path(bundles.__file__)]
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file() and path.suffix not in (".gradle", ".md"))
     return json.dumps(
         {str(path): size_and_sha256(path)[1] for path in [*own, *sources, HERE / "versions.toml"]}, indent=0

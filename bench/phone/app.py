@@ -11,10 +11,10 @@ from pathlib import Path
 
 from bench.measurement import BenchError, Device, Measurement, NotMeasured, Schedule, from_line
 from bench.phone.adb import COMMAND_SECONDS, Phone, quote
-from bench.phone.app import bundle as bundles
-from bench.phone.app.bundle import AppBundle, Build, open_app_bundle
 from bench.phone.places import OUTPUTS, PhoneFile, Session, death
 from bench.phone.storage import HOME, KEPT, Parcel, kept
+from bench.runner import bundle as bundles
+from bench.runner.bundle import AppBundle, Build, open_app_bundle
 from bench.runner.protocol import RunnerAnswer, mask_of
 from exporters.artifact import Artifact
 from exporters.formats import FORMATS
@@ -119,7 +119,7 @@ class InApp:
     @staticmethod
     def open(path: Path | None = None) -> InApp:
         """The apps of the bundle at `path`. BenchError if there is no whole one."""
-        return InApp(open_app_bundle(path or bundles.ROOT))
+        return InApp(open_app_bundle(path or bundles.APP_ROOT))
 
     @property
     def formats(self) -> AbstractSet[str]:
@@ -162,7 +162,12 @@ class InApp:
         phone.read(f"am force-stop {package}; {inside} mkdir -p {OWN}/files {OWN}/images")
         wanted = (file.place, f"{file.place}.reference", *file.images)
         seconds = COMMAND_SECONDS + file.artifact.bytes / COPY_BYTES_PER_SECOND
-        phone.read("\n".join(_copied(inside, name) for name in wanted) + f"\n{inside} rm -f {OWN}/result.json", seconds)
+        # The store's files are copied to the app's own storage, unless an earlier turn has.
+        copied = "\n".join(
+            f"{inside} test -s {target} || cat {source} | {inside} sh -c {quote(f'cat >{target}')} || exit 1"
+            for target, source in ((quote(f"{OWN}/{own}"), quote(f"{HOME}/{own}")) for own in wanted)
+        )
+        phone.read(f"{copied}\n{inside} rm -f {OWN}/result.json", seconds)
         phone.read(f"cat {HOME}/plan.json | {inside} sh -c {quote(f'cat >{OWN}/plan.json')}")
         started = phone.shell(f"am start -W -n {package}/{ACTIVITY} --es plan {OWN}/plan.json 2>&1")
         if started.status or "Error" in started.out:
@@ -206,7 +211,7 @@ class AppProcess:
     @staticmethod
     def open(path: Path | None = None) -> AppProcess:
         """The lane of the bundle at `path`. BenchError if there is no whole one."""
-        return AppProcess(open_app_bundle(path or bundles.ROOT))
+        return AppProcess(open_app_bundle(path or bundles.APP_ROOT))
 
     @property
     def formats(self) -> AbstractSet[str]:
@@ -257,12 +262,6 @@ def _send_plan(session: Session, file: PhoneFile, turn: int, schedule: Schedule,
         local = Path(folder) / "plan.json"
         local.write_text(plan.to_json(), encoding="utf-8")
         session.phone.push(local, f"{HOME}/plan.json")
-
-
-def _copied(inside: str, name: str) -> str:
-    """A line that copies a file of the store to the app's own storage, unless an earlier turn has."""
-    target, source = quote(f"{OWN}/{name}"), quote(f"{HOME}/{name}")
-    return f"{inside} test -s {target} || cat {source} | {inside} sh -c {quote(f'cat >{target}')} || exit 1"
 
 
 def _ended(phone: Phone, package: str) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from bench.measurement import BenchError, Simulated
-from bench.phone.app import build
-from bench.phone.app.build import libraries, unpack
-from bench.phone.app.bundle import Build, open_app_bundle, write_app_bundle
-from bench.phone.app.inside import read_answer
+from bench.phone import app_build
+from bench.phone.app import read_answer
+from bench.phone.app_build import libraries, unpack
+from bench.runner.bundle import Build, open_app_bundle, write_app_bundle
 from exporters.artifact import size_and_sha256
 
 
@@ -86,7 +86,7 @@ def test_a_missing_tool_is_named_with_its_package(tmp_path: Path, monkeypatch: p
     found = shutil.which
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "aapt2" else found(name))
     with pytest.raises(BenchError, match=r"^the app is built with aapt2, and it is missing: apt-get install aapt$"):
-        build.build(tmp_path)
+        app_build.build(tmp_path)
 
 
 def test_what_is_no_row_is_said() -> None:

@@ -12,16 +12,16 @@ from bench_files import SIZE, artifact, onnx_file
 from packaging.version import Version
 
 from bench.measurement import Measurement, NotMeasured, from_line, to_line
-from bench.phone.app.build import libraries
-from bench.phone.app.inside import AppPlan, read_answer
+from bench.phone.app import AppPlan, read_answer
+from bench.phone.app_build import libraries
 from bench.runner.build import lane
 from bench.statistics import summarize
 from exporters.artifact import Artifact, Parity, read_artifacts
 from exporters.formats import FORMATS
 from exporters.parity import compare
 
-ROOT = Path(__file__).resolve().parents[4]
-GOLDEN = Path(__file__).parents[2] / "files" / "app"
+ROOT = Path(__file__).resolve().parents[3]
+GOLDEN = Path(__file__).parents[1] / "files" / "app"
 IMAGES = np.random.default_rng(3).random((3, 3, SIZE, SIZE), dtype=np.float32)
 
 
