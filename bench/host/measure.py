@@ -162,9 +162,7 @@ def _prepare(artifact: Artifact, workers: ExitStack, session: _Session) -> _Read
 def _take_turns(ready: list[_Ready], session: _Session) -> list[Measurement]:
     """Lets the files run their blocks in turn; while one runs, the others wait on their pipes and use no core."""
     schedule = session.schedule
-    # The schedule's rounds, or as many as the slowest file can make within the cap with one run in each block.
-    round_seconds = 2 * (1 + schedule.settle_runs) * max(file.slow_ms for file in ready) / 1000
-    rounds = max(1, min(schedule.rounds, int(schedule.cap_seconds / round_seconds)))
+    rounds = _affordable_rounds(schedule, max(file.slow_ms for file in ready))
     blocks: list[list[Block]] = [[] for _ in ready]
     preemptions = [0] * len(ready)
     number = 2 * rounds
@@ -185,6 +183,12 @@ def _take_turns(ready: list[_Ready], session: _Session) -> list[Measurement]:
         _measurement(file, session, tuple(blocks[index]), preemptions[index], file.worker.ask("end", None, Ended))
         for index, file in enumerate(ready)
     ]
+
+
+def _affordable_rounds(schedule: Schedule, slow_ms: float) -> int:
+    """The schedule's rounds, or as many as the slowest file can make within the cap with one run in each block."""
+    round_seconds = 2 * (1 + schedule.settle_runs) * slow_ms / 1000
+    return max(1, min(schedule.rounds, int(schedule.cap_seconds / round_seconds)))
 
 
 def _measurement(
