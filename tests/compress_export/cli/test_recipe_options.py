@@ -133,21 +133,10 @@ def test_a_recipe_on_a_network_without_its_layers(tmp_path, call):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [name for name, each in RECIPES.items() if each.rank_rule != "none"])
-def test_every_recipe_plans_cuts_and_tunes(tmp_path, net_file, recipe):
-    words = [
-        "--data",
-        "digits",
-        "--train",
-        "6",
-        "--input",
-        "3x16x16",
-        "--set",
-        "plan.costs=counted",
-        "--recipe",
-        recipe,
-    ]
+def test_every_recipe_plans_cuts_and_tunes(tmp_path, net_file, digits_weights, recipe):
+    words = ["--data", "digits", "--weights", str(digits_weights), "--input", "3x16x16", "--set", "plan.costs=counted"]
     limit = {"default": "--max-macs", "tucker-vbmf-2015": "--max-macs"}.get(recipe, "--max-params")
-    options = given(*words, limit, "0.6x", "--set", "fine_tune.epochs_scale=0.1")
+    options = given(*words, "--recipe", recipe, limit, "0.6x", "--set", "fine_tune.epochs_scale=0.1")
     plan, tune = plan_of(options), tune_of(options)
     request = RunRequest(source_of(f"{net_file}:build", options), plan, tune)
     run = compressed_run(tmp_path / "run", request).run

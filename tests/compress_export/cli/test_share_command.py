@@ -119,7 +119,7 @@ def test_a_report_says_what_is_shared(tmp_path, call):
 
 
 SIZE = ("--input", "3x16x16")
-WORDS = (*SIZE, "--data", "digits", "--train", "6", "--set", "plan.rank_rule=none")
+WORDS = (*SIZE, "--data", "digits", "--set", "plan.rank_rule=none")
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +132,11 @@ def rows(path):
 
 
 @pytest.fixture
-def steps(folder, net_file, call):
+def steps(folder, net_file, digits_weights, call):
     """A run whose network was tuned with a regularizer and not cut, made once."""
     run = folder / "runs" / "steps"
     if not run.exists():
-        assert call(folder, "plan", f"{net_file}:build", *WORDS, "--name", "steps")[0] == 0
+        assert call(folder, "plan", f"{net_file}:build", "--weights", digits_weights, *WORDS, "--name", "steps")[0] == 0
         assert call(folder, "compress", run)[0] == 0
         status, _, err = call(folder, "tune", run, "--epochs", "1", "--set", "fine_tune.regularizer=binarizing-l1")
         assert status == 0, err
