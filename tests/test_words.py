@@ -34,15 +34,10 @@ ANYWHERE = {
     r"answers? like": "matches the PyTorch model",
     r"answers? of (a|the|its) (network|model|module)s?|(network|model|module)('s|s')? answers?": "outputs, logits",
     r"(error|errors) of the spread|of the spread": "relative to the standard deviation of the logits",
-    r"held[- ]out": "validation split",
-    r"rate shapes?": "learning-rate schedule",
 }
 
 # As names in code; as English words they may stand.
 AS_NAMES = {
-    r"asked(_\w+)?": "options",
-    r"held_out(_\w+)?": "validation",
-    r"judge": "evaluator",
     r"evidence|trial": "PlanningProblem",
 }
 
@@ -50,10 +45,7 @@ AS_NAMES = {
 IN_PACKAGES = {
     r"settled": "verified",
     r"spoken|voices?": "output options",
-    r"told(_\w+)?": "predicted",
     r"doubt|correction": "a name that says of what",
-    r"place|own|each|cut|led": "the noun itself",
-    r"front": "pareto_front",
 }
 
 
@@ -100,12 +92,3 @@ def commands(command, words=()):
 def test_retired_words_stay_out_of_help(words, command):
     text = " ".join(command.get_help(click.Context(command, info_name=words)).split())
     assert [word for word, _ in retired(text, ANYWHERE)] == []
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=shown)
-def test_a_docstring_begins_with_the_thing(path):
-    """Its first word is a verb or a noun of the field, never a question."""
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    first = [(ast.get_docstring(node) or "").split("\n")[0] for node in ast.walk(tree) if isinstance(node, documented)]
-    assert [line for line in first if re.match(r"(What|How|Whether|Which|Why|Where|Who|Whose|When)\b", line)] == []

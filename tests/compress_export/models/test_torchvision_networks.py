@@ -10,9 +10,10 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "squeezenet1_1"])
 def test_a_network_is_compressed_and_exported_to_all_formats(name, tmp_path):
-    # Small images: what is tested are the layers, and their number is what an export takes time for.
-    words = [name, "--weights", "none", "--input", "3x64x64", "--max-params", "0.5x", "--set", "plan.costs=counted"]
-    words += ["--target", "all", "--set", "bench.cap=0.2", "--name", "run"]
+    words = [name, "--weights", "none", "--max-params", "0.5x", "--set", "plan.costs=counted", "--target", "all"]
+    words += ["--set", "bench.cap=0.2", "--name", "run"]
+    if name != "mobilenet_v2":  # one at its own size is enough: what is tested are the layers, and the rest is waiting
+        words += ["--input", "3x64x64"]
     done = subprocess.run(
         [sys.executable, "-m", "compress_export", *words], cwd=tmp_path, capture_output=True, text=True, check=False
     )
