@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import parity
-from exporters.artifact import Artifact, ExportError, move, size_and_sha256
-from exporters.formats import find_format
+from exporters.artifact import Artifact, ExportError, move, number_type, size_and_sha256
+from exporters.formats import FORMATS, Format, find_format
 from exporters.toolkits import versions
 
 if TYPE_CHECKING:
@@ -31,18 +31,29 @@ def export(
     network: str = "compressed",
     images: Array | None = None,
     reference: Array | None = None,
+    calibration: Array | None = None,
 ) -> Artifact:
     """The Artifact of a file at `path` that computes what `module` does in eval mode.
 
     `example` is a float32 batch (N, C, H, W) that sets the shape; `format` a name in FORMATS. With `images`
     (N, C, H, W) the file is run on each and compared with `reference` (N, classes), by default the module's own logits;
     without them `Artifact.parity` is None. Raises ExportError; then no file is written.
+
+    With `calibration`, real images (N, C, H, W), layers compute in int8 (see `quantization.post_training.quantize`);
+    the file is then compared with the quantized program, and how near that is to the module is the caller's to measure.
     """
     from exporters.capture import capture
 
-    find_format(format)
+    kind = find_format(format)
+    if calibration is not None and not kind.int8:
+        raise ExportError(_no_int8(kind))
     program = capture(module, example)
-    if images is not None and reference is None:
+    if calibration is not None:
+        from exporters.quantization.post_training import quantize
+
+        program = quantize(program, calibration).program
+        reference = None if images is None else parity.logits_of_program(program, images)
+    elif images is not None and reference is None:
         reference = parity.logits_of(module, images)
     return export_program(program, format, Path(path), network=network, images=images, reference=reference)
 
@@ -63,6 +74,8 @@ def export_program(
     kind = find_format(format)
     if path.suffix != f".{kind.suffix}":
         raise ExportError(f"a {kind.title} file is called *.{kind.suffix}, not {path.name}; rename it")
+    if number_type(program) == "int8" and not kind.int8:
+        raise ExportError(_no_int8(kind))
     toolkits = versions(kind.requires)
     # A folder of its own beside the target: toolkits choose names by the path they are given, and a rename is atomic.
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as scratch:
@@ -88,3 +101,8 @@ def export_program(
         fallbacks=written.fallbacks,
         parity=checked,
     )
+
+
+def _no_int8(kind: Format) -> str:
+    takes = ", ".join(name for name, other in FORMATS.items() if other.int8)
+    return f"{kind.title} files are written from float32 programs, not from int8 ones; pass one of {takes}"

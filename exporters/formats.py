@@ -27,7 +27,7 @@ class Format:
     gives a function from one float32 image (1, C, H, W) to logits (1, classes). `requires` are the pip packages that
     both need; `runtime_modules` those that `load` imports, `runtime_package` the one whose version is the runtime's;
     `system` the only `sys.platform` that runs the file, None where every one does. `effort` is the CPU time
-    of an AlexNet in s: the formats that take longest are started first.
+    of an AlexNet in s: the formats that take longest are started first. `int8` says whether it takes int8 programs.
     """
 
     suffix: str
@@ -40,6 +40,7 @@ class Format:
     runtime_package: str
     effort: float
     system: str | None = None
+    int8: bool = False
 
     @property
     def runs_here(self) -> bool:
@@ -57,6 +58,7 @@ FORMATS: dict[str, Format] = {
         runtime_modules=to_executorch.RUNTIME_MODULES,
         runtime_package=to_executorch.RUNTIME_PACKAGE,
         effort=19,
+        int8=True,
     ),
     "onnx": Format(
         suffix="onnx",
@@ -68,6 +70,7 @@ FORMATS: dict[str, Format] = {
         runtime_modules=to_onnx.RUNTIME_MODULES,
         runtime_package=to_onnx.RUNTIME_PACKAGE,
         effort=14,
+        int8=True,
     ),
     "ptl": Format(
         suffix="ptl",

@@ -14,6 +14,7 @@ from exporters.toolkits import reason
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
 Array = NDArray[np.float32]
 
@@ -29,6 +30,15 @@ def logits_of(module: nn.Module, images: Array) -> Array:
 
     with eval_mode(module), torch.no_grad():
         return np.concatenate([module(torch.from_numpy(image[None])).numpy() for image in images])
+
+
+def logits_of_program(program: ExportedProgram, images: Array) -> Array:
+    """The logits (N, classes) of a captured program, one image (N, C, H, W) at a time."""
+    import torch
+
+    graph = program.module(check_guards=False)
+    with torch.no_grad():
+        return np.concatenate([graph(torch.from_numpy(image[None])).numpy() for image in images])
 
 
 def compare(given: Array, reference: Array) -> Parity:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.artifact import ExportError, Runner, Written
+from exporters.artifact import ExportError, Runner, Written, number_type
 from exporters.toolkits import quiet, reason, versions
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _LAYERS = ("convolution", "conv1d", "conv2d", "linear", "addmm", "mm")
 
 
 def export(program: ExportedProgram, path: Path) -> Written:
-    """Writes `program` to `path` as .pte, float32, lowered to XNNPACK.
+    """Writes `program` to `path` as .pte, float32 or int8 as the program is, lowered to XNNPACK.
 
     The file is written even when XNNPACK refuses a layer: `not_delegated` names it and the caller judges.
     """
@@ -50,7 +50,7 @@ def export(program: ExportedProgram, path: Path) -> Written:
         file.write_to_file(out)
     layers = dict.fromkeys(name for operator, name in outside if operator in _LAYERS)
     fallbacks = dict.fromkeys(f"aten.{operator} ({name})" for operator, name in outside)
-    return Written(not_delegated=tuple(layers), fallbacks=tuple(fallbacks))
+    return Written(number_type(program), tuple(layers), tuple(fallbacks))
 
 
 def load(path: Path, threads: int) -> Runner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters.artifact import ExportError, Runner, Written
+from exporters.artifact import ExportError, Runner, Written, number_type
 from exporters.toolkits import quiet, reason, versions
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ LARGEST = 2**31 - 1
 
 
 def export(program: ExportedProgram, path: Path) -> Written:
-    """Writes `program` to `path` as one float32 .onnx file: input "image", output "logits".
+    """Writes `program` to `path` as one .onnx file: input "image", output "logits", both float32.
+
+    An int8 program becomes QuantizeLinear and DequantizeLinear around float operators (QDQ, signed activations, weights
+    by output channel), which a runtime fuses when it loads the file.
 
     Raises ExportError when the weights do not fit one file (2 GiB), or when an operator has no ONNX counterpart.
     """
@@ -47,10 +50,14 @@ def export(program: ExportedProgram, path: Path) -> Written:
             ) from error
     assert exported is not None
     exported.save(path, external_data=False)
-    model = onnx.load(path)
+    dtype, model = number_type(program), onnx.load(path)
+    if dtype == "int8":
+        _own_zero_points(model)
+        _quantize_biases(model)
+        onnx.save(model, path)
     onnx.checker.check_model(model, full_check=True)
     check_names(model, path)
-    return Written()
+    return Written(dtype)
 
 
 def load(path: Path, threads: int) -> Runner:
@@ -64,6 +71,8 @@ def load(path: Path, threads: int) -> Runner:
     options.inter_op_num_threads = 1
     # threads that wait in a loop take the core from whatever else runs here
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # an x86 core without VNNI adds int8 products in 16 bits, which overflow; ARM cores have no such kernel
+    options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -78,3 +87,51 @@ def check_names(model: onnx.ModelProto, path: Path) -> None:
     outputs = [value.name for value in model.graph.output]
     if inputs != ["image"] or outputs != ["logits"]:
         raise ExportError(f"{path} takes {inputs} and gives {outputs}, not image and logits; report this as a bug")
+
+
+def _quantize_biases(model: onnx.ModelProto) -> None:
+    """Stores the bias of each int8 layer in int32, at the scale of its products, as a runtime wants it to fuse them."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    readers: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name, 0) + 1
+    for layer in [node for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) == 3]:
+        sources = [made_by.get(name) for name in layer.input[:2]]
+        bias = tensors.get(layer.input[2])
+        if bias is None or readers[bias.name] > 1 or any(s is None or s.op_type != "DequantizeLinear" for s in sources):
+            continue
+        scales = [numpy_helper.to_array(tensors[source.input[1]]) for source in sources if source is not None]
+        values = numpy_helper.to_array(bias)
+        scale = np.broadcast_to(np.ravel(scales[0] * scales[1]), values.shape).astype(np.float32)
+        codes = np.clip(np.rint(values / scale), -(2**31), 2**31 - 1).astype(np.int32)
+        zeros = np.zeros_like(scale, dtype=np.int32)
+        parts = {"": codes, "_scale": scale, "_zero_point": zeros}
+        names = [f"{bias.name}_quantized{suffix}" for suffix in parts]
+        graph.initializer.extend(map(numpy_helper.from_array, parts.values(), names))
+        output = f"{bias.name}_dequantized"
+        node = helper.make_node("DequantizeLinear", names, [output], axis=0)
+        graph.node.insert(list(graph.node).index(layer), node)
+        layer.input[2] = output
+        graph.initializer.remove(bias)
+
+
+def _own_zero_points(model: onnx.ModelProto) -> None:
+    """Gives each quantized weight a zero point of its own: ONNX Runtime rewrites them one by one on x86, and fails at
+    one that it has rewritten for another layer."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    taken: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in tensors:
+            continue
+        name = node.input[2]
+        if name in taken:
+            copied = model.graph.initializer.add()
+            copied.CopyFrom(tensors[name])
+            copied.name = node.input[2] = f"{node.output[0]}_zero_point"
+        taken.add(name)

@@ -1,0 +1,154 @@
+"""Post-training quantization: what it keeps, what it balances, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from exporter_networks import images, settled
+from torch import nn
+
+from exporters.artifact import ExportError, number_type
+from exporters.capture import capture
+from exporters.export import export, export_program
+from exporters.formats import FORMATS
+from exporters.quantization.post_training import FEWEST_IMAGES, PLAIN, Calibration, quantize
+
+IMAGES = images(32).numpy()
+
+
+def graph_of(program):
+    graph = program.module(check_guards=False)
+    graph._forward_pre_hooks.clear()
+    return graph
+
+
+def logits(program, batch=IMAGES):
+    with torch.no_grad():
+        return np.concatenate([graph_of(program)(torch.from_numpy(image[None])).numpy() for image in batch])
+
+
+def factored(spread=1.0):
+    """A convolution in two spatial factors, whose inner channels reach as far apart as `spread` says."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 8, (3, 1), padding=(1, 0), bias=False), nn.Conv2d(8, 16, (1, 3), padding=(0, 1))
+    scale = torch.logspace(0, float(np.log10(spread)), 8)
+    with torch.no_grad():
+        first.weight.mul_(scale.view(-1, 1, 1, 1))
+        second.weight.div_(scale.view(1, -1, 1, 1))
+    return settled(
+        nn.Sequential(
+            nn.Sequential(first, second), nn.BatchNorm2d(16), nn.ReLU6(), nn.Conv2d(16, 16, 3, groups=16),
+            nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def program():
+    return capture(factored(), torch.from_numpy(IMAGES[:1]))
+
+
+@pytest.fixture(scope="module")
+def quantized(program):
+    return quantize(program, IMAGES)
+
+
+def test_every_layer_computes_in_int8(quantized):
+    assert {layer.layer: layer.dtype for layer in quantized.layers} == {
+        "0.0": "int8", "0.1": "int8", "3": "int8", "7": "int8",
+    }  # fmt: skip
+    assert number_type(quantized.program) == "int8"
+    weights = [t for t in quantized.program.state_dict.values() if t.dtype == torch.int8]
+    assert sum(w.numel() for w in weights) == 3 * 3 * 8 + 8 * 3 * 16 + 9 * 16 + 160
+
+
+def test_logits_stay_near_those_of_the_float_program(program, quantized):
+    signal, noise = logits(program), logits(quantized.program) - logits(program)
+    ratio = 10 * np.log10((signal**2).sum() / (noise**2).sum())
+    assert ratio > 25
+    assert quantized.signal_to_noise == pytest.approx(ratio, abs=1.5)  # it is taken from the calibration images
+
+
+def test_ranges_of_factors_are_balanced():
+    wide = capture(factored(spread=300.0), torch.from_numpy(IMAGES[:1]))
+    assert quantize(wide, IMAGES, PLAIN).signal_to_noise + 10 < quantize(wide, IMAGES).signal_to_noise
+
+
+def test_relu6_ends_at_6_where_the_runtime_clamps(quantized):
+    """The clamp is left to quantization: no ReLU6 stands in the graph, and what it gave cannot exceed 6."""
+    nodes = list(quantized.program.graph.nodes)
+    assert not [node for node in nodes if "hardtanh" in str(node.target) or "relu" in str(node.target)]
+    ends = [
+        (node.args[4] - node.args[2]) * node.args[1]
+        for node in nodes
+        if "quantize_per_tensor" in str(node.target) and node.args[2] == node.args[3] and "conv" in str(node.args[0])
+    ]
+    assert len(ends) >= 2  # after the first ReLU6, and after the ReLU
+    assert ends[0] <= 6.0001
+
+
+def test_a_layer_can_be_kept_in_float(program):
+    kept = quantize(program, IMAGES, keep={"3": "asked for"})
+    assert [(row.layer, row.reason) for row in kept.layers if row.dtype == "float32"] == [("3", "asked for")]
+
+
+def test_an_unknown_layer_is_not_kept_in_silence(program):
+    with pytest.raises(ExportError, match=r"there is no layer 'nope' to keep in float32; the layers are 0\.0, 0\.1"):
+        quantize(program, IMAGES, keep={"nope": ""})
+
+
+def test_too_few_images_are_refused(program):
+    with pytest.raises(ExportError, match=f"int8 is calibrated on {FEWEST_IMAGES} images at least, and there are 3"):
+        quantize(program, IMAGES[:3])
+
+
+def test_images_that_give_no_number_are_refused(program):
+    with pytest.raises(ExportError, match="logits that are not finite on calibration images"):
+        quantize(program, np.full_like(IMAGES, np.nan))
+
+
+def test_a_program_fixed_to_one_image_is_calibrated_image_by_image():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.head = nn.Conv2d(3, 4, 3, stride=4), nn.Linear(36, 10)
+
+        def forward(self, image):
+            return self.head(torch.relu(self.conv(image)).reshape(1, -1))
+
+    done = quantize(capture(Fixed().eval(), torch.from_numpy(IMAGES[:1])), IMAGES[:8])
+    assert done.images == 8
+    assert done.signal_to_noise > 20
+
+
+@pytest.mark.parametrize("format", ["pte", "onnx"])
+def test_files_compute_what_the_quantized_program_does(quantized, format, tmp_path):
+    wanted = logits(quantized.program)
+    made = export_program(quantized.program, format, tmp_path / f"n.{format}", images=IMAGES, reference=wanted)
+    assert made.dtype == "int8"
+    assert made.not_delegated == ()
+    assert made.verdict == "passed"
+
+
+def test_calibration_is_repeatable(program, quantized):
+    again = quantize(program, IMAGES, Calibration())
+    assert again.signal_to_noise == quantized.signal_to_noise
+
+
+def test_a_module_is_exported_in_int8(tmp_path):
+    made = export(
+        factored(), torch.from_numpy(IMAGES[:1]), "pte", tmp_path / "n.pte", images=IMAGES, calibration=IMAGES
+    )
+    assert (made.dtype, made.verdict) == ("int8", "passed")
+    assert made.parity.images == len(IMAGES)
+
+
+@pytest.mark.parametrize("format", [name for name, kind in FORMATS.items() if not kind.int8])
+def test_a_format_without_int8_is_refused_by_name(format, quantized, tmp_path):
+    law = f"{FORMATS[format].title} files are written from float32 programs, not from int8 ones; pass one of pte, onnx"
+    path = tmp_path / f"n.{format}"
+    with pytest.raises(ExportError, match=law):
+        export(factored(), torch.from_numpy(IMAGES[:1]), format, path, calibration=IMAGES)
+    with pytest.raises(ExportError, match=law):
+        export_program(quantized.program, format, path)
+    assert not path.exists()
