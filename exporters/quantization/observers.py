@@ -12,7 +12,7 @@ STEPS = 40
 """Ranges tried, from the whole one down to half of it."""
 
 
-class RangeObserver(UniformQuantizationObserverBase):
+class RangeObserver(UniformQuantizationObserverBase):  # type: ignore[misc]  # torchao publishes no types
     """Observes the extremes of an activation and a sample of its values; the range is the one that loses least.
 
     Each end of the range is moved towards zero in turn, and the range with the least squared error of the sampled
@@ -38,7 +38,7 @@ class RangeObserver(UniformQuantizationObserverBase):
             self.values.append(flat[chosen])
         return value
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         high = self.high if self.highest is None else self.high.clamp(max=self.highest)
         low = self.low.clamp(max=0.0)
         high = high.clamp(min=0.0)

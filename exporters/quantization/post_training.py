@@ -163,7 +163,7 @@ def _batches(program: ExportedProgram, images: NDArray[Any], size: int) -> list[
             whole = together.shape == single.shape and torch.allclose(together, single, rtol=1e-3, atol=1e-3)
         except RuntimeError:  # a shape that does not fit, in whatever operator it is met
             whole = False
-    return list(given.split(size if whole else 1))
+    return list(torch.split(given, size if whole else 1))
 
 
 # ---- passes before calibration ---------------------------------------------------------------------------------------
