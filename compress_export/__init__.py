@@ -5,7 +5,7 @@ The verbs, imported when first used, so that `import compress_export` costs noth
     survey(network, images) -> Survey
     make_plan(network, survey, Goal(max_params="0.15x")) -> Plan
     compress(network, plan) -> CompressedModel
-    fine_tune(network, plan, train, held_out) -> (CompressedModel, rows of tuning.jsonl)
+    fine_tune(network, plan, train, validation) -> (CompressedModel, rows of tuning.jsonl)
     plan_sharing(survey, Sharing(4, 256)) -> rows, a layer each
     share(network, rows, sharing) -> SharedModel
     export(module, example, format, path) -> Artifact

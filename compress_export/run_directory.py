@@ -143,7 +143,7 @@ class RunDirectory:
         sections = {name: plain(section) for name, section in settings.sections.items()}
         self.write_json(RunFile.SETTINGS, {"version": settings.version, **sections})
 
-    def stale(self, section: str, asked: Section, force: bool) -> bool:
+    def stale(self, section: str, settings: Section, force: bool) -> bool:
         """True if the section's earlier results were made with other settings and are to be replaced.
 
         False if there are none, or the settings are the same. InputError if they differ and it is not forced.
@@ -152,7 +152,7 @@ class RunDirectory:
         stored = self.stored().sections.get(section)
         if stored is None or not any(self.has(name) for name in OUTPUTS[section]):
             return False
-        changed = differences(asked, stored)
+        changed = differences(settings, stored)
         if changed and not force:
             raise InputError(
                 f"{self.path} was made with other settings: {', '.join(changed)}; "
@@ -160,11 +160,11 @@ class RunDirectory:
             )
         return bool(changed)
 
-    def begin(self, section: str, asked: Section, stale: bool = False) -> None:
+    def begin(self, section: str, settings: Section, stale: bool = False) -> None:
         """Writes the section's settings, after removing its results and all that follow from them if they are stale."""
         if stale:
             self.clear_from(section)
-        self.store(self.stored().having({section: asked}))
+        self.store(self.stored().having({section: settings}))
 
     def clear_from(self, section: str) -> None:
         """Removes the results of `section` and of every section after it."""

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: while the first plans or measures, they have nothing to do."""
+"""The longest that a process waits for the others: while the first plans or measures, they have nothing to do."""
 
 
 class ProcessGroupError(RuntimeError):
@@ -26,7 +26,7 @@ class ProcessGroupError(RuntimeError):
 
 
 class ProcessGroup(Protocol):
-    """What training asks of those who train together. Every method but `backward` is called by all of them at once.
+    """The processes that train together. Every method but `backward` is called by all of them at once.
 
     `is_main` is true in the process that decides, writes and reports.
     """
@@ -56,7 +56,7 @@ class ProcessGroup(Protocol):
         ...
 
     def map(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[Value]:
-        """What `work` gives for each item, in their order; the items are dealt out to the processes round by round."""
+        """The results of `work`, in the order of the items, which are dealt out to the processes round by round."""
         ...
 
 

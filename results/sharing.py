@@ -114,7 +114,7 @@ def trained(cell: Cell, study: Study, data: Parts) -> nn.Module:
         None if cell.regularizer is None else Regularization(cell.regularizer, cell.weight, cell.follows or study.probe)
     )
     options = TrainOptions(rate=study.rate, seed=cell.seed, regularizer=regularizer)
-    fit(network, data.train, data.held_out, (Step((), study.epochs),), options, group=GROUP)
+    fit(network, data.train, data.validation, (Step((), study.epochs),), options, group=GROUP)
     place.parent.mkdir(parents=True, exist_ok=True)
     save_weights(network, place)
     return network.eval()
@@ -139,22 +139,22 @@ def row(cell: Cell, study: Study, data: Parts) -> dict[str, Any]:
         "bits": None,
     }
     if cell.sharing is not None:
-        images = next(iter(data.held_out))[0][:32]
+        images = next(iter(data.validation))[0][:32]
         rows = plan_sharing(survey(network, images), cell.sharing)
         images_read = data.calibration[: study.calibration // CALIBRATION_BATCH]
         moments = collect(network, images_read, [each.name for each in rows if each.kept is None])
         model = share(network, rows, cell.sharing, cell.seed, moments)
-        straight = {"shared_top1": data.test, "shared_held_out": data.held_out}
+        straight = {"shared_top1": data.test, "shared_held_out": data.validation}
         found |= {name: accuracy(model.module, each, device).top1 for name, each in straight.items()}
         found |= counted(model.rows)
         network = copy.deepcopy(model.module)
         options, steps = TrainOptions(rate=study.rate, seed=cell.seed), (Step((), study.tuning),)
-        fit(network, data.train, data.held_out, steps, options, group=GROUP)
+        fit(network, data.train, data.validation, steps, options, group=GROUP)
     after = accuracy(network, data.test, device)
     return {
         **found,
         "top1": after.top1,
-        "held_out": accuracy(network, data.held_out, device).top1,
+        "held_out": accuracy(network, data.validation, device).top1,
         **flips(plain, after),
         "seconds": round(time.monotonic() - start, 1),
     }

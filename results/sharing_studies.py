@@ -106,7 +106,7 @@ class Parts:
     """The loaders of one data set, and batches of images to calibrate on."""
 
     train: Loader
-    held_out: Loader
+    validation: Loader
     test: Loader
     calibration: list[Tensor]
 

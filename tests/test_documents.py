@@ -118,7 +118,7 @@ def test_every_command_runs(page, line, folder):
 
 
 PRINTED = {"steps.md": "parity passed", "sharing.md": "parity passed", "export.md": "same class: True"}
-"""What each page's block of Python says when all is well."""
+"""The output of each page's block of Python when all is well."""
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def data_on(device: torch.device, root: Path):
 def test_images_held_on_the_gpu_are_those_of_the_cpu(cifar10):
     cpu, gpu = (data_on(device, cifar10) for device in (torch.device("cpu"), GPU))
     assert device_of(gpu.train.dataset).type == "cuda"
-    for part in ("train", "held_out", "validation", "calibration"):
+    for part in ("train", "validation", "test", "calibration"):
         found = []
         for loader in (getattr(cpu, part), getattr(gpu, part)):
             torch.manual_seed(1)
@@ -85,7 +85,7 @@ def test_training_there_follows_the_cpus_course(cifar10, group):
     rows = []
     for own, device in ((SINGLE_PROCESS, torch.device("cpu")), (group(), GPU)):
         data = data_on(device, cifar10)
-        rows.append(fit(network(), data.train, data.held_out, (Step((), 2),), TrainOptions(rate=3e-3), group=own))
+        rows.append(fit(network(), data.train, data.validation, (Step((), 2),), TrainOptions(rate=3e-3), group=own))
     for here, there in zip(*rows, strict=True):
         assert here.loss is None or there.loss == pytest.approx(here.loss, rel=0.02)
         assert there.top1 == pytest.approx(here.top1, abs=3)
@@ -96,15 +96,15 @@ def test_training_there_follows_the_cpus_course(cifar10, group):
 def test_a_cut_network_is_tuned_there_by_a_teacher(cifar10, half):
     group, data = AccelerateGroup(half), data_on(GPU, cifar10)
     original = network()
-    fit(original, data.train, data.held_out, (Step((), 4),), TrainOptions(rate=3e-3), group=SingleProcess(GPU))
+    fit(original, data.train, data.validation, (Step((), 4),), TrainOptions(rate=3e-3), group=SingleProcess(GPU))
     plan = Plan((LayerPlan("3", (32, 16, 3, 3), "cp", (12,), "by hand"),), "by hand", "by hand")
     options = TrainOptions(rate=1e-3, distillation=Distillation(), regularizer=Regularization("quartic", 0.01))
-    before = accuracy(original, data.validation, GPU).top1
+    before = accuracy(original, data.test, GPU).top1
     model, rows = fine_tune(
-        copy.deepcopy(original), plan, data.train, data.held_out, "one-shot", 2, options, group=group
+        copy.deepcopy(original), plan, data.train, data.validation, "one-shot", 2, options, group=group
     )
     assert rows[-1].top1 >= rows[0].top1
-    assert accuracy(model.module, data.validation, GPU).top1 > before - 10
+    assert accuracy(model.module, data.test, GPU).top1 > before - 10
     assert all(value.device.type == "cpu" for value in model.module.state_dict().values())
 
 
@@ -118,12 +118,12 @@ def test_an_interrupted_fit_goes_on_there(cifar10, tmp_path):
 
     data, options = data_on(GPU, cifar10), TrainOptions(rate=3e-3)
     whole, parts = network(), network()
-    rows = fit(whole, data.train, data.held_out, (Step((), 3),), options, group=SingleProcess(GPU))
+    rows = fit(whole, data.train, data.validation, (Step((), 3),), options, group=SingleProcess(GPU))
     with pytest.raises(Killed):
-        fit(parts, data.train, data.held_out, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
+        fit(parts, data.train, data.validation, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
             watch=Watch(killed), group=SingleProcess(GPU))  # fmt: skip
     batches: list[int] = []
-    again = fit(network(), data.train, data.held_out, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
+    again = fit(network(), data.train, data.validation, (Step((), 3),), options, checkpoint=tmp_path / "fit.pt",
                 watch=Watch(batch=lambda done, _total: batches.append(done)), group=SingleProcess(GPU))  # fmt: skip
     assert len(batches) == 2 * len(data.train)  # the first epoch is not made again
     assert len(again) == len(rows)

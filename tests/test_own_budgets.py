@@ -13,7 +13,7 @@ from bench.budgets.limits import read_budgets
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ROOT / "budgets.toml"
 LAX = "the limit comes from the original, and its times are not steady"
-"""Why a ratio of times is not measured beside other tests; nothing else may lack a figure."""
+"""The reason that a ratio of times is not measured beside other tests; nothing else may lack a figure."""
 
 
 def test_the_budgets_can_be_read_and_guard_what_they_should():

@@ -34,6 +34,7 @@ ANYWHERE = {
     r"answers? like": "matches the PyTorch model",
     r"answers? of (a|the|its) (network|model|module)s?|(network|model|module)('s|s')? answers?": "outputs, logits",
     r"(error|errors) of the spread|of the spread": "relative to the standard deviation of the logits",
+    r"rate shapes?": "learning-rate schedule",
 }
 
 # As names in code; as English words they may stand.
@@ -92,3 +93,12 @@ def commands(command, words=()):
 def test_retired_words_stay_out_of_help(words, command):
     text = " ".join(command.get_help(click.Context(command, info_name=words)).split())
     assert [word for word, _ in retired(text, ANYWHERE)] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=shown)
+def test_a_docstring_begins_with_the_thing(path):
+    """Its first word is a verb or a noun of the field, never a question."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    first = [(ast.get_docstring(node) or "").split("\n")[0] for node in ast.walk(tree) if isinstance(node, documented)]
+    assert [line for line in first if re.match(r"(What|How|Whether|Which|Why|Where|Who|Whose|When)\b", line)] == []

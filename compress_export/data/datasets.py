@@ -1,4 +1,4 @@
-"""Data by name: "digits", "mnist", "cifar10", "imagenet", a folder -> training, held-out and validation images."""
+"""Data by name: "digits", "mnist", "cifar10", "imagenet", a folder -> training, validation and test images."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from compress_export.data.images import (
 )
 from compress_export.errors import InputError, nearest
 
-HELD_OUT = 0.15
+VALIDATION_FRACTION = 0.15
 """Share of the training images kept for the tool's own choices: ranks, early stopping, calibration."""
-HELD_OUT_MOST = 5000
+VALIDATION_MOST = 5000
 CALIBRATION = 512
 DIGITS_VALIDATION = 360
 WNID = re.compile(r"n\d{8}")
@@ -58,7 +58,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Data:
-    """Three disjoint parts as loaders: training, the held-out share for choices, validation for reported accuracy.
+    """Three disjoint parts as loaders: training, the validation split for choices, the test set for reported accuracy.
     Images of a set that lies on a GPU come from there, their labels and all else from the CPU.
 
     `calibration` is a small, unchanged part of the training images, always in the same order: what factors and
@@ -68,13 +68,13 @@ class Data:
     name: str
     classes: int
     train: DataLoader[tuple[Tensor, Tensor]]
-    held_out: DataLoader[tuple[Tensor, Tensor]]
     validation: DataLoader[tuple[Tensor, Tensor]]
+    test: DataLoader[tuple[Tensor, Tensor]]
     calibration: DataLoader[tuple[Tensor, Tensor]]
 
     def images(self, count: int) -> Tensor:
-        """`count` held-out images, N x C x H x W on the CPU, spread evenly over the set."""
-        return spread_images(self.held_out, count)
+        """`count` images of the validation split, N x C x H x W on the CPU, spread evenly over the set."""
+        return spread_images(self.validation, count)
 
 
 def spread_images(loader: DataLoader[tuple[Tensor, Tensor]], count: int) -> Tensor:
@@ -116,23 +116,23 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
         places = [index[name] for name in source.classes]
     plain = _Mapped(source.open(view, True, False), places)
     changed = _Mapped(source.open(view, True, True), places)
-    validation = _Mapped(source.open(view, False, False), places)
+    test = _Mapped(source.open(view, False, False), places)
     count = len(plain)
-    if min(count, len(validation)) < 2:
-        raise InputError(f"{source.name} has {count} training and {len(validation)} validation images; both need some")
+    if min(count, len(test)) < 2:
+        raise InputError(f"{source.name} has {count} training and {len(test)} test images; both need some")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    held = max(1, min(int(HELD_OUT * count), HELD_OUT_MOST))
-    calibration = min(count - held, CALIBRATION)
+    split = max(1, min(int(VALIDATION_FRACTION * count), VALIDATION_MOST))
+    calibration = min(count - split, CALIBRATION)
     if calibration >= 64:  # whole batches of 64, for a last batch of one would count like the others
         calibration -= calibration % 64
-    train: Images = Subset(changed, order[held:][:most])
+    train: Images = Subset(changed, order[split:][:most])
     return Data(
         source.name,
         outputs,
         _loader(train, batch, shuffle=True),
-        _loader(Subset(plain, order[:held]), 64),
-        _loader(validation, 64),
-        _loader(Subset(plain, order[held:][:calibration]), 64),
+        _loader(Subset(plain, order[:split]), 64),
+        _loader(test, 64),
+        _loader(Subset(plain, order[split:][:calibration]), 64),
     )
 
 
@@ -262,7 +262,7 @@ IMAGES_OF_CLASS, MOST = 20, 512
 SURE = 2.5
 """Standard deviations by which another order must explain more images than the given one."""
 FEW = 50
-"""Below so many held-out images, one of them is two points of top-1 or more."""
+"""Below so many validation images, one of them is two points of top-1 or more."""
 
 
 def check_order(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], classes: Sequence[str], data: str) -> str:
@@ -294,24 +294,24 @@ def check_order(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], cl
         moved = int(torch.bincount(own[there & ~here]).argmax())
         raise InputError(
             f"{data}: the network's outputs seem to stand in another order than the classes: {right} of {count} "
-            f"held-out images get the output of their class, and images of {classes[moved]} (output {moved}) mostly "
+            f"validation images get the output of their class, and images of {classes[moved]} (output {moved}) mostly "
             f"get output {int(order[moved])}; name the folders so that, sorted, they are in the order of the outputs"
         )
     chance = count / len(classes)
     if count >= FEW and right <= chance + SURE * math.sqrt(chance):
         return (
-            f"the network is right on {right} of {count} held-out images of {data}, no more than by chance: check its "
-            "weights, source.mean and source.std, and that its outputs are these classes"
+            f"the network is right on {right} of {count} validation images of {data}, no more than by chance: check "
+            "its weights, source.mean and source.std, and that its outputs are these classes"
         )
     return ""
 
 
-def few_images(held_out: int) -> str:
+def few_images(images: int) -> str:
     """A note on a validation split too small to tell small losses, empty where it is not."""
-    if held_out >= FEW:
+    if images >= FEW:
         return ""
-    share = f"each is {100 / held_out:.1f} points of top-1" if held_out > 1 else "it is all of top-1"
+    share = f"each is {100 / images:.1f} points of top-1" if images > 1 else "it is all of top-1"
     return (
-        f"{held_out} held-out image{'s' * (held_out > 1)} (15 % of the training images) decide on ranks, and "
+        f"{images} validation image{'s' * (images > 1)} (15 % of the training images) decide on ranks, and "
         f"{share}: too few to judge by; add training images"
     )

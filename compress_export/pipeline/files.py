@@ -67,7 +67,7 @@ def profile_files(artifacts: Sequence[Artifact], images: Images, settings: Bench
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is to be read as a run directory: any folder that is no file of a format."""
+    """True if `path` is to be read as a run directory: any folder that is no file of a format."""
     return path.is_dir() and path.suffix.removeprefix(".") not in FORMATS
 
 

@@ -43,7 +43,7 @@ def fine_tune_stage(
     run.clear_from("share")  # files of the network as it was before
     if settings.cut_order == "sensitive":
         network = context.network.module
-        evaluator = Evaluator(network, data.held_out, device=context.group.device)
+        evaluator = Evaluator(network, data.validation, device=context.group.device)
         losses: dict[str, float] = {}  # divergence of the outputs when each layer alone is factored as planned
         with context.reporter.stage("Measuring which layer is most sensitive") as advance:
             for done, row in enumerate(plan.factored, 1):
@@ -95,7 +95,7 @@ def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: n
             original,
             plan,
             _training_images(context, settings),
-            data.held_out,
+            data.validation,
             settings.schedule,
             settings.epochs,
             options_of(settings, context.seed, len(plan.factored), context.network.origin),

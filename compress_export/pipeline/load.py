@@ -39,7 +39,7 @@ FROM_SCRATCH = TrainOptions(optimizer="adamw", rate=5e-4, rate_schedule="one-cyc
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every stage works with: the run's files, the network and its data, and the processes that probe and train.
+    """Everything that a stage works with: the run's files, the network, its data, the processes that probe and train.
 
     `images` are images of the validation split as the network takes them; without data, crops of photographs.
     `decompositions` made for the plan serve the compressed network as well.
@@ -143,9 +143,9 @@ def load(
         network = _normalized(load_network(request), settings)
         data, images = _data(source, network, settings, group)
         if source is not None and data is not None:
-            notes.append(few_images(len(data.held_out.dataset)))  # type: ignore[arg-type]  # each of ours has a length
+            notes.append(few_images(len(data.validation.dataset)))  # type: ignore[arg-type]  # each of ours has a length
             if epochs is None and network.origin != "untrained" and len(source.classes) == network.outputs:
-                notes.append(check_order(network.module, data.held_out, source.classes, source.name))
+                notes.append(check_order(network.module, data.validation, source.classes, source.name))
     notes = list(filter(None, notes))
     for note in notes:
         reporter.say(f"note: {note}")
@@ -158,7 +158,7 @@ def load(
             fit(
                 network.module,
                 data.train,
-                data.held_out,
+                data.validation,
                 (Step((), epochs),),
                 options,
                 checkpoint=run / RunFile.TRAINING_CHECKPOINT,

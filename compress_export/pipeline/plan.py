@@ -138,7 +138,7 @@ def _if_lossy(
     lost = round(drop * evaluator.images / 100)
     again = "" if drop <= most else f" ({lost} of them), more than {most:g}: planning again, more carefully"
     context.reporter.say(
-        f"the network as planned loses {drop:.2f} points of top-1 on {evaluator.images} held-out images before tuning"
+        f"the network as planned loses {drop:.2f} points of top-1 on {evaluator.images} validation images before tuning"
         f"{again}"
     )
     losses = problem.losses
@@ -215,7 +215,7 @@ def measure_probe_points(
 ) -> tuple[Evaluator, MeasuredLosses]:
     """The probes at all points, sharded over the processes of the group, which all do this at once."""
     assert context.data is not None  # it is trainable
-    evaluator = Evaluator(context.network.module, context.data.held_out, device=context.group.device)
+    evaluator = Evaluator(context.network.module, context.data.validation, device=context.group.device)
     probes = probe_losses(
         evaluator,
         probe_points,
@@ -282,7 +282,7 @@ def probe_layers(
         context.network.module,
         [context.survey.layer(name) for name in names],
         context.data.train,
-        context.data.held_out,
+        context.data.validation,
         TrainOptions(settings.optimizer, settings.rate, settings.rate_shape, seed=context.seed),
         known,
         found,

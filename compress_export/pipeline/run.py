@@ -312,7 +312,7 @@ def _evaluate(context: RunContext, modules: Mapping[str, nn.Module]) -> None:
         for done, (name, module) in enumerate(modules.items()):
             advance(done, len(modules), name)
             if name != ORIGINAL or ORIGINAL not in rows:
-                rows[name] = accuracy(module, context.data.validation, context.group.device)
+                rows[name] = accuracy(module, context.data.test, context.group.device)
     run.write_json(RunFile.ACCURACY, {name: asdict(rows[name]) for name in modules})
     if set(modules) == {ORIGINAL}:
         original = rows[ORIGINAL]

@@ -58,7 +58,7 @@ def share_stage(context: RunContext, tuned: nn.Module, settings: ShareSettings, 
             fit(
                 module,
                 data.train,
-                data.held_out,
+                data.validation,
                 (Step((), settings.share_epochs),),
                 TrainOptions(rate=settings.share_rate, seed=context.seed),
                 checkpoint=run / RunFile.SHARING_CHECKPOINT,

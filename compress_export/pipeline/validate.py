@@ -1,4 +1,4 @@
-"""What settings that fit each alone cannot do together, told before a network is loaded."""
+"""Checks of settings that are right one by one and contradict each other, before a network is loaded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from compressor.weight_sharing.regularizers import REGULARIZERS, Regularization
 from exporters.formats import FORMATS
 
 CENTROIDS = "4x256"
-"""What the centroid term follows where no sharing is asked for."""
+"""The sharing that the centroid term follows where none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def check_goal(source: SourceSettings, plan: PlanSettings) -> None:
         _ = goal_of(plan, (), 0, False).limits  # reads each of them
     blind = source.data is None or (source.weights == "none" and source.train is None)
     rule = plan.rank_rule == "sensitivity" and not plan.ranks and plan.plan is None
-    for asked, what in ((rule, "--set plan.rank_rule=sensitivity"), (plan.max_drop, "--max-drop")):
-        if asked and blind:
+    for wanted, what in ((rule, "--set plan.rank_rule=sensitivity"), (plan.max_drop, "--max-drop")):
+        if wanted and blind:
             raise InputError(
                 f"{what} measures accuracy, and there is none to measure: it needs --data and trained weights"
             )
@@ -160,7 +160,7 @@ def goal_of(settings: PlanSettings, layers: Sequence[LayerCost], seed: int, meas
 
 
 def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> str:
-    """What has to be said of a limit on time that is met here, while files are measured elsewhere ("" if nothing).
+    """A note on a limit on time that is met here, while files are measured elsewhere ("" if nothing).
 
     InputError where a time in ms was asked for together with another device or more threads.
     """
@@ -168,8 +168,8 @@ def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> st
         return ""
     threads = f" with {bench.threads} threads" if bench.threads > 1 else ""
     law = f"--max-latency {plan.max_latency} is met by times of layers on this machine, one thread"
-    asked = bench.threads > 1 or bench.device is not None or bench.serial is not None
-    if asked and not parse_limit("latency", plan.max_latency).relative:
+    elsewhere = bench.threads > 1 or bench.device is not None or bench.serial is not None
+    if elsewhere and not parse_limit("latency", plan.max_latency).relative:
         raise InputError(
             f"{law}, and files are to be measured on {where.name} ({where.kind}){threads}, where they take other "
             "times; pass a fraction such as --max-latency 0.5x, or --device host with one thread"
@@ -178,7 +178,7 @@ def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> st
 
 
 def runtime_note(plan: PlanSettings, formats: tuple[str, ...]) -> str:
-    """Which runtime layers are timed in where none of the exported formats runs here; "" where one does."""
+    """A note on the runtime that layers are timed in where no exported format runs here; "" where one does."""
     if (
         plan.costs == "counted"
         or plan.latency_format in formats

@@ -70,16 +70,16 @@ def kept_notes(origin: str, regularizer: str | None, epochs: Sequence[Epoch]) ->
     ]
 
 
-def size_notes(asked: str | None, formats: Sequence[FormatRow]) -> list[str]:
+def size_notes(text: str | None, formats: Sequence[FormatRow]) -> list[str]:
     """Compressed files above --max-size, where it was given: a plan predicts float32 files."""
-    if not asked:
+    if not text:
         return []
-    limit, notes = parse_limit("size", asked), []
+    limit, notes = parse_limit("size", text), []
     for file in formats:
         most, size = limit.most(file.original.artifact.bytes), file.compressed.artifact.bytes
         if size > most:
             notes.append(
-                f"{file.compressed.name} has {size:,} bytes, {size - most:,.0f} bytes more than --max-size {asked} "
+                f"{file.compressed.name} has {size:,} bytes, {size - most:,.0f} bytes more than --max-size {text} "
                 "allows; ask for a little less"
             )
     return notes

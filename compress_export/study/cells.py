@@ -86,7 +86,7 @@ def trained_line(grid: str, cell: Cell, context: RunContext) -> TrainedLine:
         top1={name: value["top1"] for name, value in accuracy.items()},
         held_out=tuple((row["step"], row["epoch"], row["top1"]) for row in run.read_lines(RunFile.TUNING)),
         predictions={name: packed(value["predictions"]) for name, value in accuracy.items()},
-        labels=packed([int(label) for _, labels in data.validation for label in labels]),
+        labels=packed([int(label) for _, labels in data.test for label in labels]),
     )
 
 

@@ -10,7 +10,7 @@ from compress_export.settings import Fit, PlanSettings, Trained, TuneSettings
 
 @dataclass(frozen=True)
 class System:
-    """How ranks and methods are chosen, what factors are fitted to, and how the cut network is tuned. At a budget of
+    """A way to choose ranks and methods, to fit the factors, and to tune the compressed network. At a budget of
     MACs, every system answers to the same one."""
 
     methods: tuple[str, ...] = ()

@@ -213,9 +213,11 @@ def choose_variants(problem: PlanningProblem) -> Solution:
     for weight in OPTIONS.pareto_weights:  # without the limits
         best = choose(found, trade_off(problem, len(dense), weight), {})
         if best is not None:
-            # The penalty on estimates decides which they are; what is told of them is the estimate itself.
-            told = {name: _candidate(problem, own.variant, errors.get(own.variant, 0.0)) for name, own in best.items()}
-            front.append(_point(problem, dense, told))
+            # The penalty on estimates decides which they are; the figure shown is the estimate itself.
+            predicted = {
+                name: _candidate(problem, own.variant, errors.get(own.variant, 0.0)) for name, own in best.items()
+            }
+            front.append(_point(problem, dense, predicted))
     kept = [name for name, candidate in chosen.items() if candidate.variant.method == KEEP]
     return Solution(
         chosen,

@@ -306,7 +306,7 @@ _QUANTIZE = "quantized_decomposed.quantize_per_tensor.default"
 
 
 def _restore_relu6(graph: fx.GraphModule, capped: Mapping[str, float]) -> None:
-    """Where a capped ReLU is not quantized at its output, the clamp is needed after all."""
+    """Gives a capped ReLU its clamp back where it is not quantized at its output."""
     for node in graph.graph.nodes:
         if node.name in capped and any(str(user.target) != _QUANTIZE for user in node.users):
             node.target, node.args = _ATEN.hardtanh.default, (node.args[0], 0.0, capped[node.name])

@@ -31,10 +31,10 @@ def main():
         else:
             skeleton(module, layers)
 
-    train, held_out = loaders(480, 1000)
+    train, validation = loaders(480, 1000)
     options = TrainOptions(rate=3e-3)
-    fit(module, train, held_out, (Step((), 6),), options, group=group)
-    rows = fit(module, train, held_out, SCHEDULES["iterative"](PLAN, 3), options, cut, group=group)
+    fit(module, train, validation, (Step((), 6),), options, group=group)
+    rows = fit(module, train, validation, SCHEDULES["iterative"](PLAN, 3), options, cut, group=group)
     sums = list(group.map(lambda item: item * 10, range(5)))
     processes = list(group.map(lambda _place: os.getpid(), range(2)))
     total = float(sum(value.detach().double().abs().sum() for value in module.parameters()))

@@ -27,11 +27,11 @@ def images(count, seed):
     return TensorDataset(pictures, labels)
 
 
-def loaders(train=160, held_out=64):
+def loaders(train=160, validation=64):
     generator = torch.Generator()
     return (
         DataLoader(images(train, 1), batch_size=16, shuffle=True, generator=generator),
-        DataLoader(images(held_out, 2), batch_size=64),
+        DataLoader(images(validation, 2), batch_size=64),
     )
 
 

@@ -250,7 +250,7 @@ def test_a_handful_of_images_is_said_and_stands_in_the_report(photos, call):
     words = ("squeezenet1_1", "--input", "3x32x32", "--data", "photos", "--train", "1", "--epochs", "0", *FAST)
     status, _, err = call(photos.parent, *words, "--format", "onnx", "--set", "bench.cap=0.1", "--name", "few")
     assert status == 0
-    said = "3 held-out images (15 % of the training images) decide on ranks, and each is 33.3 points of top-1"
+    said = "3 validation images (15 % of the training images) decide on ranks, and each is 33.3 points of top-1"
     assert f"note: {said}" in err
     assert said in (photos.parent / "runs/few/report.md").read_text()
 

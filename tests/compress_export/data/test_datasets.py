@@ -19,16 +19,16 @@ def rows(loader):
 
 
 def test_the_three_parts_are_disjoint_and_whole(digits):
-    train, held_out, validation = (len(part.dataset) for part in (digits.train, digits.held_out, digits.validation))
-    assert (train, held_out, validation) == (1222, 215, 360)
-    parts = [rows(part) for part in (digits.train, digits.held_out, digits.validation)]
+    train, validation, test = (len(part.dataset) for part in (digits.train, digits.validation, digits.test))
+    assert (train, validation, test) == (1222, 215, 360)
+    parts = [rows(part) for part in (digits.train, digits.validation, digits.test)]
     assert not parts[0] & parts[1]
     assert not parts[0] & parts[2]
     assert not parts[1] & parts[2]
 
 
-def test_validation_is_balanced(digits):
-    labels = torch.cat([labels for _, labels in digits.validation])
+def test_the_test_set_is_balanced(digits):
+    labels = torch.cat([labels for _, labels in digits.test])
     assert torch.bincount(labels).tolist() == pytest.approx([36] * 10, abs=2)
 
 
@@ -60,7 +60,7 @@ def wnids(tmp_path):
 
 def test_wnids_map_onto_a_networks_own_thousand_outputs(wnids):
     data = load_data(find_data(str(wnids), wnids), VIEW, 2, 1000)
-    assert sorted({int(label) for _, labels in data.validation for label in labels}) == [0, 217, 701]
+    assert sorted({int(label) for _, labels in data.test for label in labels}) == [0, 217, 701]
 
 
 def test_wnids_of_no_imagenet_class_are_named(wnids):
@@ -72,7 +72,7 @@ def test_wnids_of_no_imagenet_class_are_named(wnids):
 
 def test_a_folder_is_a_data_set_of_its_own_classes(wnids):
     data = load_data(find_data(str(wnids), wnids), VIEW, 2, 3)
-    assert sorted({int(label) for _, labels in data.validation for label in labels}) == [0, 1, 2]
+    assert sorted({int(label) for _, labels in data.test for label in labels}) == [0, 1, 2]
     assert data.images(4).shape == (1, 3, 16, 16)  # one of the nine is held out
 
 
@@ -84,7 +84,7 @@ def test_too_few_images_are_refused(wnids):
             (wnids / part / name).rmdir()
     for file in list((wnids / "val" / "n03888257").iterdir())[1:]:
         file.unlink()
-    with pytest.raises(InputError, match="has 3 training and 1 validation images; both need some"):
+    with pytest.raises(InputError, match="has 3 training and 1 test images; both need some"):
         load_data(find_data(str(wnids), wnids), VIEW, 2, 1)
 
 

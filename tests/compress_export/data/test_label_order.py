@@ -90,9 +90,9 @@ def test_no_more_images_are_read_than_are_needed():
     assert sum(read) == 112
 
 
-def test_few_held_out_images_are_said_and_nothing_is_concluded_from_them():
+def test_few_validation_images_are_said_and_nothing_is_concluded_from_them():
     assert few_images(50) == ""
     said = "(15 % of the training images) decide on ranks, and"
-    assert few_images(6).startswith(f"6 held-out images {said} each is 16.7 points of top-1: too few to judge by")
-    assert few_images(1).startswith(f"1 held-out image {said} it is all of top-1: too few to judge by")
+    assert few_images(6).startswith(f"6 validation images {said} each is 16.7 points of top-1: too few to judge by")
+    assert few_images(1).startswith(f"1 validation image {said} it is all of top-1: too few to judge by")
     assert looked([1], [1]) == ""

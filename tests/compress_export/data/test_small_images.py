@@ -31,19 +31,19 @@ def test_sheets_are_read_image_by_image(sheets):
     folder, pixels = sheets
     data = load_data(find_data("cifar10", folder), VIEW, 4, 10)
     validation = [
-        (image, int(label)) for images, labels in data.validation for image, label in zip(images, labels, strict=True)
+        (image, int(label)) for images, labels in data.test for image, label in zip(images, labels, strict=True)
     ]
     assert [label for _, label in validation] == [place for place in range(10) for _ in range(2)]
     mean, std = (np.array(values)[:, None, None] for values in (VIEW.mean, VIEW.std))
     expected = (pixels["test", 7][1].transpose(2, 0, 1) / 255 - mean) / std
     assert np.allclose(validation[15][0].numpy(), expected, atol=1e-5)
-    assert len(data.train.dataset) + len(data.held_out.dataset) == 60
+    assert len(data.train.dataset) + len(data.validation.dataset) == 60
     assert data.train.num_workers == 0
 
 
 def test_fewer_training_images_can_be_asked_for(sheets):
     data = load_data(find_data("cifar10", sheets[0]), VIEW, 4, 10, most=20)
-    assert (len(data.train.dataset), len(data.held_out.dataset), len(data.validation.dataset)) == (20, 9, 20)
+    assert (len(data.train.dataset), len(data.validation.dataset), len(data.test.dataset)) == (20, 9, 20)
 
 
 def test_a_sheet_with_a_part_of_an_image_is_refused(sheets):

@@ -42,7 +42,7 @@ def test_without_limits_the_drop_is_limited_and_the_planned_network_is_measured(
     assert plan["goal"] == "max-drop 1% (default)"
     assert plan["chosen"]["drop"] <= 1
     assert plan["chosen"]["parameters"] < 0.8 * plan["original"]["parameters"]
-    assert "of top-1 on 215 held-out images before tuning" in err
+    assert "of top-1 on 215 validation images before tuning" in err
     lost = float(err.split("the network as planned loses ")[-1].split()[0])
     assert lost <= 2
     assert "predicted loss before tuning" in out
@@ -146,6 +146,8 @@ def test_plans_that_keep_losing_more_than_they_may_end_in_a_sentence(folder, wor
     monkeypatch.setattr("compress_export.pipeline.plan.OPTIONS", replace(OPTIONS, attempts=1))
     status, _, err = call(folder, *words, "--name", "one-attempt")
     assert status == 1
-    assert "loses 5.00 points of top-1 on 215 held-out images before tuning (11 of them), more than 1: planning" in err
+    assert (
+        "loses 5.00 points of top-1 on 215 validation images before tuning (11 of them), more than 1: planning" in err
+    )
     assert "1 plan(s), each made with what the last one taught, did not keep it when measured; raise the limit" in err
     assert not (folder / "runs" / "one-attempt" / "plan.json").exists()

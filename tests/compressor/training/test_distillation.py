@@ -42,12 +42,12 @@ def test_images_without_labels_count_for_the_teacher_alone():
 
 def test_a_network_learns_from_a_teacher_without_any_label():
     teacher = network()
-    train, held_out = loaders()
-    fit(teacher, train, held_out, (Step((), 6),), TrainOptions(rate=3e-3))
+    train, validation = loaders()
+    fit(teacher, train, validation, (Step((), 6),), TrainOptions(rate=3e-3))
     nameless = TensorDataset(images(160, 1).tensors[0], torch.full((160,), UNLABELLED))
     loader = DataLoader(nameless, batch_size=16, shuffle=True, generator=torch.Generator())
     student, before = network(seed=5), copy.deepcopy(teacher.state_dict())
     options = TrainOptions(rate=3e-3, distillation=Distillation())
-    rows = fit(student, loader, held_out, (Step((), 6),), options, teacher=teacher)
-    assert rows[0].top1 < 50 < 80 < rows[-1].top1 == accuracy(student, held_out).top1
+    rows = fit(student, loader, validation, (Step((), 6),), options, teacher=teacher)
+    assert rows[0].top1 < 50 < 80 < rows[-1].top1 == accuracy(student, validation).top1
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())

@@ -45,8 +45,10 @@ def test_steps_share_epochs_evenly(total, expected):
 
 def test_a_short_epoch_draws_other_images_each_time():
     batches = []
-    train, held_out = loaders(160, 16)
+    train, validation = loaders(160, 16)
     steps = within(SCHEDULES["one-shot"](PLAN, 1), 0.5, 160)
-    rows = fit(network(), train, held_out, steps, TrainOptions(), watch=Watch(batch=lambda *done: batches.append(done)))
+    rows = fit(
+        network(), train, validation, steps, TrainOptions(), watch=Watch(batch=lambda *done: batches.append(done))
+    )
     assert batches == [(place, 5) for place in range(1, 6)]
     assert len(rows) == 2

@@ -32,10 +32,10 @@ def equal(one, other):
 
 def test_training_learns():
     module = network()
-    train, held_out = loaders()
-    before = accuracy(module, held_out).top1
-    rows = fit(module, train, held_out, (Step((), 6),), QUICK)
-    assert before < 50 < 85 < rows[-1].top1 == accuracy(module, held_out).top1
+    train, validation = loaders()
+    before = accuracy(module, validation).top1
+    rows = fit(module, train, validation, (Step((), 6),), QUICK)
+    assert before < 50 < 85 < rows[-1].top1 == accuracy(module, validation).top1
     assert not module.training
     assert [row.epoch for row in rows] == list(range(7))
 
@@ -43,9 +43,9 @@ def test_training_learns():
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
 def test_a_schedule_cuts_every_layer_and_heals(schedule):
     module = network()
-    train, held_out = loaders()
-    fit(module, train, held_out, (Step((), 6),), QUICK)
-    rows = fit(module, train, held_out, SCHEDULES[schedule](PLAN, 4), QUICK, cut)
+    train, validation = loaders()
+    fit(module, train, validation, (Step((), 6),), QUICK)
+    rows = fit(module, train, validation, SCHEDULES[schedule](PLAN, 4), QUICK, cut)
     assert [len(module[place]) for place in (0, 3, 7)] == [3, 3, 2]
     cuts = [row.cut for row in rows if row.epoch == 0]
     assert cuts == (["0, 3, 7"] if schedule in ("auto", "one-shot") else ["0", "3", "7"])
@@ -111,37 +111,37 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 
 def test_patience_ends_a_step_and_the_best_weights_are_returned():
     module = network()
-    train, held_out = loaders()
+    train, validation = loaders()
     options = TrainOptions(optimizer="sgd", rate=0.6, rate_schedule="step", patience=2)
-    rows = fit(module, train, held_out, (Step((), 40),), options)
+    rows = fit(module, train, validation, (Step((), 40),), options)
     assert len(rows) < 41
     best = max(row.top1 for row in rows[1:])
-    assert accuracy(module, held_out).top1 == best
+    assert accuracy(module, validation).top1 == best
 
 
 def test_the_best_epoch_is_returned_where_asked_for_and_after_a_kill(tmp_path):
     """Also the network before the first epoch, where no epoch was as good: here a rate that ruins it."""
     options = TrainOptions(optimizer="sgd", rate=0.6, rate_schedule="step", best=True)
-    train, held_out = loaders()
+    train, validation = loaders()
     module, path = network(), tmp_path / "tuning.pt"
-    fit(module, train, held_out, (Step((), 6),), TrainOptions(optimizer="sgd", rate=0.05))
+    fit(module, train, validation, (Step((), 6),), TrainOptions(optimizer="sgd", rate=0.05))
     before = {name: value.clone() for name, value in module.state_dict().items()}
     ruined = TrainOptions(optimizer="sgd", rate=30.0, rate_schedule="step", best=True)
-    rows = fit(module, train, held_out, (Step((), 1),), ruined)
+    rows = fit(module, train, validation, (Step((), 1),), ruined)
     assert rows[1].top1 < rows[0].top1
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
     whole, resumed = network(), network()
-    rows = fit(whole, train, held_out, (Step((), 5),), options)
-    assert accuracy(whole, held_out).top1 == max(row.top1 for row in rows)
+    rows = fit(whole, train, validation, (Step((), 5),), options)
+    assert accuracy(whole, validation).top1 == max(row.top1 for row in rows)
 
     def kill(row):
         if row.epoch == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), train, held_out, (Step((), 5),), options, checkpoint=path, watch=Watch(kill))
-    fit(resumed, train, held_out, (Step((), 5),), options, checkpoint=path)
+        fit(network(), train, validation, (Step((), 5),), options, checkpoint=path, watch=Watch(kill))
+    fit(resumed, train, validation, (Step((), 5),), options, checkpoint=path)
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in resumed.state_dict().items())
 
 

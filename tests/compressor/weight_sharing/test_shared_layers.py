@@ -97,17 +97,17 @@ def test_the_bias_takes_up_what_the_inputs_mean_changes():
 
 def test_training_moves_centroids_and_heals():
     module = network()
-    train, held_out = loaders()
-    fit(module, train, held_out, (Step((), 6),), QUICK)
+    train, validation = loaders()
+    fit(module, train, validation, (Step((), 6),), QUICK)
     sharing = Sharing(16, 2)
     model = share(module, rows_of(module, sharing), sharing)
-    before = accuracy(model.module, held_out).top1
+    before = accuracy(model.module, validation).top1
     book, places = shared_weights(model.module)["7"].codebook.clone(), shared_weights(model.module)["7"].indices.clone()
-    fit(model.module, train, held_out, (Step((), 4),), QUICK)
+    fit(model.module, train, validation, (Step((), 4),), QUICK)
     after = shared_weights(model.module)["7"]
     assert torch.equal(after.indices, places)
     assert not torch.equal(after.codebook, book)
-    assert accuracy(model.module, held_out).top1 > before
+    assert accuracy(model.module, validation).top1 > before
     assert len(torch.unique(plain(model.module)[7].weight.reshape(-1, 16), dim=0)) <= 2
 
 
