@@ -34,7 +34,6 @@ ANYWHERE = {
     r"answers? like": "matches the PyTorch model",
     r"answers? of (a|the|its) (network|model|module)s?|(network|model|module)('s|s')? answers?": "outputs, logits",
     r"(error|errors) of the spread|of the spread": "relative to the standard deviation of the logits",
-    r"rate shapes?": "learning-rate schedule",
 }
 
 # As names in code; as English words they may stand.
