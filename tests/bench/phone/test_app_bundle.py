@@ -94,7 +94,10 @@ def test_what_is_no_row_is_said() -> None:
         ("", r"^net.onnx was not measured: the app did not leave a row, but nothing$"),
         ("Aborted", r"^net.onnx was not measured: the app did not leave a row, but Aborted$"),
         ('{"error": "plan.json is no plan"}', r"^net.onnx was not measured: plan.json is no plan$"),
-        ('{"verdict": "measured"}', r"^the app's answer for net.onnx is not a measurement: ValidationError: Object missing required field `network`"),
+        (
+            '{"verdict": "measured"}',
+            r"^the app's answer for net.onnx is not a measurement: ValidationError: .*field `network`",
+        ),
     ):
         with pytest.raises(BenchError, match=words):
             read_answer(text, "net.onnx")
