@@ -122,7 +122,8 @@ def test_a_failure_says_by_how_much_where_and_what_grew(call, tmp_path):
     assert out.endswith("2 failed, changes from ../base: the budgets do not hold\n")
 
 
-def test_why_names_a_regression_that_was_planted_in_one_layer(call, tmp_path):
+def test_why_names_a_regression_that_was_planted_in_one_layer(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # a narrower terminal breaks the line
     for name, rank in (("head", 7), ("base", 4)):
         make_run(tmp_path / name / "run", rank, with_pte=False)
     write_budgets(tmp_path / "head", RUN + 'size = "1 MB"')
