@@ -45,7 +45,8 @@ def test_networks_of_one_seed_that_follow_other_centroids_are_one_seed():
                                       ((4, 97.0), (8, 96.0))]  # fmt: skip
     head, *body = tables.sharing(rows)
     found = {row[head.index("regularizer, weight")]: row[head.index("seeds") :] for row in body}
-    assert found["centroid, 2"] == ["1", "", "96.50", ""]
+    command = "`python results/sharing.py mnist --data-root data --terms centroid`"
+    assert found["centroid, 2"] == ["1", "", "96.50", "", command]
 
 
 def test_weights_that_were_not_taken_for_every_seed_are_left_out():
