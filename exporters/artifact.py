@@ -155,6 +155,7 @@ def encode_path(value: object) -> str:
     """A path as JSON text; msgspec knows none."""
     if isinstance(value, Path):
         return value.as_posix()
+    # the error that msgspec asks of such a hook
     raise NotImplementedError(f"JSON has no {type(value).__name__}")
 
 
