@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exporters import parity
 from exporters.artifact import Artifact, ExportError, move, number_type, size_and_sha256
-from exporters.formats import FORMATS, Format, find_format
+from exporters.formats import check_dtype, find_format
 from exporters.toolkits import versions
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def export(
     format: str,
     path: Path | str,
     *,
+    dtype: str = "float32",
     network: str = "compressed",
     images: Array | None = None,
     reference: Array | None = None,
@@ -39,14 +40,17 @@ def export(
     (N, C, H, W) the file is run on each and compared with `reference` (N, classes), by default the module's own logits;
     without them `Artifact.parity` is None. Raises ExportError; then no file is written.
 
-    With `calibration`, real images (N, C, H, W), layers compute in int8 (see `quantization.post_training.quantize`);
-    the file is then compared with the quantized program, and how near that is to the module is the caller's to measure.
+    Layers compute in `dtype`, one of the format's `dtypes`. "int8" wants `calibration`, real images (N, C, H, W) (see
+    `quantization.post_training.quantize`); the file is then compared with the quantized program, and how near that is
+    to the module is the caller's to measure.
     """
     from exporters.capture import capture
 
-    kind = find_format(format)
-    if calibration is not None and not kind.int8:
-        raise ExportError(_no_int8(kind))
+    check_dtype(format, dtype)
+    if dtype == "int8" and calibration is None:
+        raise ExportError("int8 is calibrated on real images, and there are none; pass calibration=images (N, C, H, W)")
+    if dtype != "int8" and calibration is not None:
+        raise ExportError(f"images to calibrate on are for int8, not for {dtype}; pass dtype='int8' or leave them out")
     program = capture(module, example)
     if calibration is not None:
         from exporters.quantization.post_training import quantize
@@ -74,8 +78,7 @@ def export_program(
     kind = find_format(format)
     if path.suffix != f".{kind.suffix}":
         raise ExportError(f"a {kind.title} file is called *.{kind.suffix}, not {path.name}; rename it")
-    if number_type(program) == "int8" and not kind.int8:
-        raise ExportError(_no_int8(kind))
+    check_dtype(format, number_type(program))
     toolkits = versions(kind.requires)
     # A folder of its own beside the target: toolkits choose names by the path they are given, and a rename is atomic.
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as scratch:
@@ -101,8 +104,3 @@ def export_program(
         fallbacks=written.fallbacks,
         parity=checked,
     )
-
-
-def _no_int8(kind: Format) -> str:
-    takes = ", ".join(name for name, other in FORMATS.items() if other.int8)
-    return f"{kind.title} files are written from float32 programs, not from int8 ones; pass one of {takes}"

@@ -6,14 +6,14 @@ Imports no toolkit and no torch: the front door lists FORMATS to print its help.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters import to_coreml, to_executorch, to_onnx, to_torchscript
-from exporters.artifact import ExportError, Runner, Written
+from exporters.artifact import LIMITS, ExportError, Runner, Written
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -27,7 +27,8 @@ class Format:
     gives a function from one float32 image (1, C, H, W) to logits (1, classes). `requires` are the pip packages that
     both need; `runtime_modules` those that `load` imports, `runtime_package` the one whose version is the runtime's;
     `system` the only `sys.platform` that runs the file, None where every one does. `effort` is the CPU time
-    of an AlexNet in s: the formats that take longest are started first. `int8` says whether it takes int8 programs.
+    of an AlexNet in s: the formats that take longest are started first. `dtypes` are the number types whose programs it
+    takes, keys of `artifact.LIMITS`; `refused` says of each other one why not.
     """
 
     suffix: str
@@ -40,7 +41,8 @@ class Format:
     runtime_package: str
     effort: float
     system: str | None = None
-    int8: bool = False
+    dtypes: tuple[str, ...] = ("float32", "int8")
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def runs_here(self) -> bool:
@@ -58,7 +60,7 @@ FORMATS: dict[str, Format] = {
         runtime_modules=to_executorch.RUNTIME_MODULES,
         runtime_package=to_executorch.RUNTIME_PACKAGE,
         effort=19,
-        int8=True,
+        refused={"float16": "it is not written yet"},
     ),
     "onnx": Format(
         suffix="onnx",
@@ -70,7 +72,7 @@ FORMATS: dict[str, Format] = {
         runtime_modules=to_onnx.RUNTIME_MODULES,
         runtime_package=to_onnx.RUNTIME_PACKAGE,
         effort=14,
-        int8=True,
+        refused={"float16": "it is not written yet"},
     ),
     "ptl": Format(
         suffix="ptl",
@@ -82,6 +84,11 @@ FORMATS: dict[str, Format] = {
         runtime_modules=to_torchscript.RUNTIME_MODULES,
         runtime_package=to_torchscript.RUNTIME_PACKAGE,
         effort=9,
+        dtypes=("float32",),
+        refused={
+            "float16": "its last phone runtimes (PyTorch 1.13 and 2.1) have no float16 convolution on a CPU",
+            "int8": "its phone runtimes end at PyTorch 2.1, before the operators of a quantized program",
+        },
     ),
     "mlpackage": Format(
         suffix="mlpackage",
@@ -94,6 +101,8 @@ FORMATS: dict[str, Format] = {
         runtime_package=to_coreml.RUNTIME_PACKAGE,
         effort=24,
         system="darwin",
+        dtypes=("float32",),
+        refused={"float16": "it is not written yet", "int8": "it is not written yet"},
     ),
 }
 
@@ -109,6 +118,19 @@ def find_format(name: str) -> Format:
     if name not in FORMATS:
         raise ExportError(_unknown("format", name, FORMATS))
     return FORMATS[name]
+
+
+def check_dtype(format: str, dtype: str) -> None:
+    """ExportError when no file of that format is written from a program of that number type, or there is no such type.
+
+    The text gives the reason and the formats that take it.
+    """
+    if dtype not in LIMITS:
+        raise ExportError(_unknown("number type", dtype, LIMITS))
+    kind = find_format(format)
+    if dtype not in kind.dtypes:
+        takes = ", ".join(name for name, other in FORMATS.items() if dtype in other.dtypes)
+        raise ExportError(f"{kind.title} files are not written in {dtype}: {kind.refused[dtype]}; pass one of {takes}")
 
 
 def find_target(name: str) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
+import re
 import subprocess
 import sys
 
 import pytest
 
-from exporters.artifact import ExportError
-from exporters.formats import FORMATS, TARGETS, find_format, find_target
+from exporters.artifact import LIMITS, ExportError
+from exporters.formats import FORMATS, TARGETS, check_dtype, find_format, find_target
 
 
 def test_listing_the_formats_imports_no_toolkit():
@@ -43,3 +44,26 @@ def test_an_unknown_target_is_answered_with_the_nearest():
 @pytest.mark.skipif(sys.platform == "darwin", reason="on macOS the package is run")
 def test_coreml_runs_on_macos_only():
     assert [name for name, kind in FORMATS.items() if not kind.runs_here] == ["mlpackage"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_takes_a_number_type_or_says_why_not(name):
+    kind = FORMATS[name]
+    assert sorted((*kind.dtypes, *kind.refused)) == sorted(LIMITS)
+    for dtype in kind.dtypes:
+        check_dtype(name, dtype)
+    for dtype, reason in kind.refused.items():
+        with pytest.raises(ExportError, match=re.escape(f"{kind.title} files are not written in {dtype}: {reason}; ")):
+            check_dtype(name, dtype)
+
+
+def test_the_formats_that_take_the_type_are_the_cure():
+    with pytest.raises(ExportError, match=r"end at PyTorch 2.1, before the .*; pass one of pte, onnx"):
+        check_dtype("ptl", "int8")
+
+
+def test_an_unknown_number_type_is_answered_with_the_nearest():
+    with pytest.raises(
+        ExportError, match=r"no number type 'float'; did you mean float\d\d .*\(number types: float32, "
+    ):
+        check_dtype("pte", "float")

@@ -9,7 +9,6 @@ from torch import nn
 from exporters.artifact import ExportError, number_type
 from exporters.capture import capture
 from exporters.export import export, export_program
-from exporters.formats import FORMATS
 from exporters.quantization.post_training import FEWEST_IMAGES, PLAIN, Calibration, quantize
 
 IMAGES = images(32).numpy()
@@ -136,19 +135,26 @@ def test_calibration_is_repeatable(program, quantized):
 
 
 def test_a_module_is_exported_in_int8(tmp_path):
-    made = export(
-        factored(), torch.from_numpy(IMAGES[:1]), "pte", tmp_path / "n.pte", images=IMAGES, calibration=IMAGES
-    )
+    path, example = tmp_path / "n.pte", torch.from_numpy(IMAGES[:1])
+    made = export(factored(), example, "pte", path, dtype="int8", images=IMAGES, calibration=IMAGES)
     assert (made.dtype, made.verdict) == ("int8", "passed")
     assert made.parity.images == len(IMAGES)
 
 
-@pytest.mark.parametrize("format", [name for name, kind in FORMATS.items() if not kind.int8])
-def test_a_format_without_int8_is_refused_by_name(format, quantized, tmp_path):
-    law = f"{FORMATS[format].title} files are written from float32 programs, not from int8 ones; pass one of pte, onnx"
-    path = tmp_path / f"n.{format}"
-    with pytest.raises(ExportError, match=law):
-        export(factored(), torch.from_numpy(IMAGES[:1]), format, path, calibration=IMAGES)
-    with pytest.raises(ExportError, match=law):
-        export_program(quantized.program, format, path)
+def test_a_program_of_a_type_that_the_format_does_not_take_is_refused(quantized, tmp_path):
+    path = tmp_path / "n.ptl"
+    with pytest.raises(ExportError, match="TorchScript Lite files are not written in int8"):
+        export_program(quantized.program, "ptl", path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"dtype": "int8"}, "int8 is calibrated on real images, and there are none; pass calibration=images"),
+        ({"calibration": IMAGES}, "images to calibrate on are for int8, not for float32; pass dtype='int8' or"),
+    ],
+)
+def test_calibration_images_and_int8_go_together(options, expected, tmp_path):
+    with pytest.raises(ExportError, match=expected):
+        export(factored(), torch.from_numpy(IMAGES[:1]), "pte", tmp_path / "n.pte", **options)
