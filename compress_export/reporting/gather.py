@@ -173,7 +173,7 @@ def _gather(run: RunDirectory) -> Report:
         notes=(
             *notes.origin_notes(network.origin, network.notes, source.data, judged),
             *(notes.tuning_notes(accuracy) if judged else ()),
-            *notes.kept_notes(network.origin, settings.tune.regularizer if settings.tune else None, tuning),
+            *notes.kept_notes(tuning),
             *notes.plan_notes(plan, run.has(RunFile.TUNED_WEIGHTS) or shared is not None),
             *notes.size_notes(planned.max_size, formats),
             *notes.runtime_notes(planned.latency_format, list(names), plan.cost_source),

@@ -163,13 +163,17 @@ class FormatRow:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Validation top-1 in percent after an epoch; epoch 0 follows directly on the factorization of the layers `cut`."""
+    """Validation top-1 in percent after an epoch; epoch 0 follows directly on the factorization of the layers `cut`.
+
+    The last epoch that is `kept` is the one whose weights fine-tuning returned.
+    """
 
     step: int
     cut: str
     epoch: int
     loss: float | None
     top1: float
+    kept: bool = True
 
 
 @dataclass(frozen=True)

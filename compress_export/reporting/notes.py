@@ -9,7 +9,6 @@ from bench.measurement import NotMeasured
 from bench.simulator.latency_estimate import estimate_ms, operators_of, read_models
 from bench.statistics import is_busy, times_remark
 from compress_export.reporting.model import Epoch, FileRow, FormatRow, NetworkAccuracy, SharedWeights, mcnemar
-from compress_export.settings import keeps_best
 from compressor.plan import Plan
 from compressor.planning.limits import parse_limit
 from exporters.artifact import Artifact
@@ -55,18 +54,23 @@ def tuning_notes(accuracy: Mapping[str, NetworkAccuracy]) -> list[str]:
     ]
 
 
-def kept_notes(origin: str, regularizer: str | None, epochs: Sequence[Epoch]) -> list[str]:
-    """A note on the epoch of fine-tuning that was kept, where it is not the last. See `keeps_best`."""
+def kept_notes(epochs: Sequence[Epoch]) -> list[str]:
+    """A note on the epoch of fine-tuning that was kept, where it is not the last. See `TrainOptions.best`."""
     last_step = [epoch for epoch in epochs if epoch.step == epochs[-1].step]
-    if not last_step or not keeps_best(origin, regularizer):
+    if not last_step or last_step[-1].kept:
         return []
-    best, last = max(last_step, key=lambda epoch: (epoch.top1, epoch.epoch)), last_step[-1]
-    if best is last:
-        return []
-    when = f"after epoch {best.epoch}" if best.epoch else "before fine-tuning"
+    kept, last = next(epoch for epoch in reversed(last_step) if epoch.kept), last_step[-1]
+    best = max(last_step, key=lambda epoch: epoch.top1)
+    if best.top1 > kept.top1:
+        return [
+            f"The network before fine-tuning is kept: on the validation split ({kept.top1:.2f} %) it does not differ "
+            f"from the original by more than chance, nor is the best of the {len(last_step) - 1} epochs of fine-tuning "
+            f"({best.top1:.2f} %) better by more than that."
+        ]
+    when = f"after epoch {kept.epoch}" if kept.epoch else "before fine-tuning"
     return [
         f"Of the {len(last_step) - 1} epochs of fine-tuning the best on the validation split is kept: the network "
-        f"{when} ({best.top1:.2f} %; after the last it was {last.top1:.2f} %)."
+        f"{when} ({kept.top1:.2f} %; after the last it was {last.top1:.2f} %)."
     ]
 
 

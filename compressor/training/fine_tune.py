@@ -54,7 +54,11 @@ def fine_tune(
     if total_epochs is not None:
         steps = within(steps, total_epochs, len(train.dataset))  # type: ignore[arg-type]  # ours have a length
     teacher = copy.deepcopy(network) if options.distillation else None
-    rows = fit(tuned, train, validation, steps, options, factorize, checkpoint, watch, teacher, group)
+    reference = None
+    if options.best and steps and group.is_main:
+        with evaluating(network):
+            reference = accuracy(network, validation, group.device).correct
+    rows = fit(tuned, train, validation, steps, options, factorize, checkpoint, watch, teacher, group, reference)
     return describe(tuned, plan, network), rows
 
 

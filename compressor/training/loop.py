@@ -29,6 +29,9 @@ Loader = DataLoader[Batch]
 Factorize = Callable[[nn.Module, tuple[LayerPlan, ...]], None]
 """Puts the factors of some layers in place in a network."""
 
+CHANCE = 0.1
+"""One-sided p of McNemar's test from which on a difference of two networks is put down to chance."""
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -63,6 +66,18 @@ def accuracy(network: nn.Module, batches: Iterable[Batch], device: torch.device 
     return Accuracy(100 * sum(correct) / count, 100 * top5 / count, tuple(predictions), tuple(correct))
 
 
+def significantly_better(first: Sequence[bool], second: Sequence[bool]) -> bool:
+    """True if the first network has more of the same images right than the second, by more than chance: exact one-sided
+    McNemar's test on the images that only one of them has right."""
+    from scipy.stats import binomtest  # takes half a second to import
+
+    only_first = sum(one and not other for one, other in zip(first, second, strict=True))
+    only_second = sum(other and not one for one, other in zip(first, second, strict=True))
+    if only_first <= only_second:
+        return False
+    return float(binomtest(only_first, only_first + only_second, alternative="greater").pvalue) < CHANCE
+
+
 class TrainingError(RuntimeError):
     """Training that cannot go on: a loss that is no number, a checkpoint of other settings."""
 
@@ -71,7 +86,8 @@ class TrainingError(RuntimeError):
 class EpochRow:
     """One line of tuning.jsonl: the layers factorized, the epoch of their step (0: not yet trained), and the accuracy.
 
-    `top1` is in percent on the validation split of the training data.
+    `top1` is in percent on the validation split of the training data. `kept` says that a fit which ended here would
+    return the weights of this epoch, not those of an earlier one.
     """
 
     step: int
@@ -80,15 +96,20 @@ class EpochRow:
     epochs: int
     loss: float | None
     top1: float
+    kept: bool = True
 
 
 @dataclass
 class _State:
-    """Step and epoch that a fit has reached, and what it needs to go on from there."""
+    """Step and epoch that a fit has reached, and what it needs to go on from there.
+
+    `untrained` are the validation images that the network had right before the first epoch of the step.
+    """
 
     step: int = 0
     epoch: int = 0
     rows: list[EpochRow] = field(default_factory=list)
+    untrained: tuple[bool, ...] = ()
     best: float = -1.0
     since_best: int = 0
     best_weights: dict[str, Tensor] | None = None
@@ -123,13 +144,15 @@ def fit(
     watch: Watch | None = None,
     teacher: nn.Module | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
+    reference: Sequence[bool] | None = None,
 ) -> tuple[EpochRow, ...]:
     """The rows of all epochs; `network` ends factorized and trained, on the CPU, in evaluation mode.
 
     With `checkpoint`, the state is written there after every factorization and epoch, and a fit that finds one goes on
     from it: at one thread count to the same bits as an uninterrupted run, since every epoch seeds itself. The caller
     deletes the file when it has stored the result. `teacher` is the network whose logits are learned, where the options
-    ask for distillation. All processes of `group` call this at once; weights, checkpoint and accuracy of the main one
+    ask for distillation. `reference` are the validation images that the network before compression has right; see
+    `TrainOptions.best`. All processes of `group` call this at once; weights, checkpoint and accuracy of the main one
     count. TrainingError if the loss is no longer finite, a step has nothing to train, or distillation has no teacher.
     """
     if options.distillation is not None and teacher is None:
@@ -139,7 +162,8 @@ def fit(
     loaders = [rebatched(train, step.batch, step.images) for step in steps]
     taught = teacher if options.distillation is not None else None
     taught = taught and taught.to(group.device).to(memory_format=layout_on(group.device)).eval()
-    course = _Course(network, steps, options, group, taught, loaders, validation, checkpoint, watch or Watch())
+    course = _Course(network, steps, options, group, taught, loaders, validation, checkpoint, watch or Watch(),
+                     reference)  # fmt: skip
     course.resume()
     state = course.state
     while state.step < len(steps):
@@ -174,6 +198,7 @@ class _Course:
     validation: Loader
     checkpoint: Path | None
     watch: Watch
+    reference: Sequence[bool] | None
     fixed: frozenset[int] = frozenset()
     state: _State = field(default_factory=_State)
     optimizer: torch.optim.Optimizer | None = None
@@ -198,9 +223,10 @@ class _Course:
         path, stored = self.checkpoint, None
         if self.group.is_main and path is not None and path.exists():
             stored = torch.load(path, map_location="cpu", weights_only=True)
-            if stored["options"] != asdict(self.options):
+            if stored["options"] != asdict(self.options) or any(each.name not in stored for each in fields(_State)):
                 raise TrainingError(
-                    f"{path} was written with other settings; delete it, or train with the settings it holds"
+                    f"{path} was written with other settings or by an earlier version; delete it, or train with the "
+                    "settings it holds"
                 )
         stored = self.group.broadcast(stored)
         if stored is None:
@@ -248,21 +274,30 @@ class _Course:
 
     def record(self, loss: float | None) -> None:
         """Adds the row of an epoch, keeps the best weights, writes the checkpoint."""
-        state, step = self.state, self.step
-        top1 = self.group.broadcast(accuracy(self.network, self.validation).top1 if self.group.is_main else 0.0)
-        row = EpochRow(state.step, step.title, state.epoch, step.epochs, loss, top1)
-        state.rows.append(row)
-        if self.options.best or (row.epoch > 0 and self.options.patience is not None):
+        state, step, options, reference = self.state, self.step, self.options, self.reference
+        top1, replaces = 0.0, True
+        if self.group.is_main:
+            found = accuracy(self.network, self.validation)
+            top1 = found.top1
+            if state.epoch == 0:
+                state.untrained = found.correct
+            elif reference is not None and not significantly_better(reference, state.untrained):
+                replaces = significantly_better(found.correct, state.untrained)
+        top1, replaces = self.group.broadcast((top1, replaces))
+        kept = True
+        if options.best or (state.epoch > 0 and options.patience is not None):
             state.since_best = 0 if top1 > state.best else state.since_best + 1
-            if top1 >= state.best:
-                state.best = top1
-                if state.step == len(self.steps) - 1:
-                    weights = self.network.state_dict()
-                    state.best_weights = {name: value.detach().clone() for name, value in weights.items()}
+            best, last = top1 >= state.best, state.step == len(self.steps) - 1
+            state.best = max(state.best, top1)
+            kept = (best and replaces) or not last
+            if kept and last:
+                weights = self.network.state_dict()
+                state.best_weights = {name: value.detach().clone() for name, value in weights.items()}
+        state.rows.append(EpochRow(state.step, step.title, state.epoch, step.epochs, loss, top1, kept))
         if self.checkpoint is not None and self.group.is_main:
             assert self.optimizer is not None  # it is made before the first row of a step
             _write_checkpoint(self.checkpoint, self.network, self.optimizer, state, self.options)
-        self.watch.epoch(row)
+        self.watch.epoch(state.rows[-1])
 
     def train_epoch(self) -> float:
         """Trains one epoch and returns its mean loss. Seeds itself from the step and the epoch, so that it repeats."""

@@ -10,8 +10,19 @@ from training_problem import PLAN, images, loaders, network
 
 from compressor.surgery import apply
 from compressor.survey import survey
-from compressor.training.fine_tune import probe
-from compressor.training.loop import TrainingError, TrainOptions, Watch, accuracy, fit, layout_on, rebatched
+from compressor.training import loop
+from compressor.training.fine_tune import fine_tune, probe
+from compressor.training.loop import (
+    Accuracy,
+    TrainingError,
+    TrainOptions,
+    Watch,
+    accuracy,
+    fit,
+    layout_on,
+    rebatched,
+    significantly_better,
+)
 from compressor.training.options import Distillation, rate_at
 from compressor.training.schedules import SCHEDULES, Step, within
 
@@ -105,7 +116,7 @@ def test_a_killed_fit_that_freezes_and_learns_from_a_teacher_goes_on_to_the_same
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     path = tmp_path / "tuning.pt"
     fit(network(), *loaders(32, 16), (Step((), 1),), QUICK, checkpoint=path)
-    with pytest.raises(TrainingError, match="was written with other settings; delete it"):
+    with pytest.raises(TrainingError, match="was written with other settings or by an earlier version; delete it"):
         fit(network(), *loaders(32, 16), (Step((), 1),), TrainOptions(rate=1e-3), checkpoint=path)
 
 
@@ -143,6 +154,77 @@ def test_the_best_epoch_is_returned_where_asked_for_and_after_a_kill(tmp_path):
         fit(network(), train, validation, (Step((), 5),), options, checkpoint=path, watch=Watch(kill))
     fit(resumed, train, validation, (Step((), 5),), options, checkpoint=path)
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in resumed.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "better"),
+    [
+        (4, 0, True),  # p 1/16
+        (3, 0, False),  # 1/8
+        (9, 3, True),  # 299/4096, 0.073
+        (8, 3, False),  # 232/2048, 0.113
+        (0, 0, False),
+        (0, 9, False),
+    ],
+)
+def test_more_images_right_by_more_than_chance(only_first, only_second, better):
+    both = [True] * 50 + [False] * 7
+    first = [*both, *[True] * only_first, *[False] * only_second]
+    second = [*both, *[False] * only_first, *[True] * only_second]
+    assert significantly_better(first, second) is better
+
+
+@pytest.mark.parametrize(
+    ("reference", "course", "kept"),
+    [
+        (90, (90, 89, 92, 91), [True, False, False, False]),  # two images gained: chance, and nothing had been lost
+        (90, (90, 94, 93, 95), [True, True, False, True]),  # four images are more than chance
+        (90, (87, 89, 90, 88), [True, False, False, False]),  # three images lost are chance, and three gained
+        (90, (80, 82, 81, 82), [True, True, False, True]),  # ten images lost: any gain is kept
+        (90, (80, 79, 79, 79), [True, False, False, False]),
+        (None, (90, 89, 92, 91), [True, False, True, False]),
+    ],
+)
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_network_before_tuning_gives_way_to_more_than_chance(
+    monkeypatch, tmp_path, killed, reference, course, kept
+):
+    """A network that has the first so many of 100 images right, before tuning and after each of three epochs."""
+    left, states = list(course), []
+
+    def scripted(network, _validation, _device=None):
+        right = left.pop(0)
+        states.append(weights(network))
+        return Accuracy(right, 100.0, (0,) * 100, tuple(index < right for index in range(100)))
+
+    def kill(row):
+        if killed and row.epoch == 2:
+            raise Killed
+
+    monkeypatch.setattr(loop, "accuracy", scripted)
+    known = None if reference is None else [index < reference for index in range(100)]
+    options, steps, path = replace(QUICK, best=True), (Step((), 3),), tmp_path / "tuning.pt"
+    train, validation = loaders(64, 16)
+    try:
+        module = network()
+        rows = fit(module, train, validation, steps, options, checkpoint=path, watch=Watch(kill), reference=known)
+    except Killed:
+        module = network()
+        rows = fit(module, train, validation, steps, options, checkpoint=path, reference=known)
+    assert [row.kept for row in rows] == kept
+    assert equal(weights(module), states[max(index for index, value in enumerate(kept) if value)])
+
+
+def test_fine_tuning_knows_what_the_original_has_right():
+    """A full rank loses nothing, so that there is nothing to regain: the factors stay as they are decomposed."""
+    module, (train, validation) = network(), loaders()
+    fit(module, train, validation, (Step((), 6),), QUICK)
+    exact = replace(PLAN, layers=(replace(PLAN.layers[2], rank=(4,)),))
+    model, rows = fine_tune(module, exact, train, validation, "one-shot", 2, replace(QUICK, best=True, rate=1e-5))
+    assert [row.kept for row in rows] == [True, False, False]
+    factors = copy.deepcopy(module)
+    apply(factors, exact.factored)
+    assert equal(weights(model.module), weights(factors))
 
 
 def test_a_loss_that_is_no_number_stops_the_fit():
