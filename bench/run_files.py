@@ -20,6 +20,17 @@ RUN_VERSION = 1
 
 ORIGINAL, COMPRESSED = "original", "compressed"
 
+
+def network_of(name: str) -> str:
+    """ORIGINAL or COMPRESSED: the network that a file's network ("compressed.int8") is a number type of."""
+    return name.partition(".")[0]
+
+
+def type_of(name: str) -> str:
+    """The number type at the end of a file's network ("int8" of "compressed.int8"); "" for float32."""
+    return name.partition(".")[2]
+
+
 GONE = "the run recorded it, and it is gone; export it again"
 
 T = TypeVar("T")
@@ -48,6 +59,7 @@ class RunFile(StrEnum):
     SHARED_LAYERS = "shared.json"
     SHARING = "sharing.jsonl"
     SHARING_CHECKPOINT = "sharing.pt"
+    QUANTIZATION = "quantization.json"
     ARTIFACTS = "artifacts.json"
     ARTIFACTS_FOLDER = "artifacts"
     MEASUREMENTS = "measurements.jsonl"
@@ -89,6 +101,21 @@ class NetworkAccuracy:
     """Accuracy of a network on the test set, in percent."""
 
     top1: float
+
+
+@dataclass(frozen=True)
+class FileAccuracy:
+    """Accuracy of an exported file in its own runtime on test images, in percent, as accuracy.json keeps it by the
+    file's name. `flipped` counts images that get another class than from the original network in PyTorch; `sha256` is
+    that of the file."""
+
+    top1: float
+    top5: float
+    flipped: int
+    images: int
+    sha256: str
+    predictions: tuple[int, ...]
+    correct: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -171,11 +198,12 @@ class RunFiles:
 
     def survey(self, network: str) -> NetworkSurvey | None:
         """Parameters, MACs and layers of a network; None where the run has none."""
-        return self.read_json(RunFile.SURVEY if network == ORIGINAL else RunFile.COMPRESSED_SURVEY, NetworkSurvey)
+        name = RunFile.SURVEY if network_of(network) == ORIGINAL else RunFile.COMPRESSED_SURVEY
+        return self.read_json(name, NetworkSurvey)
 
-    def accuracy(self, network: str) -> NetworkAccuracy | None:
-        """Accuracy of a network; None where the run has none."""
-        return (self.read_json(RunFile.ACCURACY, dict[str, NetworkAccuracy]) or {}).get(network)
+    def accuracy(self, name: str) -> NetworkAccuracy | None:
+        """Accuracy of a network in PyTorch, or of a file by its name; None where the run has none."""
+        return (self.read_json(RunFile.ACCURACY, dict[str, NetworkAccuracy]) or {}).get(name)
 
     @cached_property
     def layers(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import msgspec
 from bench.run_files import RUN_VERSION, RunFile, check_version
 from compress_export.errors import InputError
 from compress_export.settings import (
+    ExportSettings,
     PlanSettings,
     Section,
     ShareSettings,
@@ -41,6 +42,7 @@ OUTPUTS: dict[str, tuple[RunFile, ...]] = {
     "tune": (RunFile.TUNED_WEIGHTS, RunFile.TUNING, RunFile.TUNING_CHECKPOINT, RunFile.ACCURACY),
     "share": (RunFile.SHARED_WEIGHTS, RunFile.SHARED_LAYERS, RunFile.SHARING, RunFile.SHARING_CHECKPOINT),
     "export": (
+        RunFile.QUANTIZATION,
         RunFile.ARTIFACTS,
         RunFile.ARTIFACTS_FOLDER,
         RunFile.MEASUREMENTS,
@@ -73,11 +75,18 @@ class RunSettings:
     plan: PlanSettings | None = None
     tune: TuneSettings | None = None
     share: ShareSettings | None = None
+    export: ExportSettings | None = None
 
     @property
     def sections(self) -> dict[str, Section]:
         """The sections that the run has begun, by their keys in settings.json."""
-        found = {"source": self.source, "plan": self.plan, "tune": self.tune, "share": self.share}
+        found = {
+            "source": self.source,
+            "plan": self.plan,
+            "tune": self.tune,
+            "share": self.share,
+            "export": self.export,
+        }
         return {name: section for name, section in found.items() if section is not None}
 
     def having(self, sections: Mapping[str, Section | None]) -> RunSettings:

@@ -24,6 +24,7 @@ DIGITS_EPOCHS = 12
 Optimizer = Literal["adamw", "sgd"]
 RateShape = Literal["cosine", "step", "one-cycle"]
 Costs = Literal["measured", "counted"]
+Quantize = Literal["none", "int8"]
 Fit = Literal["outputs", "weights"]
 Trained = Literal["all", "new", "downstream"]
 CutOrder = Literal["network", "sensitive"]
@@ -153,6 +154,18 @@ class ShareSettings:
 
 
 @dataclass(frozen=True)
+class ExportSettings:
+    """The number type of further files beside those in float32, and the images that files are calibrated and judged
+    on."""
+
+    quantize: Quantize = setting("none", "Write further files of this number type: int8, or none.", "--quantize TYPE")
+    calibration: int = setting(512, "Images of the validation split (or photographs) that int8 is calibrated on, at "
+                               "most.", least=8)  # fmt: skip
+    test_images: int | None = setting(None, "Test images that each file classifies, at most.  [default: all that take "
+                                      "4 GB]", least=1)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class BenchSettings:
     """The device that measures, and how. No `device` takes the one that is connected."""
 
@@ -168,12 +181,13 @@ class BenchSettings:
                           "shell, app or app_process")  # fmt: skip
 
 
-Section = SourceSettings | PlanSettings | TuneSettings | ShareSettings
+Section = SourceSettings | PlanSettings | TuneSettings | ShareSettings | ExportSettings
 SECTIONS: dict[str, type[Section | BenchSettings]] = {
     "source": SourceSettings,
     "plan": PlanSettings,
     "fine_tune": TuneSettings,
     "share": ShareSettings,
+    "export": ExportSettings,
     "bench": BenchSettings,
 }
 """Settings by the first part of their dotted names. settings.json calls the fine-tuning "tune"."""
@@ -183,6 +197,7 @@ GROUPS = {
     "plan": "What to reach, at most",
     "fine_tune": "Tuning",
     "share": "Tuning",
+    "export": "Files",
     "bench": "Measuring",
 }
 """The heading of each section in `--help`."""

@@ -49,6 +49,10 @@ value that lies between two codes to the other one, which the layers after it ca
 """
 
 
+FEWEST_IMAGES = 8
+"""Calibration on fewer images says nothing about the range of an activation."""
+
+
 class ExportError(RuntimeError):
     """A network, a format or a toolkit that does not give a file; the text names the cure."""
 
@@ -106,6 +110,33 @@ class Artifact:
     @property
     def verdict(self) -> Verdict:
         return "not executed" if self.parity is None else self.parity.verdict(self.dtype)
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """The number type of a convolution or fully connected layer in the quantized program, and the reason.
+
+    `signal_to_noise` is that of the layer's outputs in dB, after all that was quantized before it.
+    """
+
+    layer: str
+    dtype: str
+    reason: str = ""
+    signal_to_noise: float | None = None
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """One network's entry in quantization.json: on how many images at most and on how many it was calibrated, and what
+    these are; the signal-to-noise ratio of its logits on them in dB, against the float32 network; the number type of
+    each layer; the steps that were taken."""
+
+    calibration: int
+    images: int
+    source: str
+    signal_to_noise: float
+    layers: tuple[LayerType, ...]
+    notes: tuple[str, ...] = ()
 
 
 def number_type(program: ExportedProgram) -> str:

@@ -86,6 +86,9 @@ def load(path: Path) -> ExportedProgram:
     """The program that `save` wrote. ExportError when the file is missing or is none."""
     if not path.is_file():
         raise ExportError(f"there is no program at {path}; `exporters.capture.save` writes one")
+    # defines the operators of a quantized program, which its file names
+    import torch.ao.quantization.fx._decomposed
+
     try:
         return torch.export.load(path)
     except Exception as error:  # whatever the zip reader or the schema check meets

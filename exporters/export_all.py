@@ -36,14 +36,15 @@ from exporters.worker_process import (
 Array = NDArray[np.float32]
 
 Progress = Callable[[str, str, str], None]
-"""Called with format, network and stage: "exporting", "checking" or "done"."""
+"""Called with format, network and stage: "exporting", "checking", "running the test images" or "done"."""
 
 
 @dataclass(frozen=True)
 class Job:
     """The work of one process: each network in `programs` (.pt2) to `directory`/{network}.{suffix} through `scratch`.
 
-    `images` is an .npy of float32 (N, C, H, W); `reference` an .npy of logits (N, classes) for each network.
+    `images` is an .npy of float32 (N, C, H, W); `reference` an .npy of logits (N, classes) for each network. Each file
+    then runs on every image of `test`, an .npy of the same kind, and its logits lie in `scratch`/{file name}.npy.
     """
 
     format: str
@@ -52,40 +53,58 @@ class Job:
     programs: dict[str, Path]
     images: Path
     reference: dict[str, Path]
+    test: Path | None = None
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of one network's export that begins; of the last one, "done", the artifact."""
+    """A stage of one network's export that begins; of the last one, "done", the artifact, and the .npy of its logits
+    for the test images where there are any."""
 
     network: str
     stage: str
     artifact: Artifact | None = None
+    logits: Path | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file, and its logits (N, classes) for the test images; None without images, or where the format does
+    not run on this system."""
+
+    artifact: Artifact
+    logits: Array | None = None
 
 
 def export_all(
     programs: Mapping[str, Path],
-    formats: Sequence[str],
+    formats: Mapping[str, Sequence[str]],
     directory: Path,
     images: Array,
     reference: Mapping[str, Array],
     *,
+    test: Path | None = None,
     progress: Progress = lambda _format, _network, _stage: None,
-    finished: Callable[[tuple[Artifact, ...]], None] = lambda _artifacts: None,
+    finished: Callable[[tuple[Exported, ...]], None] = lambda _exported: None,
     processes: int | None = None,
-) -> tuple[Artifact, ...]:
-    """`directory`/{network}.{suffix} for every network and format, each run on `images` and compared with `reference`.
+) -> tuple[Exported, ...]:
+    """`directory`/{network}.{suffix} for the networks of every format, each run on `images` and compared with
+    `reference`.
 
-    `programs` are .pt2 files that `capture.save` wrote, by network ("original", "compressed"); `images` float32
-    (N, C, H, W); `reference` the modules' logits (N, classes) by network. `processes` run at a time, one for each core
-    unless given. The artifacts come network by network, formats in the order given; `finished` gets those of a
-    format as soon as they are whole, so that a caller can record them before another format fails.
+    `programs` are .pt2 files that `capture.save` wrote, by network ("original", "compressed.int8"); `formats` names the
+    networks of each format; `images` are float32 (N, C, H, W); `reference` the logits (N, classes) to compare with, by
+    network. With `test`, an .npy like `images`, each file's logits for these come with it. `processes` run at a time,
+    one for each core unless given. What is exported comes format by format; `finished` gets the files of a format as
+    soon as they are whole, so that a caller can record them before another format fails.
 
     Raises ExportError when a format fails. Then, and on Ctrl-C, the other processes are ended; files that were
     complete stay, half-written ones go.
     """
-    for name in formats:
+    for name, networks in formats.items():
         versions(find_format(name).requires)
+        unknown = next((network for network in networks if network not in programs), None)
+        if unknown is not None:
+            raise ExportError(f"{name}: there is no program of {unknown}; pass programs[{unknown!r}]")
     for network, program in programs.items():
         if Path(network).name != network or network.startswith("."):
             raise ExportError(f"a network's name becomes a file name, {network!r} cannot; use letters, digits, - and _")
@@ -107,23 +126,32 @@ def export_all(
                 format=name,
                 directory=directory.resolve(),
                 scratch=scratch,
-                programs={network: path.resolve() for network, path in programs.items()},
+                programs={network: programs[network].resolve() for network in formats[name]},
                 images=scratch / "images.npy",
-                reference={network: scratch / f"{network}.reference.npy" for network in programs},
+                reference={network: scratch / f"{network}.reference.npy" for network in formats[name]},
+                test=None if test is None else test.resolve(),
             )
             for name in sorted(formats, key=lambda name: -FORMATS[name].effort)
         ]
-        made = _run(jobs, processes or _cores(), progress, finished)
-    rows = (made[network, name] for network in programs for name in formats)
-    return tuple(replace(row, path=directory / row.path.name) for row in rows)
+
+        def placed(exported: tuple[Exported, ...]) -> None:
+            finished(tuple(replace(each, artifact=_in(directory, each.artifact)) for each in exported))
+
+        made = _run(jobs, processes or _cores(), progress, placed)
+    rows = [made[network, name] for name, networks in formats.items() for network in networks]
+    return tuple(replace(row, artifact=_in(directory, row.artifact)) for row in rows)
+
+
+def _in(directory: Path, artifact: Artifact) -> Artifact:
+    return replace(artifact, path=directory / artifact.path.name)
 
 
 def _run(
-    jobs: Sequence[Job], processes: int, progress: Progress, finished: Callable[[tuple[Artifact, ...]], None]
-) -> dict[tuple[str, str], Artifact]:
-    """The artifacts by network and format. At most `processes` workers at a time; all are ended when one fails."""
+    jobs: Sequence[Job], processes: int, progress: Progress, finished: Callable[[tuple[Exported, ...]], None]
+) -> dict[tuple[str, str], Exported]:
+    """The files by network and format. At most `processes` workers at a time; all are ended when one fails."""
     threads = max(1, _cores() // min(processes, len(jobs)))
-    made: dict[tuple[str, str], Artifact] = {}
+    made: dict[tuple[str, str], Exported] = {}
     waiting, running = list(jobs), dict[Worker, tuple[Job, ExitStack]]()
     with ExitStack() as workers:
         while waiting or running:
@@ -134,13 +162,14 @@ def _run(
             job, own = running[worker]
             step = worker.receive("export", Step)
             if step.artifact is not None:
-                made[step.network, job.format] = step.artifact
+                logits = None if step.logits is None else np.load(step.logits)
+                made[step.network, job.format] = Exported(step.artifact, logits)
             progress(job.format, step.network, step.stage)
-            artifacts = [made[network, job.format] for network in job.programs if (network, job.format) in made]
-            if len(artifacts) == len(job.programs):
+            exported = [made[network, job.format] for network in job.programs if (network, job.format) in made]
+            if len(exported) == len(job.programs):
                 del running[worker]
                 own.close()
-                finished(tuple(artifacts))
+                finished(tuple(exported))
     return made
 
 
@@ -175,6 +204,7 @@ def export_networks(job: Job, answer: Callable[[Step], None]) -> None:
     """Exports every network of the job and gives each stage when it begins."""
     from exporters.capture import load
     from exporters.export import export_program
+    from exporters.parity import logits_of_file
 
     images = np.load(job.images)
     for network, program in job.programs.items():
@@ -193,8 +223,13 @@ def export_networks(job: Job, answer: Callable[[Step], None]) -> None:
             reference=np.load(job.reference[network]),
             progress=begun,
         )
+        logits = None
+        if job.test is not None and FORMATS[job.format].runs_here:
+            begun("running the test images")
+            logits = job.scratch / f"{name}.npy"
+            np.save(logits, logits_of_file(artifact.path, job.format, np.load(job.test, mmap_mode="r")))
         move(artifact.path, job.directory / name)
-        answer(Step(network, "done", replace(artifact, path=job.directory / name)))
+        answer(Step(network, "done", replace(artifact, path=job.directory / name), logits))
 
 
 def failure_text(error: Exception) -> str:

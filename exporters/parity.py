@@ -82,19 +82,27 @@ def check(path: Path, format: str, images: Array, reference: Array, *, inspected
     """Parity of the file's logits for `images` (N, C, H, W), each given alone, with the module's, `reference`.
 
     A format that this system cannot run gives Parity(executed=False), whose note ends with `inspected`: what the
-    writer compared in the stored file instead. Raises ExportError when the runtime refuses the file, and as
-    `compare` does. Torch's thread count, which TorchScript's runtime sets, is the caller's again afterwards.
+    writer compared in the stored file instead. Raises ExportError as `logits_of_file` and `compare` do.
     """
     kind = find_format(format)
     if not kind.runs_here:
         note = f"not executed on this system; {inspected or 'nothing was compared'}"
         return Parity(False, 0, None, None, None, None, note)
+    return compare(logits_of_file(path, format, images, threads), reference)
+
+
+def logits_of_file(path: Path, format: str, images: Array, threads: int = 1) -> Array:
+    """The logits (N, classes) of an exported file in its own runtime, one image (N, C, H, W) at a time.
+
+    Raises ExportError when the runtime refuses the file. Torch's thread count, which TorchScript's runtime sets, is the
+    caller's again afterwards.
+    """
     import torch
 
-    count = torch.get_num_threads()
+    kind, count = find_format(format), torch.get_num_threads()
     try:
         run = kind.load(path, threads)
-        given = np.concatenate([run(image[None]) for image in images])
+        return np.concatenate([run(np.ascontiguousarray(image[None])) for image in images])
     except ExportError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
@@ -104,4 +112,3 @@ def check(path: Path, format: str, images: Array, reference: Array, *, inspected
         ) from error
     finally:
         torch.set_num_threads(count)
-    return compare(given, reference)

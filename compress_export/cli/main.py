@@ -65,7 +65,7 @@ def cli() -> None:
 
 @cli.command(short_help="Do everything, from network to report.")
 @click.argument("network")
-@with_settings("source", "plan", "fine_tune", "share", "bench", recipe=True)
+@with_settings("source", "plan", "fine_tune", "share", "export", "bench", recipe=True, without=("bench.cores",))
 @EXPORT
 @RUN_DIRECTORY
 @click.pass_context
@@ -83,7 +83,7 @@ def run(
     from compress_export.pipeline.run import on_main_process, run_all  # now: it takes seconds, a typing error none
     from compress_export.pipeline.validate import RunRequest
 
-    request = RunRequest(source, goal, tuning, written, bench_settings, sharing)
+    request = RunRequest(source, goal, tuning, written, settings.export_of(given), bench_settings, sharing)
     on_main_process(lambda group: run_all(path, request, force, group), tuning.mixed_precision)
 
 
@@ -149,14 +149,18 @@ def share(context: click.Context, run_directory: Path, force: bool) -> None:
 @cli.command(short_help="Write and check files: artifacts/.")
 @click.argument("run_directory", type=click.Path(path_type=Path))
 @EXPORT
-def export(run_directory: Path, target: str | None, formats: tuple[str, ...]) -> None:
+@with_settings("export")
+@click.pass_context
+def export(context: click.Context, run_directory: Path, target: str | None, formats: tuple[str, ...]) -> None:
     """Write RUN_DIRECTORY's networks as files, each checked: artifacts/ and artifacts.json."""
-    from compress_export.cli.to_settings import formats_of
+    from compress_export.cli.to_settings import export_again_of, formats_of
+    from compress_export.run_directory import existing_run
 
     written = formats_of(target, formats)
+    settings = export_again_of(given_in(context), existing_run(run_directory).stored())
     from compress_export.pipeline.run import export_only
 
-    export_only(run_directory, written)
+    export_only(run_directory, written, settings)
 
 
 @cli.command(short_help="Measure a run's files again, or any files.")

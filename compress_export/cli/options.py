@@ -157,7 +157,8 @@ def with_settings(*sections: str, recipe: bool = False, without: tuple[str, ...]
         found.append(option("--recipe", group=GROUPS["fine_tune"], metavar="NAME|FILE.toml", expose_value=False,
                             callback=store_recipe, help="A whole system (see list recipes), or your own. Options go "
                             "before it.  [default: default]"))  # fmt: skip
-    found.append(option("--set", "assignments", group=GROUPS["fine_tune"], metavar="NAME=VALUE", multiple=True,
+    group = GROUPS["fine_tune" if "fine_tune" in sections else sections[0]]
+    found.append(option("--set", "assignments", group=group, metavar="NAME=VALUE", multiple=True,
                         expose_value=False, callback=store_set, help="Any other setting, such as "
                         "fine_tune.optimizer=sgd (see list settings)."))  # fmt: skip
 

@@ -21,6 +21,7 @@ from compress_export.settings import (
     SECTIONS,
     SETTINGS,
     BenchSettings,
+    ExportSettings,
     PlanSettings,
     ShareSettings,
     SourceSettings,
@@ -35,7 +36,7 @@ from exporters.formats import FORMATS, find_format, find_target
 LIMITS = ("plan.max_params", "plan.max_size", "plan.max_macs", "plan.max_latency", "plan.max_drop")
 INSTEAD = {"epochs": "total_epochs", "total_epochs": "epochs", "unlabelled": "distill"}
 """Fields of an earlier tuning that no longer hold once another one is given."""
-T = TypeVar("T", SourceSettings, PlanSettings, TuneSettings, ShareSettings, BenchSettings)
+T = TypeVar("T", SourceSettings, PlanSettings, TuneSettings, ShareSettings, ExportSettings, BenchSettings)
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,21 @@ def share_of(given: Given) -> ShareSettings:
 
         Sharing.parse(settings.share)
     return settings
+
+
+def export_of(given: Given) -> ExportSettings:
+    """The number type of the files, and the images that they are calibrated and judged on."""
+    return choice_of(given).section(ExportSettings)
+
+
+def export_again_of(given: Given, stored: RunSettings) -> ExportSettings:
+    """The settings of a run's files: what is not given is as it was when they were exported last."""
+    before, settings = stored.export, export_of(given)
+    if before is None:
+        return settings
+    return replace(
+        before, **{name.partition(".")[2]: getattr(settings, name.partition(".")[2]) for name in given.values}
+    )
 
 
 def bench_of(given: Given) -> BenchSettings:

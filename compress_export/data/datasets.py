@@ -78,9 +78,17 @@ class Data:
 
 
 def spread_images(loader: DataLoader[tuple[Tensor, Tensor]], count: int) -> Tensor:
+    """`count` images of the set at most, N x C x H x W on the CPU, spread evenly over it."""
     dataset = cast("Sequence[Image]", loader.dataset)
-    places = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long()  # folders lie class by class
-    return torch.stack([dataset[int(place)][0] for place in places]).cpu()
+    return torch.stack([dataset[place][0] for place in spread_places(len(dataset), count)]).cpu()
+
+
+def spread_places(total: int, count: int) -> list[int]:
+    """`count` indices below `total` at most, spread evenly: folders lie class by class."""
+    if count >= total:
+        return list(range(total))
+    places: list[int] = torch.linspace(0, total - 1, count).long().tolist()
+    return places
 
 
 def find_data(name: str, root: Path) -> Source:

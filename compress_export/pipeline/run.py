@@ -19,11 +19,12 @@ from bench.run_files import COMPRESSED, ORIGINAL, RunFile
 from compress_export.console import Reporter, console, output_options, print_result, quietly
 from compress_export.errors import InputError
 from compress_export.pipeline.compress import compress_stage
-from compress_export.pipeline.export import export_stage
+from compress_export.pipeline.export import check_types, export_stage
 from compress_export.pipeline.fine_tune import fine_tune_stage, train
 from compress_export.pipeline.load import RunContext, load, stored_source
 from compress_export.pipeline.measure import choose_device, measure_stage
 from compress_export.pipeline.plan import measure_probe_points, plan_stage, probe_layers
+from compress_export.pipeline.quantize import check_calibration
 from compress_export.pipeline.share import PACKED, packed_module, share_stage
 from compress_export.pipeline.validate import (
     RunRequest,
@@ -41,6 +42,7 @@ from compress_export.reporting.terminal import show, show_plan
 from compress_export.run_directory import RunDirectory, RunSettings, open_run
 from compress_export.settings import (
     BenchSettings,
+    ExportSettings,
     PlanSettings,
     Section,
     ShareSettings,
@@ -125,11 +127,12 @@ def run_all(path: Path, request: RunRequest, force: bool = False, group: Process
     request = validated(request)
     device = choose_device(request.bench, Reporter())
     latency = check_latency(request.plan, request.bench, device.describe())
-    for note in filter(None, (latency, runtime_note(request.plan, request.formats))):
+    types = check_types(request.formats, request.export)
+    for note in filter(None, (latency, runtime_note(request.plan, request.formats), types)):
         Reporter().say(f"note: {note}")
     with open_run(path) as run:
         context, module = _compressed(run, request, force, group)
-        artifacts = export_stage(context, module, request.formats)
+        artifacts = export_stage(context, module, request.formats, request.export)
         measure_stage(context, artifacts, request.bench, device)
         report = _report(run)
     _stop(report.failures)
@@ -154,6 +157,7 @@ def _compressed(
     }
     stale = {name for name, settings in sections.items() if run.stale(name, settings, force)}
     context = _load(run, request.source, "source" in stale, group)
+    check_calibration(context, request.export)
     # Before hours are spent: an image of the test set that cannot be read is found, and a wrong figure is seen.
     _evaluate(context, {ORIGINAL: context.network.module})
     plan, verified = plan_stage(context, request.plan, "plan" in stale)
@@ -228,8 +232,11 @@ def share_only(path: Path, settings: ShareSettings, force: bool = False) -> None
         Reporter().say(f"go on with `compress-export export {path} --target android`")
 
 
-def export_only(path: Path, formats: tuple[str, ...]) -> None:
+def export_only(path: Path, formats: tuple[str, ...], settings: ExportSettings) -> None:
     """Exports the shared network of the run at `path`, else the tuned one, else the one that is only compressed."""
+    note = check_types(formats, settings)
+    if note:
+        Reporter().say(f"note: {note}")
     with _existing(path, RunFile.COMPRESSED_WEIGHTS, f"compress {path}") as context:
         run = context.run
         _, module = _newest(context)
@@ -237,7 +244,7 @@ def export_only(path: Path, formats: tuple[str, ...]) -> None:
             raise InputError(f"the sharing of {path} was interrupted; finish it with `compress-export share {path}`")
         if run.has(PACKED):
             module = packed_module(context, module)
-        artifacts = export_stage(context, module, formats)
+        artifacts = export_stage(context, module, formats, settings)
         renew_pages(run)
         for artifact in artifacts:
             Reporter().say(f"{artifact.path}: {artifact.bytes:,} bytes, parity {artifact.verdict}")
@@ -306,7 +313,8 @@ def _evaluate(context: RunContext, modules: Mapping[str, nn.Module]) -> None:
     rows: dict[str, Accuracy] = {}
     if run.has(RunFile.ACCURACY):
         rows = msgspec.convert(run.read_json(RunFile.ACCURACY), dict[str, Accuracy])
-    if set(rows) == set(modules) or (rows and set(modules) == {ORIGINAL}):
+    known = {name for name in rows if "." not in name}  # the others are files
+    if known == set(modules) or (known and set(modules) == {ORIGINAL}):
         return
     with context.reporter.stage(f"Measuring the accuracy of {', '.join(modules)} on the test set") as advance:
         for done, (name, module) in enumerate(modules.items()):

@@ -10,6 +10,7 @@ from bench.measurement import Device
 from compress_export.errors import InputError, nearest
 from compress_export.settings import (
     BenchSettings,
+    ExportSettings,
     PlanSettings,
     ShareSettings,
     SourceSettings,
@@ -40,6 +41,7 @@ class RunRequest:
     plan: PlanSettings
     tune: TuneSettings
     formats: tuple[str, ...] = ()
+    export: ExportSettings = field(default_factory=ExportSettings)
     bench: BenchSettings = field(default_factory=BenchSettings)
     share: ShareSettings = field(default_factory=ShareSettings)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.measurement import Device, Measurement, NotMeasured, Simulated, process_said
+from bench.run_files import FileAccuracy
 from bench.statistics import Ratio, summarize
 from compress_export.reporting.model import Epoch, FileRow, Pair, ParetoPoint, Report, StoredFile, comparable
 from exporters.formats import FORMATS
@@ -162,23 +163,43 @@ def format_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """Size, parity, latency, memory and instruction counts of each format, original beside compressed."""
     rows = []
     for row in report.formats:
-        name, first, last = f".{row.format}", row.original, row.compressed
+        name, first, last = f".{row.title}", row.original, row.compressed
         peaks = smaller(Pair(first.memory_kb, last.memory_kb)) if first.memory_kb and last.memory_kb else ""
+        sizes, times, whole = smaller(row.bytes), faster(row.ratio), row.before.artifact
+        if row.base is not None:  # the network as it was stands beside it too
+            sizes += f"; {smaller(Pair(whole.bytes, last.artifact.bytes))} than {whole.path.name}"
+            times += "" if row.base_ratio is None else f"; {faster(row.base_ratio)} than {whole.path.name}"
         rows += [
-            (f"{name} size", size(row.bytes.original), size(row.bytes.compressed), smaller(row.bytes)),
+            (f"{name} size", size(row.bytes.original), size(row.bytes.compressed), sizes),
             # the first clause; the page has the rest
             (f"{name} parity", first.verdict, last.verdict, parity(last).split(",")[0]),
-            (f"{name} latency, p50", milliseconds(first), milliseconds(last), faster(row.ratio)),
+        ]
+        if first.accuracy is not None and last.accuracy is not None:
+            cells = percent(first.accuracy.top1), percent(last.accuracy.top1), flipped(last.accuracy)
+            rows.append((f"{name} top-1", *cells))
+        rows += [
+            (f"{name} latency, p50", milliseconds(first), milliseconds(last), times),
             (f"{name} peak memory", memory_size(first.memory_kb), memory_size(last.memory_kb), peaks),
         ]
+        before = {one.device.name: one for one, _ in row.counts_against(row.before)}
         for one, other in row.counted:
-            counts = count(one.run.instructions), count(other.run.instructions)
-            rows.append((f"{name} instructions, {one.device.cpu}", *counts, counted_change(one, other)))
+            counts, change = (count(one.run.instructions), count(other.run.instructions)), counted_change(one, other)
+            if row.base is not None and one.device.name in before:
+                change += f"; {counted_change(before[one.device.name], other)} than {whole.path.name}"
+            rows.append((f"{name} instructions, {one.device.cpu}", *counts, change))
     return rows
 
 
+def flipped(accuracy: FileAccuracy) -> str:
+    """The predictions that differ from the original network's: "12 of 1,000 flipped"."""
+    return f"{accuracy.flipped:,} of {accuracy.images:,} flipped"
+
+
 def files_table(report: Report) -> Table:
-    head = ("file", "format", "bytes", "size", "type", "parity", "against the PyTorch model", "cosine", "p50", "sha256")
+    head = (
+        "file", "format", "bytes", "size", "type", "parity", "against the PyTorch model", "cosine", "top-1", "flipped",
+        "p50", "sha256",
+    )  # fmt: skip
     rows = []
     for row in report.formats:
         for file in row.files:
@@ -189,16 +210,35 @@ def files_table(report: Report) -> Table:
                     file.name,
                     FORMATS[row.format].title,
                     f"{artifact.bytes:,}",
-                    smaller(row.bytes) if file is row.compressed else "",
+                    smaller(Pair(row.before.artifact.bytes, artifact.bytes)) if file is not row.before else "",
                     artifact.dtype,
                     file.verdict,
                     parity(file),
                     "" if cosine is None else f"{cosine:.6f}",
+                    NOT_MEASURED if file.accuracy is None else percent(file.accuracy.top1),
+                    "" if file.accuracy is None else flipped(file.accuracy).removesuffix(" flipped"),
                     milliseconds(file),
                     artifact.sha256[:12],
                 )
             )
     return Table(head, rows)
+
+
+def types_table(report: Report) -> Table:
+    """The number type of each layer in every network that has another than float32, and how far its outputs are from
+    the float32 network's."""
+    rows = [
+        (
+            name,
+            layer.layer,
+            layer.dtype,
+            "" if layer.signal_to_noise is None else f"{layer.signal_to_noise:.1f}",
+            layer.reason,
+        )
+        for name, entry in report.quantization.items()
+        for layer in entry.layers
+    ]
+    return Table(("network", "layer", "type", "signal-to-noise ratio, dB", "why"), rows)
 
 
 def latency_table(report: Report) -> Table:
@@ -215,7 +255,7 @@ def latency_table(report: Report) -> Table:
             else:
                 times = (found.first, found.min, found.p10, found.p50, found.p90, found.p99, found.mean, found.sd)
                 cells = ["" if ms is None else f"{ms:.2f}" for ms in times]
-                ratio = faster(row.ratio) if file is row.compressed else ""
+                ratio = faster(row.gain) if file is row.compressed else ""
                 load = f"{file.measured.load_ms:.1f}"
                 rows.append((file.name, load, *cells, str(found.runs), memory_size(file.memory_kb), ratio))
     return Table(head, rows)
@@ -268,7 +308,7 @@ def instructions_table(report: Report, core: str) -> Table:
     )  # fmt: skip
     rows = []
     for form in report.formats:
-        first = form.original.counted_on(core)
+        first = form.before.counted_on(core)
         for file in form.files:
             row = file.counted_on(core)
             if row is None:
@@ -279,7 +319,7 @@ def instructions_table(report: Report, core: str) -> Table:
                 (
                     file.name,
                     f"{run.instructions:,}",
-                    counted_change(first, row) if first is not None and file is form.compressed else "",
+                    counted_change(first, row) if first is not None and file is not form.before else "",
                     *(f"{100 * part / run.instructions:.1f} %" for part in classes),
                     count(row.load.instructions),
                     size(run.load_bytes),

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bench.devices import name_of
-from bench.measurement import Device, Measurement, Row, Schedule, Simulated, read
+from bench.measurement import Device, Measurement, Row, Simulated, read
 from bench.profile.profile import read as read_profiles
-from bench.run_files import COMPRESSED, ORIGINAL, LayerCost, NetworkSurvey, RunFile, RunFiles
-from bench.statistics import summarize, time_ratio
+from bench.run_files import (
+    COMPRESSED,
+    ORIGINAL,
+    FileAccuracy,
+    LayerCost,
+    NetworkSurvey,
+    RunFile,
+    RunFiles,
+    type_of,
+)
+from bench.statistics import Ratio, summarize, time_ratio
 from compress_export.errors import InputError
 from compress_export.reporting import notes
+from compress_export.reporting.commands import bench_command, command
 from compress_export.reporting.figures import device_text
 from compress_export.reporting.model import (
     AccuracyChange,
@@ -37,20 +44,16 @@ from compress_export.reporting.model import (
 )
 from compress_export.run_directory import RunDirectory, RunSettings
 from compress_export.settings import (
-    DEFAULT_RECIPE,
-    SETTINGS,
+    ExportSettings,
     PlanSettings,
     ShareSettings,
     SourceSettings,
     TuneSettings,
     plain,
-    recipe_values,
 )
 from compressor.layer_shape import PlanError
 from compressor.plan import LayerPlan, Plan, Point
-from compressor.planning.recipes import RECIPES
-from exporters.artifact import Artifact, read_artifacts, size_and_sha256
-from exporters.formats import TARGETS
+from exporters.artifact import Artifact, Quantization, read_artifacts, size_and_sha256
 
 TOP = 5
 """Classes among which the right one counts for top-5; of a network that has no more, it says nothing."""
@@ -142,7 +145,13 @@ def _gather(run: RunDirectory) -> Report:
     device = next((row.device for row in reversed(rows) if not isinstance(row, Simulated)), None)
     again = bench_command(run.path, device, rows)
     names = dict.fromkeys(artifact.format for artifact in artifacts)
-    formats = tuple(_format_row(name, RunFiles(run.path), artifacts, rows) for name in names)
+    files_accuracy = {name: row for name, row in stored.items() if "." in name}
+    judged_files = msgspec.convert(files_accuracy, dict[str, FileAccuracy])
+    formats = tuple(
+        row for name in names for row in _format_rows(name, RunFiles(run.path), artifacts, rows, judged_files)
+    )
+    quantized = run.read_json(RunFile.QUANTIZATION) if run.has(RunFile.QUANTIZATION) else {}
+    quantization = msgspec.convert(quantized, dict[str, Quantization])
     files = [file for row in formats for file in row.files]
     counted = dict.fromkeys(row.device.cpu for file in files for row in file.simulated)
     judged = COMPRESSED in accuracy  # until then it is the original's alone
@@ -150,7 +159,13 @@ def _gather(run: RunDirectory) -> Report:
         name: {key: value for key, value in plain(section).items() if not key.endswith("sha256")}
         for name, section in settings.sections.items()
     }
-    defaults = RunSettings(source=SourceSettings(""), plan=PlanSettings(), tune=TuneSettings(), share=ShareSettings())
+    defaults = RunSettings(
+        source=SourceSettings(""),
+        plan=PlanSettings(),
+        tune=TuneSettings(),
+        share=ShareSettings(),
+        export=ExportSettings(),
+    )
     changed = {
         name: {key: value for key, value in sections[name].items() if value != plain(section)[key]}
         for name, section in defaults.sections.items()
@@ -169,7 +184,11 @@ def _gather(run: RunDirectory) -> Report:
         goal=plan.goal,
         settings=sections,
         changed_settings=changed,
-        failures=(*notes.changed_files(files), *notes.failures(artifacts)),
+        failures=(
+            *notes.changed_files(files),
+            *notes.failures(artifacts),
+            *notes.ruined_files(formats, quantization),
+        ),
         notes=(
             *notes.origin_notes(network.origin, network.notes, source.data, judged),
             *(notes.tuning_notes(accuracy) if judged else ()),
@@ -178,6 +197,7 @@ def _gather(run: RunDirectory) -> Report:
             *notes.size_notes(planned.max_size, formats),
             *notes.runtime_notes(planned.latency_format, list(names), plan.cost_source),
             *notes.shared_notes(shared),
+            *notes.quantization_notes(quantization),
             *notes.row_notes(formats, again),
             *notes.estimate_notes(survey_before, survey_after, counted),
             *other_devices,
@@ -190,6 +210,7 @@ def _gather(run: RunDirectory) -> Report:
         layers=layers,
         cost_source=plan.cost_source or None,
         profile=_newest_profile(run, layers, formats),
+        quantization=quantization,
         formats=formats,
         device=device,
         again=again,
@@ -302,13 +323,35 @@ def _pareto_front(plan: Plan) -> tuple[ParetoPoint, ...]:
 # ---- files and measurements --------------------------------------------------------------------------------------
 
 
-def _format_row(name: str, run: RunFiles, artifacts: Sequence[Artifact], rows: Sequence[Row]) -> FormatRow:
-    files = {each.network: file_row(each, rows, run.altered(each)) for each in artifacts if each.format == name}
-    original, compressed = files[ORIGINAL], files[COMPRESSED]
-    first, last, ratio = original.measured, compressed.measured, None
-    if first is not None and last is not None and not (first.invalid or last.invalid) and first.session == last.session:
-        ratio = time_ratio(last, first)
-    return FormatRow(name, original, compressed, ratio)
+def _format_rows(
+    name: str,
+    run: RunFiles,
+    artifacts: Sequence[Artifact],
+    rows: Sequence[Row],
+    accuracies: Mapping[str, FileAccuracy],
+) -> Iterator[FormatRow]:
+    """The rows of one format, float32 first, then each number type that both networks have a file of."""
+    files = {}
+    for each in artifacts:
+        if each.format == name:
+            accuracy = accuracies.get(each.path.name)
+            judged = accuracy if accuracy is not None and accuracy.sha256 == each.sha256 else None
+            files[each.network] = replace(file_row(each, rows, run.altered(each)), accuracy=judged)
+    base = files[ORIGINAL]
+    for kind in sorted({type_of(network) for network in files}):
+        first, last = (files.get(f"{network}.{kind}".rstrip(".")) for network in (ORIGINAL, COMPRESSED))
+        if first is None or last is None:
+            continue
+        row = FormatRow(name, first, last, _time_ratio(last, first))
+        yield row if not kind else replace(row, type=kind, base=base, base_ratio=_time_ratio(last, base))
+
+
+def _time_ratio(file: FileRow, before: FileRow) -> Ratio | None:
+    """The file's time over the other's; None where they did not take turns."""
+    first, last = before.measured, file.measured
+    if first is None or last is None or first.invalid or last.invalid or first.session != last.session:
+        return None
+    return time_ratio(last, first)
 
 
 def file_row(artifact: Artifact, rows: Sequence[Row], altered: str) -> FileRow:
@@ -407,63 +450,3 @@ def _range(name: str, values: Iterable[Any], ordered: bool = False) -> Iterator[
     found = list(values) if ordered else sorted(values)
     if found:
         yield name, str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
-
-
-# ---- commands ----------------------------------------------------------------------------------------------------
-
-
-def command(settings: RunSettings, formats: Collection[str], rows: Sequence[Row], name: str) -> str:
-    """`compress-export NETWORK ...` with every option that differs from its default; `name` is the run's folder.
-
-    The device of the newest of the `rows` is named, for what a run takes by itself depends on what is connected.
-    """
-    assert settings.source is not None
-    words, plan, written = ["compress-export", settings.source.network], settings.plan or PlanSettings(), set(formats)
-    if plan.recipe != DEFAULT_RECIPE:
-        words += ["--recipe", plan.recipe]
-    defaults = recipe_values(RECIPES[plan.recipe])
-    if plan.plan or plan.ranks:  # in which case the recipe has no say in rules and methods
-        defaults = {name: value for name, value in defaults.items() if name not in ("plan.rank_rule", "plan.methods")}
-    sections = {"source": settings.source, "plan": plan, "fine_tune": settings.tune, "share": settings.share}
-    for setting in SETTINGS.values():
-        section, _, field = setting.name.partition(".")
-        stored = sections.get(section)
-        if hasattr(stored, field) and getattr(stored, field) != defaults.get(setting.name, setting.default):
-            words += setting.words(getattr(stored, field))
-    for option in (*(_device(rows[-1].device) if rows else ()), *_bench(rows)):
-        words += option
-    if written:
-        target = next((target for target, own in TARGETS.items() if set(own) == written), None)
-        words += ("--target", target) if target else ("--format", ",".join(dict.fromkeys(formats)))
-    return shlex.join([*words, "--name", name])
-
-
-def bench_command(path: Path, device: Device | None, rows: Sequence[Row]) -> str:
-    """`compress-export bench RUN` that times the files as `rows` were: on `device`, with their threads and their cap.
-
-    The device is named because `bench` without one takes the simulated CPU where it can, which measures no times.
-    """
-    words = ["compress-export", "bench", str(path)]
-    if device is not None and device.kind != "simulated":
-        options = tuple(_device(device))
-    else:
-        options = (("--device", "host"),) if any(isinstance(row, Simulated) for row in rows) else ()
-    for option in (*options, *_bench(rows)):
-        words += option
-    return shlex.join(words)
-
-
-def _device(device: Device) -> Iterator[tuple[str, str]]:
-    yield "--device", name_of(device)
-    if device.process not in ("", "shell"):
-        yield "--in", device.process
-
-
-def _bench(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
-    schedules = [row.schedule for row in rows if isinstance(row, Measurement)]
-    if schedules and schedules[-1].threads != Schedule.threads:
-        yield "--threads", str(schedules[-1].threads)
-    if schedules and schedules[-1].cluster is not None:
-        yield "--cores", schedules[-1].cluster
-    if schedules and schedules[-1].cap_seconds != Schedule.cap_seconds:
-        yield SETTINGS["bench.cap"].words(f"{schedules[-1].cap_seconds:g}")

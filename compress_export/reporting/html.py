@@ -90,19 +90,27 @@ class Card:
 def cards(report: Report) -> tuple[list[Card], list[Card]]:
     """Gains and losses: a figure that became worse stands among the losses, whatever it measures."""
     totals = (("parameters", report.parameters), ("MACs", report.macs))
+    # what a user ships first: the number type that was asked for
+    formats = sorted(report.formats, key=lambda row: not row.type)
     memories = [
-        (row.format, Pair(row.original.memory_kb, row.compressed.memory_kb))
-        for row in report.formats
-        if row.original.memory_kb and row.compressed.memory_kb
+        (row.title, Pair(row.before.memory_kb, row.compressed.memory_kb))
+        for row in formats
+        if row.before.memory_kb and row.compressed.memory_kb
     ]
+    sizes = [(row.title, Pair(row.before.artifact.bytes, row.compressed.artifact.bytes)) for row in formats]
     found = [
-        *_factors("size", [(row.format, row.bytes) for row in report.formats], figures.size),
-        *_times(report),
-        *_instructions(report.formats),
+        *_factors("size", sizes, figures.size),
+        *_times(report, formats),
+        *_instructions(formats),
         *(_card(name, figures.smaller(pair), pair, figures.count, gain=pair.smaller >= 1) for name, pair in totals),
         *_factors("peak memory", memories, figures.memory_size),
     ]
-    losses = [_accuracy(report), *_parity(report.formats), *(card for card in found if not card.gain)]
+    losses = [
+        _accuracy(report),
+        *_file_accuracy(formats),
+        *_parity(report.formats),
+        *(card for card in found if not card.gain),
+    ]
     return [card for card in found if card.gain], losses
 
 
@@ -158,9 +166,33 @@ def _accuracy(report: Report) -> Card:
     )
 
 
+def _file_accuracy(formats: Sequence[FormatRow]) -> Iterator[Card]:
+    """Top-1 of the compressed files in another number type than float32, the worst first: a card for each type."""
+    for kind in dict.fromkeys(row.type for row in formats if row.type):
+        rows = [
+            (row.compressed.accuracy.top1 - row.before.accuracy.top1, row)
+            for row in formats
+            if row.type == kind and row.compressed.accuracy is not None and row.before.accuracy is not None
+        ]
+        if not rows:
+            yield Card(f"top-1 of the {kind} files", figures.NOT_MEASURED, note="there are no test images")
+            continue
+        points, worst = min(rows, key=lambda each: each[0])
+        assert worst.compressed.accuracy is not None
+        assert worst.before.accuracy is not None
+        others = [f".{row.format} {change:+.2f}" for change, row in rows if row is not worst]
+        yield Card(
+            label=f"top-1 of {worst.compressed.name}",
+            headline=f"{points:+.2f} points".replace("-", "−"),  # noqa: RUF001  # a minus sign, not a hyphen
+            before=figures.percent(worst.before.accuracy.top1),
+            after=figures.percent(worst.compressed.accuracy.top1),
+            note="; ".join([f"{figures.flipped(worst.compressed.accuracy)} in its own runtime", *others]),
+        )
+
+
 def _parity(formats: Sequence[FormatRow]) -> Iterator[Card]:
     """The largest error among the compressed files, against the PyTorch model."""
-    found = [(row.format, row.compressed.artifact.parity) for row in formats]
+    found = [(row.title, row.compressed.artifact.parity) for row in formats if not row.type]
     run = [(name, p, p.relative_error) for name, p in found if p and p.executed and p.relative_error is not None]
     if run:
         name, worst, error = max(run, key=lambda each: each[2])
@@ -187,8 +219,8 @@ def _factors(label: str, known: Sequence[tuple[str, Pair]], say: Callable[[float
         yield _card(f".{name} {label}", figures.smaller(pair), pair, say, note, gain)
 
 
-def _times(report: Report) -> Iterator[Card]:
-    timed = [(row, row.ratio) for row in report.formats if row.ratio is not None]
+def _times(report: Report, formats: Sequence[FormatRow]) -> Iterator[Card]:
+    timed = [(row, row.gain) for row in formats if row.gain is not None]
     if not timed:
         reasons = {file.row.reason for file in report.files if isinstance(file.row, NotMeasured)}
         reasons |= {f"invalid: {row.invalid}" for row in report.measurements if row.invalid}
@@ -197,12 +229,13 @@ def _times(report: Report) -> Iterator[Card]:
         note = "; ".join([*sorted(reasons), *counted, *([] if reasons else [f"`{report.again}` measures it"])])
         yield Card("latency", figures.NOT_MEASURED, note=note)
     for ((row, ratio), *others), gain in _split(timed, lambda each: each[1].value <= 1):
-        remarks = [f".{other.format} {figures.faster(its_ratio).partition(' (')[0]}" for other, its_ratio in others]
-        device, found = report.device, [file.statistics.p50 for file in row.files if file.statistics is not None]
+        remarks = [f".{other.title} {figures.faster(its_ratio).partition(' (')[0]}" for other, its_ratio in others]
+        pair = row.before, row.compressed
+        device, found = report.device, [file.statistics.p50 for file in pair if file.statistics is not None]
         yield Card(
-            f".{row.format} latency, p50",
+            f".{row.title} latency, p50",
             figures.faster(ratio).partition(" (")[0],
-            figures.milliseconds(row.original),
+            figures.milliseconds(row.before),
             figures.milliseconds(row.compressed),
             found[1] / found[0],
             "; ".join([f"on {device.name} ({device.kind})" if device is not None else "", *remarks]),
@@ -214,9 +247,9 @@ def _times(report: Report) -> Iterator[Card]:
 def _instructions(formats: Sequence[FormatRow]) -> Iterator[Card]:
     """Instruction counts, on a card of their own: no time follows from them."""
     counted = [
-        (row.format, first.device.name, Pair(first.run.instructions, last.run.instructions))
+        (row.title, first.device.name, Pair(first.run.instructions, last.run.instructions))
         for row in formats
-        for first, last in row.counted
+        for first, last in row.counts_against(row.before)
         if comparable(first, last)
     ]
     for ((name, core, pair), *others), gain in _split(counted, lambda each: each[2].smaller >= 1):

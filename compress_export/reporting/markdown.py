@@ -55,6 +55,8 @@ def _blocks(report: Report) -> Iterator[str]:
     yield from ("## Original and compressed", table(figures.totals(report, "{:,}".format)))
     if report.formats:
         yield from ("## Files", table(figures.files_table(report)))
+        if types := figures.types_table(report):
+            yield from ("## Number types", table(types))
         yield from ("## Latency and memory", *_latency(report))
     if report.processes:
         yield from (f"## {figures.PROCESSES_TITLE}", table(figures.processes_table(report)), figures.PROCESSES_NOTE)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from bench.measurement import Device, Measurement, NotMeasured, Simulated
 from bench.profile.profile import Unit
-from bench.run_files import GONE
+from bench.run_files import GONE, FileAccuracy
 from bench.statistics import Ratio, Statistics, unsteady
-from exporters.artifact import Artifact
+from exporters.artifact import Artifact, Quantization
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class FileRow:
     memory_kb: int | None
     simulated: tuple[Simulated, ...] = ()
     altered: str = ""
+    accuracy: FileAccuracy | None = None
+    """None where the file has not classified the test images."""
 
     @property
     def name(self) -> str:
@@ -139,12 +141,35 @@ class FileRow:
 
 @dataclass(frozen=True)
 class FormatRow:
-    """One format: the original's file beside the compressed network's, and their time ratio where they took turns."""
+    """One format and number type: the original's file beside the compressed network's, and their time ratio where they
+    took turns.
+
+    `type` is "" for float32. Files of another type stand beside `base` too, the original's float32 file of the same
+    format: `base_ratio` is the compressed file's time over that of `base`.
+    """
 
     format: str
     original: FileRow
     compressed: FileRow
     ratio: Ratio | None
+    type: str = ""
+    base: FileRow | None = None
+    base_ratio: Ratio | None = None
+
+    @property
+    def title(self) -> str:
+        """ "pte", or "pte int8"."""
+        return f"{self.format} {self.type}".strip()
+
+    @property
+    def before(self) -> FileRow:
+        """The file that the network was before: the original's in float32, whatever this row's type."""
+        return self.base or self.original
+
+    @property
+    def gain(self) -> Ratio | None:
+        """The compressed file's time over that of `before`."""
+        return self.base_ratio if self.base is not None else self.ratio
 
     @property
     def files(self) -> tuple[FileRow, FileRow]:
@@ -157,7 +182,11 @@ class FormatRow:
     @property
     def counted(self) -> tuple[tuple[Simulated, Simulated], ...]:
         """(original, compressed) counts for each simulated core that counted both files."""
-        pairs = ((first, self.compressed.counted_on(first.device.name)) for first in self.original.simulated)
+        return self.counts_against(self.original)
+
+    def counts_against(self, before: FileRow) -> tuple[tuple[Simulated, Simulated], ...]:
+        """(before, compressed) counts for each simulated core that counted both files."""
+        pairs = ((first, self.compressed.counted_on(first.device.name)) for first in before.simulated)
         return tuple((first, last) for first, last in pairs if last is not None)
 
 
@@ -218,6 +247,7 @@ class StoredFile:
 class Report:
     """A run's settings, plan, accuracy, files, measurements and notes.
 
+    `quantization` has an entry for each network in another number type than float32, such as "compressed.int8".
     `again` is the command that measures the files again, where and as they were timed last. `processes` holds, of a
     phone, the newest measurements in each process, where there are several (an app, the shell). `settings` and
     `changed_settings` map a section to its options: all of them, and those that differ from their default.
@@ -243,6 +273,7 @@ class Report:
     layers: tuple[LayerRow, ...]
     cost_source: str | None
     profile: LayerProfile | None
+    quantization: Mapping[str, Quantization]
     formats: tuple[FormatRow, ...]
     device: Device | None
     again: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from bench.measurement import NotMeasured
@@ -11,8 +12,12 @@ from bench.statistics import is_busy, times_remark
 from compress_export.reporting.model import Epoch, FileRow, FormatRow, NetworkAccuracy, SharedWeights, mcnemar
 from compressor.plan import Plan
 from compressor.planning.limits import parse_limit
-from exporters.artifact import Artifact
+from exporters.artifact import Artifact, Quantization
 from exporters.formats import FORMATS
+
+RUINED_POINTS, RUINED_DB = 5.0, 3.0
+"""Points of top-1 beyond which a file lost too much by its number type; without data, the signal-to-noise ratio of its
+logits below which it did: half of their power is then error."""
 
 SIGNIFICANCE = 0.05
 """A difference of two accuracies that chance makes more often than so is none."""
@@ -109,6 +114,52 @@ def shared_notes(shared: SharedWeights | None) -> list[str]:
     ]
 
 
+def quantization_notes(quantization: Mapping[str, Quantization]) -> list[str]:
+    """For each network in another number type: its calibration, and the layers that stay in float32."""
+    notes = []
+    for name, entry in quantization.items():
+        floats = [layer for layer in entry.layers if layer.dtype == "float32"]
+        kept = "".join(f"; {layer.layer} stays in float32 ({layer.reason})" for layer in floats)
+        steps = "".join(f"; {note}" for note in entry.notes)
+        notes.append(
+            f"{name}: {len(entry.layers) - len(floats)} of {len(entry.layers)} layers compute in int8, calibrated on "
+            f"{entry.images} images of {entry.source}, where the logits' signal-to-noise ratio is "
+            f"{entry.signal_to_noise:.1f} dB{steps}{kept}."
+        )
+    return notes
+
+
+def ruined_files(formats: Sequence[FormatRow], quantization: Mapping[str, Quantization]) -> tuple[str, ...]:
+    """Files that lost more than RUINED_POINTS of top-1 against the float32 file of the same network, beyond chance; or,
+    where no accuracy is known, whose logits are nearer to noise than RUINED_DB. The layer that lost most is named."""
+    found = []
+    floats = {row.format: row for row in formats if not row.type}
+    for row in formats:
+        pairs = zip(floats[row.format].files, row.files, strict=True) if row.type else ()
+        for before, after in pairs:
+            entry, loss = quantization.get(after.artifact.network), ""
+            first, last = before.accuracy, after.accuracy
+            if first is not None and last is not None:
+                lost = first.top1 - last.top1
+                p = mcnemar(first.correct, last.correct, [True] * last.images).p
+                if lost > RUINED_POINTS and p < SIGNIFICANCE:
+                    loss = f"{lost:.2f} points of top-1 ({first.top1:.2f} to {last.top1:.2f} %)"
+            elif entry is not None and entry.signal_to_noise < RUINED_DB:
+                loss = f"its outputs (a signal-to-noise ratio of {entry.signal_to_noise:.1f} dB)"
+            if loss:
+                worst = None if entry is None else _worst_layer(entry)
+                where = "" if worst is None else f"; the outputs of {worst} lose most"
+                found.append(f"{after.name}: {row.type} costs {loss}{where}; ship {before.name}")
+    return tuple(found)
+
+
+def _worst_layer(entry: Quantization) -> str | None:
+    """The layer at whose output the signal-to-noise ratio falls most below that of the layer before it."""
+    known = [(layer.layer, layer.signal_to_noise) for layer in entry.layers if layer.signal_to_noise is not None]
+    falls = [(last - here, name) for (_, last), (name, here) in pairwise(known)]
+    return max(falls)[1] if falls else None
+
+
 def row_notes(formats: Sequence[FormatRow], again: str) -> list[str]:
     """For each format and file what is gone, became slower, or was measured badly or not at all; `again` is the command
     that measures them again."""
@@ -116,7 +167,7 @@ def row_notes(formats: Sequence[FormatRow], again: str) -> list[str]:
     for row in formats:
         if row.ratio is not None and row.ratio.low is not None and row.ratio.low > 1:
             notes.append(
-                f".{row.format} became slower: fewer parameters are not less time; leave --max-params out, or keep the "
+                f".{row.title} became slower: fewer parameters are not less time; leave --max-params out, or keep the "
                 "layers near the image with --keep-layers"
             )
         for file in row.files:

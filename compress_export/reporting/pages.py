@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from bench.measurement import NotMeasured, Simulated
-from bench.run_files import RunFile
+from bench.run_files import FileAccuracy, RunFile
 from bench.statistics import summarize
 from compress_export.console import Reporter
 from compress_export.reporting.figures import shell_ratio
@@ -52,7 +52,8 @@ def plain(report: Report) -> dict[str, Any]:
             "version": VERSION,
             **fields,
             "files": [_file(file) for file in report.files],
-            "time_ratios": {row.format: row.ratio for row in report.formats},
+            "time_ratios": {row.title: row.ratio for row in report.formats},
+            "time_ratios_to_float32": {row.title: row.base_ratio for row in report.formats if row.base is not None},
             "processes": [
                 {
                     "file": f"{row.network}.{row.format}",
@@ -64,7 +65,7 @@ def plain(report: Report) -> dict[str, Any]:
                 for row in report.processes
             ],
             "instructions": [
-                _counted(file, row, form.original.counted_on(row.device.name) if file is form.compressed else None)
+                _counted(file, row, form.before.counted_on(row.device.name) if file is not form.before else None)
                 for form in report.formats
                 for file in form.files
                 for row in file.simulated
@@ -98,11 +99,17 @@ def _file(file: FileRow) -> dict[str, object]:
         "verdict": file.verdict,
         "altered": file.altered or None,
         "parity": artifact.parity,
+        "accuracy": None if file.accuracy is None else _without_images(file.accuracy),
         "latency": latency,
         "memory": None if row is None else row.memory,
         "model_peak_kb": file.memory_kb,
         "not_measured": reason,
     }
+
+
+def _without_images(accuracy: FileAccuracy) -> dict[str, object]:
+    """The accuracy without a figure for every image, which accuracy.json has."""
+    return {name: getattr(accuracy, name) for name in ("top1", "top5", "flipped", "images")}
 
 
 def _counted(file: FileRow, row: Simulated, first: Simulated | None) -> dict[str, object]:

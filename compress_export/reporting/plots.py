@@ -148,7 +148,7 @@ def memory(report: Report) -> Plot | None:
                 filled = PAPER if colour == BEFORE else AFTER
                 axes.plot(range(4), _phases(file.measured), color=colour, linestyle=line, linewidth=1.7, marker="o",
                           markersize=4.5, markerfacecolor=filled)  # fmt: skip
-            axes.set_title(f".{row.format}", fontsize=10.5, color=INK)
+            axes.set_title(f".{row.title}", fontsize=10.5, color=INK)
             axes.set_xticks(range(4), ["start", "loaded", "first run", "end"], rotation=35, ha="right")
             axes.grid(axis="x", visible=False)
         peak = max(value for row in rows for file in row.files for value in _phases(file.measured))

@@ -16,14 +16,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from exporters.artifact import ExportError
+from exporters.artifact import FEWEST_IMAGES, ExportError, LayerType
 from exporters.toolkits import quiet, versions
 
 if TYPE_CHECKING:
@@ -57,18 +57,6 @@ PLAIN = Calibration(balance=False, least_error=False, correct_bias=False)
 
 JUDGED = 64
 """Calibration images on which two ways of quantizing are compared."""
-
-FEWEST_IMAGES = 8
-"""Calibration on fewer images says nothing about the range of an activation."""
-
-
-@dataclass(frozen=True)
-class LayerType:
-    """The number type of a convolution or fully connected layer in the quantized program, and the reason."""
-
-    layer: str
-    dtype: str
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,11 +116,14 @@ def quantize(
             if found > noise:
                 best, noise = corrected, found
                 notes.append("biases corrected")
+        noise_of = _layer_noise(floats, best, batches[0])
         _drop_clamped_relus(best)
         _make_contiguous(best)
         example = torch.zeros(1, *images.shape[1:])
         quantized = torch.export.export(best, (example,))
-    types = tuple(_layer_type(name, node, best, kept) for node, name in names.items())
+    types = tuple(
+        replace(_layer_type(name, node, best, kept), signal_to_noise=noise_of.get(node)) for node, name in names.items()
+    )
     return QuantizedProgram(quantized, types, len(images), noise, tuple(notes))
 
 
@@ -366,6 +357,35 @@ def _correct_biases(floats: fx.GraphModule, quantized: fx.GraphModule, batches: 
     return count
 
 
+def _layer_noise(floats: fx.GraphModule, quantized: fx.GraphModule, batch: Tensor) -> dict[str, float]:
+    """The signal-to-noise ratio of each layer's outputs in dB, by the node's name."""
+    outputs: dict[str, Tensor] = {}
+    found: dict[str, float] = {}
+
+    class Outputs(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if n.target in _LAYERS:
+                outputs[n.name] = value
+            return value
+
+    class Noise(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            wanted = outputs.pop(n.name, None)
+            if wanted is not None:
+                found[n.name] = _decibels(float(wanted.square().sum()), float((wanted - value).square().sum()))
+            return value
+
+    Outputs(floats).run(batch[:JUDGED])
+    Noise(quantized).run(batch[:JUDGED])
+    return found
+
+
+def _decibels(signal: float, noise: float) -> float:
+    return 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30))
+
+
 def _channel_mean(value: Tensor) -> Tensor:
     return value.mean(0) if value.ndim == 2 else value.transpose(0, 1).flatten(1).mean(1)
 
@@ -388,7 +408,7 @@ class _Judge:
         for batch, wanted in zip(self._batches, self._wanted, strict=True):
             signal += float(wanted.double().square().sum())
             noise += float((wanted - quantized(batch)).double().square().sum())
-        return 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30))
+        return _decibels(signal, noise)
 
 
 # ---- nodes -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,16 @@ from exporters.parity import logits_of
 IMAGES = images(4).numpy()
 
 
+def one(*formats):
+    """The original network alone in these formats."""
+    return dict.fromkeys(formats, ("original",))
+
+
+def two(*formats):
+    """Both networks in these formats."""
+    return dict.fromkeys(formats, ("original", "compressed"))
+
+
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """Paths of two captured networks, and their modules' logits."""
@@ -34,16 +44,25 @@ def networks(tmp_path_factory):
 @pytest.mark.slow
 def test_two_networks_in_two_formats_side_by_side(tmp_path, networks):
     said = []
-    artifacts = export_all(
-        networks[0], ("onnx", "ptl"), tmp_path, IMAGES, networks[1], progress=lambda *words: said.append(words)
+    np.save(tmp_path / "test.npy", images(6).numpy())
+    wanted = {"onnx": list(networks[0]), "ptl": ["compressed"]}
+    exported = export_all(
+        networks[0],
+        wanted,
+        tmp_path / "out",
+        IMAGES,
+        networks[1],
+        test=tmp_path / "test.npy",
+        progress=lambda *words: said.append(words),
     )
-    made = [(artifact.network, artifact.format, artifact.verdict) for artifact in artifacts]
-    assert made == [(name, kind, "passed") for name in ("original", "compressed") for kind in ("onnx", "ptl")]
-    assert {entry.name for entry in tmp_path.iterdir()} == {artifact.path.name for artifact in artifacts}
-    stages = ("exporting", "checking", "done")
-    assert [words for words in said if words[0] == "ptl"] == [
-        ("ptl", name, stage) for name in networks[0] for stage in stages
-    ]
+    made = [(each.artifact.network, each.artifact.format, each.artifact.verdict) for each in exported]
+    assert made == [("original", "onnx", "passed"), ("compressed", "onnx", "passed"), ("compressed", "ptl", "passed")]
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {each.artifact.path.name for each in exported}
+    stages = ("exporting", "checking", "running the test images", "done")
+    assert [words for words in said if words[0] == "ptl"] == [("ptl", "compressed", stage) for stage in stages]
+    for each in exported:
+        module = small_network(seed=int(each.artifact.network == "compressed"))
+        assert np.allclose(each.logits, logits_of(module, images(6).numpy()), atol=1e-4)
 
 
 def test_formats_that_finished_are_handed_on_before_another_fails(tmp_path, networks, monkeypatch):
@@ -61,17 +80,19 @@ def test_formats_that_finished_are_handed_on_before_another_fails(tmp_path, netw
     monkeypatch.setattr(export_all_module, "start_export", spoil)
     with pytest.raises(ExportError, match=r"^onnx: "):
         export_all(
-            {"original": path}, ("ptl", "onnx"), tmp_path, IMAGES, networks[1], finished=made.append, processes=1
+            {"original": path}, one("ptl", "onnx"), tmp_path, IMAGES, networks[1], finished=made.append, processes=1
         )
-    ((artifact,),) = made
+    (((exported),),) = made
+    artifact = exported.artifact
     assert (artifact.format, artifact.verdict) == ("ptl", "passed")
     assert artifact.path.exists()
 
 
 @pytest.mark.slow
 def test_all_formats(tmp_path, networks):
-    artifacts = export_all(networks[0], tuple(FORMATS), tmp_path, IMAGES, networks[1])
-    assert [artifact.verdict for artifact in artifacts] == 2 * ["passed", "passed", "passed", "not executed"]
+    exported = export_all(networks[0], two(*FORMATS), tmp_path, IMAGES, networks[1])
+    verdicts = [each.artifact.verdict for each in exported]
+    assert verdicts == ["passed"] * 6 + ["not executed"] * 2
 
 
 def test_a_childs_error_arrives_as_itsfailure_text_and_nothing_half_written_stays(tmp_path, networks):
@@ -79,7 +100,7 @@ def test_a_childs_error_arrives_as_itsfailure_text_and_nothing_half_written_stay
     broken.write_bytes(b"no zip")
     target = tmp_path / "out"
     with pytest.raises(ExportError, match=r"^ptl: .*broken.pt2 is not a captured program .* version of torch$"):
-        export_all({"original": broken}, ("ptl",), target, IMAGES, networks[1])
+        export_all({"original": broken}, one("ptl"), target, IMAGES, networks[1])
     assert list(target.iterdir()) == []
 
 
@@ -89,8 +110,8 @@ def test_lines_that_others_print_before_the_worker_runs_are_passed_over(tmp_path
     (tmp_path / "sitecustomize.py").write_text(print_all)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     original = {"original": networks[0]["original"]}
-    (artifact,) = export_all(original, ("ptl",), tmp_path / "out", IMAGES, networks[1])
-    assert artifact.verdict == "passed"
+    (exported,) = export_all(original, one("ptl"), tmp_path / "out", IMAGES, networks[1])
+    assert (exported.artifact.verdict, exported.logits) == ("passed", None)
 
 
 def started(monkeypatch):
@@ -119,7 +140,7 @@ def test_a_killed_child_is_told_from_a_failed_one_and_the_other_is_ended(tmp_pat
     thread.start()
     text = r"^ptl: its process was killed by SIGKILL .* memory runs out: .*; close other programs or export one format"
     with pytest.raises(ExportError, match=text):
-        export_all(networks[0], ("pte", "ptl"), tmp_path, IMAGES, networks[1], processes=2)
+        export_all(networks[0], two("pte", "ptl"), tmp_path, IMAGES, networks[1], processes=2)
     thread.join()
     assert [child.process.poll() is not None for child in children] == [True, True]
     assert list(tmp_path.iterdir()) == []
@@ -137,7 +158,7 @@ def test_ctrl_c_ends_the_children_and_leaves_nothing_half_written(tmp_path, netw
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        export_all(networks[0], ("pte", "onnx"), tmp_path, IMAGES, networks[1])
+        export_all(networks[0], two("pte", "onnx"), tmp_path, IMAGES, networks[1])
     thread.join()
     assert all(child.process.poll() is not None for child in children)
     assert list(tmp_path.iterdir()) == []
@@ -147,13 +168,15 @@ def test_what_cannot_work_is_refused_before_a_child_starts(tmp_path, networks, m
     monkeypatch.setattr(export_all_module, "start_export", None)
     paths, reference = networks
     with pytest.raises(ExportError, match=r"there is no format 'onx'; did you mean onnx\?"):
-        export_all(paths, ("onx",), tmp_path, IMAGES, reference)
+        export_all(paths, one("onx"), tmp_path, IMAGES, reference)
     with pytest.raises(ExportError, match=r"there is no program at none.pt2; `exporters.capture.save` writes one"):
-        export_all({"original": Path("none.pt2")}, ("onnx",), tmp_path, IMAGES, reference)
+        export_all({"original": Path("none.pt2")}, one("onnx"), tmp_path, IMAGES, reference)
     with pytest.raises(ExportError, match=r"'a/b' cannot; use letters, digits, - and _"):
-        export_all({"a/b": paths["original"]}, ("onnx",), tmp_path, IMAGES, reference)
+        export_all({"a/b": paths["original"]}, {"onnx": ("a/b",)}, tmp_path, IMAGES, reference)
+    with pytest.raises(ExportError, match=r"onnx: there is no program of original; pass programs\['original'\]"):
+        export_all({}, one("onnx"), tmp_path, IMAGES, reference)
     with pytest.raises(ExportError, match=r"original has none; pass reference\['original'\]"):
-        export_all(paths, ("onnx",), tmp_path, IMAGES, {})
+        export_all(paths, one("onnx"), tmp_path, IMAGES, {})
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def test_help_stands_in_groups_and_fits_a_screen():
     assert len(options) <= 32
     lines = run.get_help(click.Context(run, info_name="run", max_content_width=110, terminal_width=110)).splitlines()
     heads = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert heads == ["Network and data:", "What to reach, at most:", "Tuning:", "Measuring:", "Files:", "The run:"]
+    assert heads == ["Network and data:", "What to reach, at most:", "Tuning:", "Files:", "Measuring:", "The run:"]
     assert len(lines) <= 60
 
 

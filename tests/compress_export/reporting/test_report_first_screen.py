@@ -11,7 +11,8 @@ from report_runs import PHONE, counted, disturbed, report_run
 from rich.console import Console
 
 from bench.measurement import Schedule
-from compress_export.reporting.gather import bench_command, gather
+from compress_export.reporting.commands import bench_command
+from compress_export.reporting.gather import gather
 from compress_export.reporting.html import cards
 from compress_export.reporting.markdown import escape
 from compress_export.reporting.pages import write_pages

@@ -14,7 +14,8 @@ from compress_export.cli import main as cli
 from compress_export.cli.options import given_in
 from compress_export.cli.to_settings import bench_of, formats_of, plan_of, share_of, source_of, tune_of
 from compress_export.reporting import figures
-from compress_export.reporting.gather import command, gather
+from compress_export.reporting.commands import command
+from compress_export.reporting.gather import gather
 from compress_export.reporting.html import html
 from compress_export.reporting.pages import as_json, write_pages
 from compress_export.reporting.plots import tuning
@@ -287,7 +288,7 @@ def test_the_command_pins_to_the_same_cores():
     from bench_rows import measurement
 
     row = replace(measurement(), schedule=Schedule(cluster="little"))
-    assert command(STORED, (), [row], "n") == "compress-export alexnet --device host --cores little --name n"
+    assert command(STORED, (), [row], "n") == "compress-export alexnet --device host --set bench.cores=little --name n"
 
 
 def test_a_range_is_of_numbers_not_of_texts(tmp_path):

@@ -13,7 +13,7 @@ from compress_export.pipeline import files as profile_stage
 from compress_export.pipeline import run as pipeline
 from compress_export.reporting.pages import renew_pages, write_pages
 from compress_export.run_directory import RunDirectory
-from compress_export.settings import BenchSettings
+from compress_export.settings import BenchSettings, ExportSettings
 from exporters.artifact import read_artifacts
 
 
@@ -62,7 +62,7 @@ def test_export_renews_the_pages(run, monkeypatch):
     monkeypatch.setattr(pipeline, "_newest", lambda *_: (None, None))
     artifacts = read_artifacts(counted(run) / "artifacts.json")
     monkeypatch.setattr(pipeline, "export_stage", lambda *_: artifacts)
-    pipeline.export_only(run, ("onnx",))
+    pipeline.export_only(run, ("onnx",), ExportSettings())
     assert said(run) == ([True, True], [4000, 1000])
 
 

@@ -1,0 +1,96 @@
+"""Quantizes captured networks on calibration images, and records which layers compute in which number type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.run_files import RunFile, type_of
+from compress_export.data.datasets import spread_images
+from compress_export.data.images import View, photograph_crops
+from compress_export.errors import InputError
+from compress_export.pipeline.load import RunContext
+from compress_export.run_directory import RunDirectory
+from compress_export.settings import ExportSettings
+from exporters.artifact import FEWEST_IMAGES, Quantization
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch.export import ExportedProgram
+
+DTYPES = {"int8": "int8"}
+"""The number type of the layers by the value of --quantize."""
+
+FEW = 64
+"""Below so many calibration images a note says how many there are."""
+
+PHOTOGRAPHS = 64
+"""Crops of photographs that stand for calibration images where there is no data."""
+
+
+def recorded(run: RunDirectory) -> dict[str, Quantization]:
+    """The entries of quantization.json by network ("compressed.int8"); none where the run has quantized nothing."""
+    if not run.has(RunFile.QUANTIZATION):
+        return {}
+    return msgspec.convert(run.read_json(RunFile.QUANTIZATION), dict[str, Quantization])
+
+
+def check_calibration(context: RunContext, settings: ExportSettings) -> None:
+    """InputError where the validation split is too small to calibrate int8 on; a note where it is small."""
+    if settings.quantize != "int8" or context.data is None:
+        return
+    count = len(context.data.validation.dataset)  # type: ignore[arg-type]  # each of ours has a length
+    if count < FEWEST_IMAGES:
+        raise InputError(
+            f"--quantize int8 is calibrated on {FEWEST_IMAGES} images of the validation split at least, and it has "
+            f"{count} (15 % of the training images); add training images, or leave --quantize out"
+        )
+    if min(count, settings.calibration) < FEW:
+        context.reporter.say(
+            f"note: int8 is calibrated on {min(count, settings.calibration)} images; below {FEW} the ranges of "
+            "activations depend on which images these are"
+        )
+
+
+def calibration_images(context: RunContext, most: int) -> tuple[NDArray[np.float32], str]:
+    """Images (N, C, H, W) of the validation split, `most` at most and spread over it, else crops of photographs; and
+    what they are."""
+    if context.data is not None:
+        return spread_images(context.data.validation, most).numpy(), "the validation split"
+    network = context.network
+    view = View(network.input, network.mean, network.std)
+    return photograph_crops(view, min(most, PHOTOGRAPHS)).numpy(), "crops of photographs"
+
+
+def quantize_stage(
+    context: RunContext,
+    networks: dict[str, Callable[[], ExportedProgram]],
+    settings: ExportSettings,
+) -> dict[str, ExportedProgram]:
+    """The programs in another number type by name ("compressed.int8"), each made from the float32 program that its
+    entry gives.
+
+    quantization.json then has an entry for each in int8. ExportError where there are too few images, or none that fit.
+    """
+    made: dict[str, ExportedProgram] = {}
+    if not networks:
+        return made
+    from exporters.quantization.post_training import quantize
+
+    entries = recorded(context.run)
+    images, source = calibration_images(context, settings.calibration)
+    title = f"Quantizing to {type_of(next(iter(networks)))} on {len(images)} images of {source}"
+    with context.reporter.stage(title) as advance:
+        for done, (name, program) in enumerate(networks.items()):
+            advance(done, len(networks), name)
+            found = quantize(program(), images)
+            made[name] = found.program
+            entries[name] = Quantization(
+                settings.calibration, found.images, source, found.signal_to_noise, found.layers, found.notes
+            )
+    context.run.write_json(RunFile.QUANTIZATION, {name: asdict(entry) for name, entry in entries.items()})
+    return made
