@@ -29,13 +29,15 @@ class Written:
     """A writer's knowledge of its file beyond the bytes.
 
     `not_delegated` names layers and `fallbacks` operators that run outside the fast backend (see Artifact).
-    `inspected` says what was compared in the stored file without running it; "" where nothing was.
+    `inspected` says what was compared in the stored file without running it; "" where nothing was. `notes` are what
+    its reader should know of it beside that.
     """
 
     dtype: str = "float32"
     not_delegated: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
     inspected: str = ""
+    notes: tuple[str, ...] = ()
 
 
 Verdict = Literal["passed", "failed", "not executed"]
@@ -140,9 +142,12 @@ class Quantization:
 
 
 def number_type(program: ExportedProgram) -> str:
-    """The type in which a captured program computes its layers: "int8" where it quantizes activations."""
-    quantized = any("quantize_per_tensor" in str(node.target) for node in program.graph.nodes)
-    return "int8" if quantized else "float32"
+    """The type in which a captured program computes its layers: "int8" where it quantizes activations, "float16" where
+    its weights are."""
+    if any("quantize_per_tensor" in str(node.target) for node in program.graph.nodes):
+        return "int8"
+    halves = any(str(tensor.dtype) == "torch.float16" for tensor in program.state_dict.values())
+    return "float16" if halves else "float32"
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:

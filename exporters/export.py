@@ -40,9 +40,9 @@ def export(
     (N, C, H, W) the file is run on each and compared with `reference` (N, classes), by default the module's own logits;
     without them `Artifact.parity` is None. Raises ExportError; then no file is written.
 
-    Layers compute in `dtype`, one of the format's `dtypes`. "int8" wants `calibration`, real images (N, C, H, W) (see
-    `quantization.post_training.quantize`); the file is then compared with the quantized program, and how near that is
-    to the module is the caller's to measure.
+    Layers compute in `dtype`, one of the format's `dtypes` ("float32" in a CoreML file is float16 too). "int8" wants
+    `calibration`, real images (N, C, H, W) (see `quantization.post_training.quantize`); the file is then compared with
+    the quantized program, and how near that is to the module is the caller's to measure.
     """
     from exporters.capture import capture
 
@@ -59,6 +59,10 @@ def export(
         reference = None if images is None else parity.logits_of_program(program, images)
     elif images is not None and reference is None:
         reference = parity.logits_of(module, images)
+    if dtype == "float16":
+        from exporters.quantization.half import halve
+
+        program = halve(program, images)
     return export_program(program, format, Path(path), network=network, images=images, reference=reference)
 
 
@@ -103,4 +107,5 @@ def export_program(
         not_delegated=written.not_delegated,
         fallbacks=written.fallbacks,
         parity=checked,
+        notes=written.notes,
     )

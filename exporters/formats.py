@@ -41,7 +41,7 @@ class Format:
     runtime_package: str
     effort: float
     system: str | None = None
-    dtypes: tuple[str, ...] = ("float32", "int8")
+    dtypes: tuple[str, ...] = tuple(LIMITS)
     refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -60,7 +60,6 @@ FORMATS: dict[str, Format] = {
         runtime_modules=to_executorch.RUNTIME_MODULES,
         runtime_package=to_executorch.RUNTIME_PACKAGE,
         effort=19,
-        refused={"float16": "it is not written yet"},
     ),
     "onnx": Format(
         suffix="onnx",
@@ -72,7 +71,6 @@ FORMATS: dict[str, Format] = {
         runtime_modules=to_onnx.RUNTIME_MODULES,
         runtime_package=to_onnx.RUNTIME_PACKAGE,
         effort=14,
-        refused={"float16": "it is not written yet"},
     ),
     "ptl": Format(
         suffix="ptl",
@@ -101,8 +99,8 @@ FORMATS: dict[str, Format] = {
         runtime_package=to_coreml.RUNTIME_PACKAGE,
         effort=24,
         system="darwin",
-        dtypes=("float32",),
-        refused={"float16": "it is not written yet", "int8": "it is not written yet"},
+        dtypes=("float32", "float16"),
+        refused={"int8": "it is not written yet"},
     ),
 }
 

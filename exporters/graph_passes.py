@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 _ATEN = torch.ops.aten
@@ -171,6 +173,37 @@ def unroll_circular_padding(graph: fx.GraphModule) -> int:
         graph.graph.erase_node(pad)
         count += 1
     return count
+
+
+def write_out_hardsigmoids(program: ExportedProgram) -> ExportedProgram:
+    """The program with every hardsigmoid as clamp(x + 3, 0, 6) / 6, itself where it has none.
+
+    ExecuTorch's own decomposition casts before and after, even from a type to itself, and each cast cuts the delegate
+    in two. The numbers are constants of the activation's type for the same reason.
+    """
+    if not program.graph.find_nodes(op="call_function", target=_ATEN.hardsigmoid.default):
+        return program
+    graph = copy.deepcopy(program.module(check_guards=False))
+    assert isinstance(graph, fx.GraphModule)
+    for node in graph.graph.find_nodes(op="call_function", target=_ATEN.hardsigmoid.default):
+        dtype = node.meta["val"].dtype
+        with graph.graph.inserting_before(node):
+            three, sixth = (_constant(graph, number, dtype) for number in (3.0, 1 / 6))
+            shifted = graph.graph.call_function(_ATEN.add.Tensor, (node.args[0], three))
+            clamped = graph.graph.call_function(_ATEN.hardtanh.default, (shifted, 0.0, 6.0))
+            node.replace_all_uses_with(graph.graph.call_function(_ATEN.mul.Tensor, (clamped, sixth)))
+        graph.graph.erase_node(node)
+    graph._forward_pre_hooks.clear()  # the check of the input as it was captured
+    graph.recompile()
+    (image,) = graph.graph.find_nodes(op="placeholder")
+    with torch.no_grad():
+        return torch.export.export(graph, (torch.zeros(image.meta["val"].shape),))
+
+
+def _constant(graph: fx.GraphModule, number: float, dtype: torch.dtype) -> fx.Node:
+    name = f"constant_{str(number).replace('.', '_')}_{str(dtype).rpartition('.')[2]}"
+    graph.register_buffer(name, torch.tensor([number], dtype=dtype))
+    return graph.graph.get_attr(name)
 
 
 def drop_identities(graph: fx.GraphModule) -> int:

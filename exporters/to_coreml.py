@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.artifact import ExportError, Runner, Written
+from exporters.artifact import ExportError, Runner, Written, number_type
 from exporters.toolkits import quiet, reason, versions
 
 if TYPE_CHECKING:
@@ -35,9 +35,16 @@ ROUNDING = 2.0**-11
 def export(program: ExportedProgram, path: Path) -> Written:
     """Writes `program` to `path` as an mlprogram: float16 inside, float32 "image" in and "logits" out.
 
+    A float16 program gives the same file as the float32 one: the converter rounds by itself, and fails at some
+    operators that are float16 already.
+
     Raises ExportError when CoreML lacks an operator (named), or when the stored package is not what was asked for.
     """
     versions(REQUIRES)
+    if number_type(program) == "float16":
+        from exporters.quantization.half import widen
+
+        program = widen(program)
     with quiet():
         import coremltools
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +22,24 @@ RUNTIME_MODULES, RUNTIME_PACKAGE = ("torch", "executorch.extension.pybindings._C
 # Bookkeeping between the delegates, not work.
 _PLUMBING = ("executorch_call_delegate", "getitem")
 _LAYERS = ("convolution", "conv1d", "conv2d", "linear", "addmm", "mm")
+_CONVOLUTION = "aten.convolution.default"
 
 
 def export(program: ExportedProgram, path: Path) -> Written:
-    """Writes `program` to `path` as .pte, float32 or int8 as the program is, lowered to XNNPACK.
+    """Writes `program` to `path` as .pte, in the number type of the program, lowered to XNNPACK.
 
     The file is written even when XNNPACK refuses a layer: `not_delegated` names it and the caller judges.
     """
     versions(REQUIRES)
     try:
-        with quiet():
+        from exporters.graph_passes import write_out_hardsigmoids
+
+        with quiet(), half_convolutions():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            whole = write_out_hardsigmoids(program)
+            edge = to_edge_transform_and_lower(whole, partitioner=[XnnpackPartitioner()])
             lowered, outside = edge.exported_program(), []
             for node in lowered.graph.nodes:
                 if node.op == "call_function" and not any(name in str(node.target) for name in _PLUMBING):
@@ -51,6 +57,33 @@ def export(program: ExportedProgram, path: Path) -> Written:
     layers = dict.fromkeys(name for operator, name in outside if operator in _LAYERS)
     fallbacks = dict.fromkeys(f"aten.{operator} ({name})" for operator, name in outside)
     return Written(number_type(program), tuple(layers), tuple(fallbacks))
+
+
+@contextmanager
+def half_convolutions() -> Iterator[None]:
+    """Has convolutions in float16 keep their weights and biases so: ExecuTorch stores them in float32, which XNNPACK
+    rounds when it loads them, and the file is twice as large for nothing. Only transposed ones need float32 there."""
+    import torch
+    from executorch.backends.xnnpack.operators import node_visitor
+
+    # the decorator that registers the class hands none back, so its module has no name for it
+    visitors: dict[str, Any] = node_visitor._node_visitor_dict
+    conv2d = visitors[_CONVOLUTION]
+
+    class HalfConv2d(conv2d):  # type: ignore[misc, valid-type]  # a class only while it runs
+        def define_node(self, node: fx.Node, *args: Any) -> None:
+            self.transposed = node.args[6]
+            super().define_node(node, *args)
+
+        def define_tensor(self, tensor: fx.Node, *args: Any, force_fp32: bool = False, **kwargs: Any) -> None:
+            wide = force_fp32 and (self.transposed or tensor.meta["val"].dtype != torch.float16)
+            super().define_tensor(tensor, *args, force_fp32=wide, **kwargs)
+
+    visitors[_CONVOLUTION] = HalfConv2d
+    try:
+        yield
+    finally:
+        visitors[_CONVOLUTION] = conv2d
 
 
 def load(path: Path, threads: int) -> Runner:

@@ -1,1 +1,1 @@
-"""Captured programs in int8: calibration on real images, post-training quantization."""
+"""Captured programs in int8 (calibrated on real images) and in float16."""

@@ -48,3 +48,8 @@ class SingularValues(nn.Module):
 def test_an_operator_that_executorch_lacks_is_named(tmp_path):
     with pytest.raises(ExportError, match=r"ExecuTorch cannot lower the network: .*_linalg_svd.*leave the pte format"):
         export(capture(SingularValues(), images()), tmp_path / "x.pte")
+
+
+def test_a_hardsigmoid_does_not_leave_the_delegate(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardsigmoid(), nn.Flatten(), nn.Linear(800, 4)).eval()
+    assert export(capture(module, images()), tmp_path / "x.pte").fallbacks == ()
