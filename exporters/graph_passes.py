@@ -183,8 +183,7 @@ def write_out_hardsigmoids(program: ExportedProgram) -> ExportedProgram:
     """
     if not program.graph.find_nodes(op="call_function", target=_ATEN.hardsigmoid.default):
         return program
-    graph = copy.deepcopy(program.module(check_guards=False))
-    assert isinstance(graph, fx.GraphModule)
+    graph = graph_of(program)
     for node in graph.graph.find_nodes(op="call_function", target=_ATEN.hardsigmoid.default):
         dtype = node.meta["val"].dtype
         with graph.graph.inserting_before(node):
@@ -193,7 +192,38 @@ def write_out_hardsigmoids(program: ExportedProgram) -> ExportedProgram:
             clamped = graph.graph.call_function(_ATEN.hardtanh.default, (shifted, 0.0, 6.0))
             node.replace_all_uses_with(graph.graph.call_function(_ATEN.mul.Tensor, (clamped, sixth)))
         graph.graph.erase_node(node)
+    return program_of(graph)
+
+
+def change_types(graph: fx.GraphModule, given: torch.dtype, wanted: torch.dtype) -> None:
+    """Casts every constant of one type to another, and has operators that name the one name the other."""
+    changed: dict[int, Tensor] = {}  # a tensor under two names stays one
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            owner, _, leaf = str(node.target).rpartition(".")
+            holder = graph.get_submodule(owner)
+            tensor = getattr(holder, leaf)
+            if tensor.dtype == given:
+                if id(tensor) not in changed:
+                    cast = tensor.detach().to(wanted)
+                    named = nn.Parameter(cast, requires_grad=False) if isinstance(tensor, nn.Parameter) else cast
+                    changed[id(tensor)] = named
+                setattr(holder, leaf, changed[id(tensor)])
+        else:
+            for name, arguments in (("args", node.args), ("kwargs", node.kwargs)):
+                setattr(node, name, fx.node.map_aggregate(arguments, lambda own: wanted if own == given else own))
+
+
+def graph_of(program: ExportedProgram) -> fx.GraphModule:
+    """A graph of the program to change; its tensors are its own, and it takes any batch that its operators take."""
+    graph = copy.deepcopy(program.module(check_guards=False))
+    assert isinstance(graph, fx.GraphModule)
     graph._forward_pre_hooks.clear()  # the check of the input as it was captured
+    return graph
+
+
+def program_of(graph: fx.GraphModule) -> ExportedProgram:
+    """The program for one image that a changed graph is."""
     graph.recompile()
     (image,) = graph.graph.find_nodes(op="placeholder")
     with torch.no_grad():

@@ -42,9 +42,13 @@ def export(program: ExportedProgram, path: Path) -> Written:
     """
     versions(REQUIRES)
     if number_type(program) == "float16":
-        from exporters.quantization.half import widen
+        import torch
 
-        program = widen(program)
+        from exporters.graph_passes import change_types, graph_of, program_of
+
+        graph = graph_of(program)
+        change_types(graph, torch.float16, torch.float32)
+        program = program_of(graph)
     with quiet():
         import coremltools
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from exporters.artifact import ExportError
-from exporters.capture import input_shape
+from exporters.graph_passes import change_types, graph_of, program_of
 from exporters.toolkits import quiet
 
 if TYPE_CHECKING:
@@ -26,29 +25,12 @@ def halve(program: ExportedProgram, images: NDArray[Any] | None = None) -> Expor
     Raises ExportError when a weight is too large for float16, or an activation is on one of `images`, float32
     (N, C, H, W): the text names the first layer. Without images activations are not looked at.
     """
-    graph = _copied(program)
+    graph = graph_of(program)
     with quiet(), torch.no_grad():
         _check_range(graph, images)
-        _change_types(graph, torch.float32, torch.float16)
+        change_types(graph, torch.float32, torch.float16)
         _cast_ends(graph)
-        graph.recompile()
-        return torch.export.export(graph, (torch.zeros(input_shape(program)),))
-
-
-def widen(program: ExportedProgram) -> ExportedProgram:
-    """A program of `halve` in float32 again, its weights as rounded: for a toolkit that rounds by itself."""
-    graph = _copied(program)
-    with quiet(), torch.no_grad():
-        _change_types(graph, torch.float16, torch.float32)
-        graph.recompile()
-        return torch.export.export(graph, (torch.zeros(input_shape(program)),))
-
-
-def _copied(program: ExportedProgram) -> fx.GraphModule:
-    graph = copy.deepcopy(program.module(check_guards=False))
-    assert isinstance(graph, fx.GraphModule)
-    graph._forward_pre_hooks.clear()  # the check of the input as it was captured
-    return graph
+        return program_of(graph)
 
 
 def _check_range(graph: fx.GraphModule, images: NDArray[Any] | None) -> None:
@@ -89,25 +71,6 @@ def _reach_of_activations(graph: fx.GraphModule, image: Tensor) -> list[tuple[st
 
     Reach(graph).run(image)
     return found
-
-
-def _change_types(graph: fx.GraphModule, given: torch.dtype, wanted: torch.dtype) -> None:
-    """Casts every constant of one type to another, and has operators that name the one name the other."""
-    changed: dict[int, Tensor] = {}  # a tensor under two names stays one
-    for node in graph.graph.nodes:
-        if node.op == "get_attr":
-            owner, _, leaf = str(node.target).rpartition(".")
-            holder = graph.get_submodule(owner)
-            tensor = getattr(holder, leaf)
-            if tensor.dtype == given:
-                if id(tensor) not in changed:
-                    cast = tensor.detach().to(wanted)
-                    named = nn.Parameter(cast, requires_grad=False) if isinstance(tensor, nn.Parameter) else cast
-                    changed[id(tensor)] = named
-                setattr(holder, leaf, changed[id(tensor)])
-        else:
-            for name, arguments in (("args", node.args), ("kwargs", node.kwargs)):
-                setattr(node, name, fx.node.map_aggregate(arguments, lambda own: wanted if own == given else own))
 
 
 def _cast_ends(graph: fx.GraphModule) -> None:
