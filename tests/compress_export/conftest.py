@@ -58,12 +58,22 @@ def call(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
-def digits_weights(common, net_file):
+def status_once():
+    """status_once(folder, *words) -> the exit status, for fixtures that make a run for several tests."""
+
+    def run(folder, *words):
+        with pytest.MonkeyPatch.context() as patch:
+            return status_of(patch, folder, *words)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_weights(common, net_file, status_once):
     """Weights of the small network, trained on digits once for all tests that want a trained one."""
     run = common / "runs" / "digits"
     words = ("plan", f"{net_file}:build", "--input", "3x16x16", "--data", "digits", "--train", "8", "--name", run.name)
     with FileLock(common / "digits.lock"):
         if not (run / "plan.json").exists():
-            with pytest.MonkeyPatch.context() as patch:
-                assert status_of(patch, common, *words, "--max-params", "0.5x", "--set", "plan.costs=counted") == 0
+            assert status_once(common, *words, "--max-params", "0.5x", "--set", "plan.costs=counted") == 0
     return run / "original.safetensors"

@@ -35,6 +35,7 @@ from exporters.artifact import Artifact
 
 LEFT = ["manifest", "runner/lib/ld-linux-aarch64.so.1", "runner/lib/libc.so.6", "runner/run_onnx"]
 HERE = Path(__file__).parents[1]
+FIVE = phone_measure.PROCESSES
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting, and two processes for each file: each takes a dozen programs of the phone's."""
     monkeypatch.setattr(phone_measure, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(phone_measure, "PROCESSES", 2)
+
+
+@pytest.fixture
+def five(_brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many processes for each file as outside of tests."""
+    monkeypatch.setattr(phone_measure, "PROCESSES", FIVE)
 
 
 def measured(rows: tuple[Row, ...]) -> tuple[Measurement, ...]:
@@ -72,6 +81,7 @@ def runs_there(phone: VirtualPhone) -> bool:
     return words.exists() and str(phone.root).encode() in words.read_bytes()
 
 
+@pytest.mark.usefixtures("five")
 def test_a_pair_is_measured_in_turns(phone: VirtualPhone, bundle: Bundle, pair: tuple[Artifact, Artifact]) -> None:
     said: list[tuple[int, int, str]] = []
     rows = measure(pair, PHOTOS, QUICK, lambda *step: said.append(step), phone.address, bundle.path.parent)
@@ -167,7 +177,7 @@ def test_files_of_two_formats_did_not_take_turns(phone: VirtualPhone, pair: tupl
             time_ratio(other, wide)
 
 
-@pytest.mark.usefixtures("answers_here")
+@pytest.mark.usefixtures("answers_here", "five")
 @pytest.mark.parametrize(("told", "sum_of_five"), [([3, 1], 11), ([0], 0), ([4, None], None), ([None], None)])
 def test_preemptions_are_known_where_every_process_told_them(
     phone: VirtualPhone, pair: tuple[Artifact, Artifact], told: list[int | None], sum_of_five: int | None
@@ -194,6 +204,7 @@ def test_a_missing_or_changed_runner_is_refused(
         measure(pair, PHOTOS, QUICK, root=tmp_path)
 
 
+@pytest.mark.usefixtures("five")
 def test_a_cap_is_recorded(phone: VirtualPhone, bundle: Bundle, pair: tuple[Artifact, Artifact]) -> None:
     capped = replace(QUICK, runs=100_000, cap_seconds=0.12)
     (row,) = measured(measure(pair[:1], PHOTOS, capped, serial=phone.address, root=bundle.path.parent))
@@ -203,6 +214,7 @@ def test_a_cap_is_recorded(phone: VirtualPhone, bundle: Bundle, pair: tuple[Arti
     assert row.note.endswith(f"; {runs} of 500000 runs in 5 processes: 0.12 s were up")
 
 
+@pytest.mark.usefixtures("five")
 def test_a_warm_phone_is_left_to_cool(phone: VirtualPhone, bundle: Bundle, pair: tuple[Artifact, Artifact]) -> None:
     cool = battery(29.0)
     script(phone.root, "dumpsys battery", cool, cool, battery(33.0), battery(30.5))
@@ -219,6 +231,7 @@ def test_a_warm_phone_is_left_to_cool(phone: VirtualPhone, bundle: Bundle, pair:
     assert max(process.battery_celsius or 0 for process in row.processes) == 30.5
 
 
+@pytest.mark.usefixtures("five")
 def test_a_phone_that_stays_hot_ends_the_turns(
     phone: VirtualPhone, bundle: Bundle, pair: tuple[Artifact, Artifact]
 ) -> None:
@@ -235,6 +248,7 @@ def test_a_phone_that_stays_hot_ends_the_turns(
     assert left(phone) == LEFT
 
 
+@pytest.mark.usefixtures("five")
 def test_a_clock_that_falls_half_way_makes_the_times_invalid(
     phone: VirtualPhone, bundle: Bundle, tmp_path: Path
 ) -> None:

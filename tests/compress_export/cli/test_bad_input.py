@@ -137,6 +137,21 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.fixture(scope="module")
+def compressed_once(tmp_path_factory, net_file, status_once):
+    """runs/one, a small network planned and compressed."""
+    folder = tmp_path_factory.mktemp("compressed")
+    good = ("plan", f"{net_file}:build", "--input", "3x16x16", *NONE, *HALF, "--name", "one")
+    assert [status_once(folder, *words) for words in (good, ("compress", "runs/one"))] == [0, 0]
+    return folder
+
+
+@pytest.fixture
+def compressed(compressed_once, tmp_path):
+    """A folder of the test's own with that run in it."""
+    return shutil.copytree(compressed_once, tmp_path / "compressed")
+
+
 def trained(net_file, *more):
     return (f"{net_file}:build", "--input", "3x16x16", "--data", "photos", *more, *FAST, "--format", "onnx")
 
@@ -298,46 +313,39 @@ def test_ctrl_c_is_one_message_and_the_run_goes_on_later(tmp_path, net_file):
     assert (tmp_path / "runs/long/training.pt").exists()
 
 
-def test_a_slip_costs_nothing(tmp_path, call, net_file):
+def test_a_slip_costs_nothing(tmp_path, call, compressed):
     """Bad input claims no run, and even --force removes results only once the new network is loaded."""
     missing = ("plan", "squeezenet1_1", "--weights", "missing.pt", "--name", "one")
     assert call(tmp_path, *missing)[0] == 1
     assert not (tmp_path / "runs" / "one").exists()
-    good = ("plan", f"{net_file}:build", "--input", "3x16x16", *NONE, *HALF, "--name", "one")
-    assert call(tmp_path, *good)[0] == 0
+    shutil.copytree(compressed / "runs" / "one", tmp_path / "runs" / "one")
     status, _, err = call(tmp_path, *missing, "--force")
     assert (status, "there is no such file" in err) == (1, True)
     assert (tmp_path / "runs/one/plan.json").exists()
 
 
-def test_files_that_lost_their_content_are_named(tmp_path, call, net_file):
-    good = ("plan", f"{net_file}:build", "--input", "3x16x16", *NONE, *HALF, "--name", "one")
-    assert call(tmp_path, *good)[0] == 0
-    assert call(tmp_path, "compress", "runs/one")[0] == 0
-    kept = (tmp_path / "runs/one/survey.json").read_text()
-    (tmp_path / "runs/one/survey.json").write_text("{}")
-    status, _, err = call(tmp_path, "report", "runs/one")
+def test_files_that_lost_their_content_are_named(compressed, call):
+    kept = (compressed / "runs/one/survey.json").read_text()
+    (compressed / "runs/one/survey.json").write_text("{}")
+    status, _, err = call(compressed, "report", "runs/one")
     assert (status, "a file of runs/one has lost its content" in err) == (1, True)
-    (tmp_path / "runs/one/survey.json").write_text(kept)
-    (tmp_path / "runs/one/original.safetensors").write_text("rubbish")
-    status, _, err = call(tmp_path, "export", "runs/one", "--format", "onnx")
+    (compressed / "runs/one/survey.json").write_text(kept)
+    (compressed / "runs/one/original.safetensors").write_text("rubbish")
+    status, _, err = call(compressed, "export", "runs/one", "--format", "onnx")
     assert (status, "original.safetensors is not a safetensors file" in err) == (1, True)
 
 
 @pytest.mark.slow
-def test_an_export_that_is_gone_is_made_again(tmp_path, call, net_file):
-    good = ("plan", f"{net_file}:build", "--input", "3x16x16", *NONE, *HALF, "--name", "one")
-    assert call(tmp_path, *good)[0] == 0
-    assert call(tmp_path, "compress", "runs/one")[0] == 0
-    assert call(tmp_path, "export", "runs/one", "--format", "onnx")[0] == 0
-    (tmp_path / "runs/one/artifacts/compressed.onnx").write_text("rubbish")
-    status, _, err = call(tmp_path, "export", "runs/one", "--format", "onnx")
+def test_an_export_that_is_gone_is_made_again(compressed, call):
+    assert call(compressed, "export", "runs/one", "--format", "onnx")[0] == 0
+    (compressed / "runs/one/artifacts/compressed.onnx").write_text("rubbish")
+    status, _, err = call(compressed, "export", "runs/one", "--format", "onnx")
     assert (status, "are gone or have changed: exporting them again" in err) == (0, True)
-    assert (tmp_path / "runs/one/artifacts/compressed.onnx").stat().st_size > 10_000
-    (tmp_path / "runs/one/artifacts/compressed.onnx").write_text("rubbish")
-    status, _, err = call(tmp_path, "export", "runs/one", "--format", "ptl")
+    assert (compressed / "runs/one/artifacts/compressed.onnx").stat().st_size > 10_000
+    (compressed / "runs/one/artifacts/compressed.onnx").write_text("rubbish")
+    status, _, err = call(compressed, "export", "runs/one", "--format", "ptl")
     assert (status, "have changed: `compress-export export runs/one --format onnx`" in err) == (0, True)
-    status, _, err = call(tmp_path, "report", "runs/one")
+    status, _, err = call(compressed, "report", "runs/one")
     assert (status, "do not ship this: compressed.onnx" in err) == (1, True)
 
 
@@ -381,17 +389,14 @@ def test_limits_are_checked_before_layers_are_probed(tmp_path, net_file, call):
     assert (status, "nowhere" in err, "Probing" in err) == (1, True, False)
 
 
-def test_an_edited_plan_is_cut_anew(tmp_path, net_file, call):
-    good = ("plan", f"{net_file}:build", "--input", "3x16x16", *NONE, *HALF, "--name", "one")
-    assert call(tmp_path, *good)[0] == 0
-    assert call(tmp_path, "compress", "runs/one")[0] == 0
-    path = tmp_path / "runs/one/plan.json"
+def test_an_edited_plan_is_cut_anew(compressed, call):
+    path = compressed / "runs/one/plan.json"
     plan = json.loads(path.read_text())
     plan["layers"][1] |= {"method": "keep", "rank": [], "reason": "by hand"}
     path.write_text(json.dumps(plan))
-    status, _, err = call(tmp_path, "compress", "runs/one")
+    status, _, err = call(compressed, "compress", "runs/one")
     assert (status, "has been edited: compressing again" in err) == (0, True)
-    assert json.loads((tmp_path / "runs/one/compressed.json").read_text())["plan"]["layers"][1]["method"] == "keep"
+    assert json.loads((compressed / "runs/one/compressed.json").read_text())["plan"]["layers"][1]["method"] == "keep"
 
 
 TIED = """
@@ -412,16 +417,12 @@ def test_tied_weights_survive_a_run_of_their_own_files(tmp_path, call):
 
 
 @pytest.mark.slow
-def test_a_full_disk_during_export_is_one_message(tmp_path, net_file, call):
-    good = ("plan", f"{net_file}:build", "--input", "3x16x16", *NONE, *HALF, "--name", "one")
-    assert call(tmp_path, *good)[0] == 0
-    assert call(tmp_path, "compress", "runs/one")[0] == 0
-
+def test_a_full_disk_during_export_is_one_message(compressed):
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
     words = [sys.executable, "-m", "compress_export", "export", "runs/one", "--format", "onnx"]
-    done = subprocess.run(words, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=compressed, preexec_fn=limit, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-    assert not list((tmp_path / "runs/one/artifacts").rglob("*.onnx"))
+    assert not list((compressed / "runs/one/artifacts").rglob("*.onnx"))
