@@ -17,6 +17,7 @@ import msgspec
 from bench.run_files import RUN_VERSION, RunFile, check_version
 from compress_export.errors import InputError
 from compress_export.settings import (
+    RENAMED,
     ExportSettings,
     PlanSettings,
     Section,
@@ -54,6 +55,14 @@ OUTPUTS: dict[str, tuple[RunFile, ...]] = {
     ),
 }
 """Files of each section, in the order in which one depends on the other: changing a section ends all that follow."""
+
+EARLIER_KEYS: dict[str, Mapping[str, str]] = {
+    RunFile.ACCURACY: {"cut": "untuned"},
+    RunFile.TRAINING: {"cut": "layers"},
+    RunFile.TUNING: {"cut": "layers"},
+    RunFile.SHARING: {"cut": "layers"},
+}
+"""Keys of the files of earlier runs by their names of today, as which they are read; RENAMED has those of settings."""
 
 UNFINISHED = (
     ".*.partial",
@@ -109,7 +118,7 @@ class RunDirectory:
     def read_json(self, name: str) -> Any:
         """The content of a JSON file. InputError if it is none: only an edit or a fault of the disk can make it so."""
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            return _renamed(json.loads((self.path / name).read_text(encoding="utf-8")), EARLIER_KEYS.get(name, {}))
         except ValueError as error:
             raise InputError(f"{self.path / name} is no JSON any more ({error}); mend it, or remove the run") from error
 
@@ -133,13 +142,15 @@ class RunDirectory:
         if not self.has(name):
             return []
         text = (self.path / name).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        names = EARLIER_KEYS.get(name, {})
+        return [_renamed(json.loads(line), names) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def stored(self) -> RunSettings:
         """The settings of the run. RunError if a newer version of the tool wrote them, InputError if they are none."""
         content = self.read_json(RunFile.SETTINGS) if self.has(RunFile.SETTINGS) else {}
         if isinstance(content, dict):
             check_version(content.get("version", RUN_VERSION), self.path)
+            content = {name: _renamed(section, RENAMED) for name, section in content.items()}
         try:
             return msgspec.convert(content, RunSettings)
         except msgspec.ValidationError as error:
@@ -188,6 +199,11 @@ class RunDirectory:
         if not self.has(name):
             raise InputError(f"{self.path} has no {name}; write it with `compress-export {verb}`")
         return self.path / name
+
+
+def _renamed(found: Any, names: Mapping[str, str]) -> Any:
+    """The JSON object with keys of an earlier version by their names of today; anything else as it is."""
+    return {names.get(key, key): value for key, value in found.items()} if isinstance(found, dict) else found
 
 
 def existing_run(path: Path) -> RunDirectory:

@@ -22,12 +22,12 @@ DEFAULT_RECIPE = "default"
 DIGITS_EPOCHS = 12
 
 Optimizer = Literal["adamw", "sgd"]
-RateShape = Literal["cosine", "step", "one-cycle"]
+RateSchedule = Literal["cosine", "step", "one-cycle"]
 Costs = Literal["measured", "counted"]
 Quantize = Literal["none", "int8"]
 Fit = Literal["outputs", "weights"]
-Trained = Literal["all", "new", "downstream"]
-CutOrder = Literal["network", "sensitive"]
+Trainable = Literal["all", "new", "downstream"]
+LayerOrder = Literal["network", "sensitive"]
 
 LIMIT = "a limit with its unit"
 NAMES = "names between commas"
@@ -80,7 +80,7 @@ class SourceSettings:
 @dataclass(frozen=True)
 class PlanSettings:
     """The goal of the plan, or the plan file that is replayed. `recipe` names the system whose settings the others are,
-    where nothing else was set. `optimizer`, `rate` and `rate_shape` train the probes of the sensitivity rule."""
+    where nothing else was set. `optimizer`, `rate` and `rate_schedule` train the probes of the sensitivity rule."""
 
     rank_rule: str = setting("budget", "budget (the limits), none, or equal-error, sensitivity, vbmf: one method for "
                              "each kind of layer.", takes="the name of a rank rule")  # fmt: skip
@@ -105,7 +105,7 @@ class PlanSettings:
     plan_sha256: str | None = None
     optimizer: Optimizer = setting("adamw", "Optimizer of the sensitivity rule's probes.")
     rate: float = setting(3e-4, "Learning rate of the sensitivity rule's probes.", least=ABOVE_0)
-    rate_shape: RateShape = setting("cosine", "Learning-rate schedule of the sensitivity rule's probes.")
+    rate_schedule: RateSchedule = setting("cosine", "Learning-rate schedule of the sensitivity rule's probes.")
     recipe: str = DEFAULT_RECIPE
 
 
@@ -122,13 +122,15 @@ class TuneSettings:
                                          "parts of one.", least=ABOVE_0)  # fmt: skip
     optimizer: Optimizer = setting("adamw", "Optimizer; the papers take sgd.")
     rate: float | None = setting(3e-4, "Learning rate.", least=ABOVE_0)
-    rate_shape: RateShape = setting("cosine", "Learning-rate schedule within a step.")
-    rate_step: float = setting(5, "With rate_shape step: epochs after which the rate falls to a tenth.", least=ABOVE_0)
+    rate_schedule: RateSchedule = setting("cosine", "Learning-rate schedule within a step.")
+    rate_step: float = setting(
+        5, "With rate_schedule step: epochs after which the rate falls to a tenth.", least=ABOVE_0
+    )
     patience: int | None = setting(None, "End a step when the accuracy on the validation split has not risen for so "
                                    "many epochs.  [default: run all]", least=1)  # fmt: skip
-    cut_order: CutOrder = setting("network", "Compress layers in the order in which they run, or the most sensitive "
+    order: LayerOrder = setting("network", "Compress layers in the order in which they run, or the most sensitive "
                                   "first.")  # fmt: skip
-    trained: Trained = setting("all", "Trainable layers: all, the new factors, or them and what runs after them.")
+    trainable: Trainable = setting("all", "Trainable layers: all, the new factors, or them and what runs after them.")
     distill: bool | None = setting(None, "Learn from the original network's logits too.  [default: where more than 8 "
                                    "layers are compressed]")  # fmt: skip
     unlabelled: str | None = setting(None, "With distill: a folder of images without labels to learn from too.",
@@ -294,6 +296,9 @@ def _settable() -> Iterator[Setting]:
 
 SETTINGS = {each.name: each for each in _settable()}
 """Every setting by its dotted name, in the order of the sections and of their fields."""
+
+RENAMED = {"rate_shape": "rate_schedule", "cut_order": "order", "trained": "trainable"}
+"""Fields by their earlier names, which settings.json of earlier runs has; options and `--set` say the new one."""
 
 
 def recipe_values(recipe: Recipe) -> dict[str, object]:

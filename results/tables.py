@@ -40,7 +40,7 @@ def study_command(lines: Sequence[TrainedLine]) -> str:
     settings = {
         "fine_tune.optimizer": optimizer if optimizer != "adamw" else None,
         "fine_tune.rate": rate,
-        "fine_tune.rate_shape": shape,
+        "fine_tune.rate_schedule": shape,
         "source.batch": cell.course.rpartition(" ")[2],
         "source.images": cell.images,
     }

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from compress_export.console import output_options, set_output
 from compress_export.errors import InputError, nearest
-from compress_export.settings import GROUPS, SETTINGS, Setting, said
+from compress_export.settings import GROUPS, RENAMED, SETTINGS, Setting, said
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 RUN, FILES, MEASURING = "The run", "Files", GROUPS["bench"]
@@ -43,6 +43,9 @@ def find_setting(name: str, sections: Iterable[str], where: str) -> Setting:
     known = [each for each in SETTINGS if each.partition(".")[0] in sections]
     if name in known:
         return SETTINGS[name]
+    section, _, own = name.partition(".")
+    if own in RENAMED and f"{section}.{RENAMED[own]}" in known:
+        raise InputError(f"{where} {name} has another name now: {section}.{RENAMED[own]}; pass that one")
     if name in SETTINGS:
         raise InputError(f"{where} {name}: this command takes settings of {', '.join(sections)} alone; leave it out")
     raise InputError(
@@ -78,6 +81,7 @@ class GroupedCommand(click.Command):
         except click.NoSuchOption as error:
             sections: tuple[str, ...] = getattr(self.callback, "sections", ())
             name = error.option_name.removeprefix("--").replace("-", "_")
+            name = RENAMED.get(name, name)
             index = next(index for index, word in enumerate(words) if word.partition("=")[0] == error.option_name)
             text = words[index].partition("=")[2] or next(iter(words[index + 1 : index + 2]), "VALUE")
             moved = []

@@ -145,7 +145,7 @@ def _cells(grid: str, chosen: StudyOptions, source: SourceSettings, tune: TuneSe
     # tells networks of one name apart: where files lie, and what differs between cells, is no part of it
     identity = [source.network_sha256, weights, source.input, source.mean, source.std, source.train]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    course = f"{tune.optimizer} {tune.rate} {tune.rate_shape}, batches of {source.batch}"
+    course = f"{tune.optimizer} {tune.rate} {tune.rate_schedule}, batches of {source.batch}"
     return [
         replace(cell, epochs=chosen.epochs or cell.epochs)
         for cell in cells_of(grid, network, source.data, course, source.images, digest)

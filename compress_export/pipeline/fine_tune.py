@@ -41,7 +41,7 @@ def fine_tune_stage(
         return context.load_module(plan, RunFile.TUNED_WEIGHTS)
     run.begin("tune", settings, stale)
     run.clear_from("share")  # files of the network as it was before
-    if settings.cut_order == "sensitive":
+    if settings.order == "sensitive":
         network = context.network.module
         evaluator = Evaluator(network, data.validation, device=context.group.device)
         losses: dict[str, float] = {}  # divergence of the outputs when each layer alone is factored as planned
@@ -89,7 +89,7 @@ def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: n
         context.settle_statistics(module, before)
 
     title = f"Fine-tuning, {settings.schedule}, {len(plan.factored)} layers"
-    text = "{0.cut}: top-1 on the validation split {0.top1:.1f} %".format
+    text = "{0.layers}: top-1 on the validation split {0.top1:.1f} %".format
     with logged_training(context.run, title, RunFile.TUNING, text) as watch:
         tuned, _rows = fine_tune(
             original,
@@ -119,12 +119,12 @@ def options_of(settings: TuneSettings, seed: int, layers: int, origin: str) -> T
     return TrainOptions(
         settings.optimizer,
         settings.rate or RECIPES[settings.recipe].rate,
-        settings.rate_shape,
+        settings.rate_schedule,
         step_epochs=settings.rate_step,
         patience=settings.patience,
         best=keeps_best(origin, settings.regularizer),
         seed=seed,
-        trainable=settings.trained,
+        trainable=settings.trainable,
         distillation=Distillation() if distill else None,
         regularizer=regularization_of(settings),
     )

@@ -283,7 +283,7 @@ def probe_layers(
         [context.survey.layer(name) for name in names],
         context.data.train,
         context.data.validation,
-        TrainOptions(settings.optimizer, settings.rate, settings.rate_shape, seed=context.seed),
+        TrainOptions(settings.optimizer, settings.rate, settings.rate_schedule, seed=context.seed),
         known,
         found,
         watch,

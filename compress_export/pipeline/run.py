@@ -298,7 +298,7 @@ def _modules(context: RunContext, compressed: nn.Module, tuned: nn.Module, share
     """The networks whose accuracy is recorded, by their names in accuracy.json."""
     modules = {ORIGINAL: context.network.module, COMPRESSED: shared}
     if tuned is not compressed:
-        modules["cut"] = compressed
+        modules["untuned"] = compressed
     return modules if shared is tuned else {**modules, "unshared": tuned}
 
 

@@ -355,7 +355,7 @@ def layers_table(report: Report) -> Table:
 
 def epochs_table(epochs: Iterable[Epoch]) -> Table:
     rows = [
-        (row.cut, str(row.epoch), "" if row.loss is None else f"{row.loss:.4f}", percent(row.top1)) for row in epochs
+        (row.layers, str(row.epoch), "" if row.loss is None else f"{row.loss:.4f}", percent(row.top1)) for row in epochs
     ]
     return Table(("factorized", "epoch", "training loss", "validation top-1"), rows)
 

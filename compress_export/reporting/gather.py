@@ -243,7 +243,7 @@ def _accuracy_change(rows: Mapping[str, NetworkAccuracy], outputs: int) -> Accur
         gained=sum(after and not before for before, after in pairs),
         lost=sum(before and not after for before, after in pairs),
         changed=sum(a != b for a, b in zip(first.predictions, last.predictions, strict=True)),
-        untuned_top1=rows["cut"].top1 if "cut" in rows else None,
+        untuned_top1=rows["untuned"].top1 if "untuned" in rows else None,
     )
 
 

@@ -192,13 +192,13 @@ class FormatRow:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Validation top-1 in percent after an epoch; epoch 0 follows directly on the factorization of the layers `cut`.
+    """Validation top-1 in percent after an epoch; epoch 0 follows directly on the factorization of `layers`.
 
     The last epoch that is `kept` is the one whose weights fine-tuning returned.
     """
 
     step: int
-    cut: str
+    layers: str
     epoch: int
     loss: float | None
     top1: float

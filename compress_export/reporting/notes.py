@@ -47,7 +47,7 @@ def plan_notes(plan: Plan, changed: bool) -> list[str]:
 
 def tuning_notes(accuracy: Mapping[str, NetworkAccuracy]) -> list[str]:
     """A note that fine-tuning lowered the test accuracy, where the difference is significant (McNemar's test)."""
-    factorized, tuned = accuracy.get("cut"), accuracy.get("unshared", accuracy["compressed"])
+    factorized, tuned = accuracy.get("untuned"), accuracy.get("unshared", accuracy["compressed"])
     if factorized is None or tuned.top1 >= factorized.top1:
         return []
     p = mcnemar(factorized.correct, tuned.correct, [True] * len(tuned.correct)).p

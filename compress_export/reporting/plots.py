@@ -85,7 +85,7 @@ def tuning(report: Report) -> Plot | None:
         else:
             named = starts[:: 1 + (len(starts) - 1) // LABELS]
             labels = []
-            for names in (rows[index].cut for index in named):  # the end of a layer's name, or the number of layers
+            for names in (rows[index].layers for index in named):  # the end of a layer's name, or the number of layers
                 several = names.count(", ")
                 name = names if len(names) <= LONGEST else f"…{names[1 - LONGEST :]}"
                 labels.append(f"{several + 1} layers" if several else name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from compress_export.settings import Fit, PlanSettings, Trained, TuneSettings
+from compress_export.settings import Fit, PlanSettings, Trainable, TuneSettings
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class System:
     fit: Fit = "weights"
     schedule: str = "one-shot"
     distill: bool = False
-    trained: Trained = "all"
+    trainable: Trainable = "all"
 
     def plan(self, budget: str) -> PlanSettings:
         return PlanSettings(
@@ -32,7 +32,7 @@ class System:
             schedule=self.schedule,
             epochs=1,
             total_epochs=epochs,
-            trained=self.trained,
+            trainable=self.trainable,
             distill=self.distill,
         )
 
@@ -47,8 +47,8 @@ SYSTEMS: dict[str, System] = {
     "cp-tpm": CP_TPM,
     "cp-tpm, iterative": replace(CP_TPM, schedule="iterative"),
     "cp-tpm, hybrid": replace(CP_TPM, schedule="hybrid"),
-    "cp-tpm, new factors alone": replace(CP_TPM, schedule="iterative", trained="new"),
-    "cp-tpm, downstream": replace(CP_TPM, schedule="iterative", trained="downstream"),
+    "cp-tpm, new factors alone": replace(CP_TPM, schedule="iterative", trainable="new"),
+    "cp-tpm, downstream": replace(CP_TPM, schedule="iterative", trainable="downstream"),
     "cp-tpm, ranks by budget": System(("cp", "svd")),
     "cp-als, sensitivity": System(("cp-als", "svd"), "sensitivity"),
     "cp-als": System(("cp-als", "svd")),

@@ -112,8 +112,11 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def to_line(found: Mapping[str, Any]) -> Line:
-    """A line from its JSON object. ValidationError if it is none."""
-    return msgspec.convert(found, CountedLine) if "counted" in found else msgspec.convert(found, TrainedLine)
+    """A line from its JSON object; an earlier one calls the untuned network `cut`. ValidationError if it is none."""
+    if "counted" in found:
+        return msgspec.convert(found, CountedLine)
+    top1 = {"untuned" if name == "cut" else name: value for name, value in found.get("top1", {}).items()}
+    return msgspec.convert({**found, "top1": top1}, TrainedLine)
 
 
 def add_line(path: Path, line: Line) -> None:
@@ -165,8 +168,8 @@ def trained_table(lines: Sequence[Line]) -> Table:
     images, so their predictions are not put together. The stability is the largest sum of squared norms of a CP's terms
     over the kernel's; above 1 they cancel each other.
     """
-    table = [["network", "MACs", "system", "seeds", "epochs, course", "fewer MACs", "mean error",
-              "largest stability", "cut", "tuned", "lost", "flipped", "ours - this", "p", "times faster"]]  # fmt: skip
+    table = [["network", "MACs", "system", "seeds", "epochs, course", "fewer MACs", "mean error", "largest stability",
+              "untuned", "tuned", "lost", "flipped", "ours - this", "p", "times faster"]]  # fmt: skip
     groups = groups_of(lines)
     for (network, data, budget, course, system), own in groups.items():
         reference = {line.cell.seed: line for line in groups.get((network, data, budget, course, REFERENCE), [])}
@@ -188,7 +191,7 @@ def trained_table(lines: Sequence[Line]) -> Table:
                 f"{mean(line.macs[0] / line.macs[1] for line in own):.2f}x",
                 f"{mean(error for line in own for error in line.errors.values()):.3f}",
                 f"{max(stability):.2f}" if stability else "",
-                spread([line.top1.get("cut", line.top1["compressed"]) for line in own]),
+                spread([line.top1.get("untuned", line.top1["compressed"]) for line in own]),
                 spread(after),
                 f"{mean(before) - mean(after):.2f}",
                 f"{mean(map(_flipped, own)):.1f} %",
@@ -231,8 +234,8 @@ def _faster(own: Sequence[TrainedLine]) -> str:
 
 def ours_table(lines: Sequence[Line]) -> Table:
     """Ours on all training images, tuned longest: top-1 in percent of the test images, of the original, cut, tuned."""
-    table = [["network", "data", "fewer MACs", "fewer parameters", "times faster", "top-1", "cut", "tuned", "flipped",
-              "epochs", "seeds"]]  # fmt: skip
+    table = [["network", "data", "fewer MACs", "fewer parameters", "times faster", "top-1", "untuned", "tuned",
+              "flipped", "epochs", "seeds"]]  # fmt: skip
     for (network, data, *_), own in longest_of_ours(lines).items():
         table.append(
             [
@@ -241,7 +244,7 @@ def ours_table(lines: Sequence[Line]) -> Table:
                 f"{mean(line.macs[0] / line.macs[1] for line in own):.2f}x",
                 f"{mean(line.parameters[0] / line.parameters[1] for line in own):.2f}x",
                 _faster(own),
-                *(spread([line.top1[name] for line in own]) for name in ("original", "cut", "compressed")),
+                *(spread([line.top1[name] for line in own]) for name in ("original", "untuned", "compressed")),
                 f"{mean(map(_flipped, own)):.1f} %",
                 f"{own[0].cell.epochs:g}",
                 str(len(own)),

@@ -108,7 +108,7 @@ class Recipe:
     total_epochs: float | None = None
     optimizer: Literal["adamw", "sgd"] = "adamw"
     rate: float = 3e-4
-    rate_shape: Literal["cosine", "step", "one-cycle"] = "cosine"
+    rate_schedule: Literal["cosine", "step", "one-cycle"] = "cosine"
     rate_step: int = 5
     distill: bool | None = None
     paces: tuple[Pace, ...] = ()
@@ -126,7 +126,7 @@ _SGD = Recipe(
     epochs=15,
     optimizer="sgd",
     rate=1e-3,
-    rate_shape="step",
+    rate_schedule="step",
     distill=False,
 )
 """Settings that the papers of 2015 to 2018 have in common."""

@@ -91,7 +91,7 @@ class EpochRow:
     """
 
     step: int
-    cut: str
+    layers: str
     epoch: int
     epochs: int
     loss: float | None
@@ -168,8 +168,8 @@ def fit(
     state = course.state
     while state.step < len(steps):
         if course.optimizer is None:
-            if course.step.cut:
-                factorize(network.to("cpu"), course.step.cut)
+            if course.step.layers:
+                factorize(network.to("cpu"), course.step.layers)
             course.begin_step()
             state.epoch, state.best, state.since_best = 0, -1.0, 0
             course.record(None)
@@ -234,7 +234,7 @@ class _Course:
         values = {each.name: stored[each.name] for each in fields(_State)}
         self.state = _State(**values | {"rows": [EpochRow(**row) for row in stored["rows"]]})
         for step in self.steps[: self.state.step + 1]:
-            skeleton(self.network, step.cut)
+            skeleton(self.network, step.layers)
         self.network.load_state_dict(stored["weights"])
         self.begin_step(stored["optimizer"])
         for row in self.state.rows:
@@ -243,7 +243,7 @@ class _Course:
     def begin_step(self, stored: dict[str, Any] | None = None) -> None:
         """Chooses the step's trainable layers, makes its optimizer and takes this process's shard of the batches."""
         network, options = self.network.to(memory_format=layout_on(self.group.device)), self.options
-        new = [layer.name for layer in self.step.cut]
+        new = [layer.name for layer in self.step.layers]
         looks = (options.trainable == "downstream" and new) or options.regularizer is not None
         images = next(iter(self.loader))[0] if looks else torch.empty(0)
         images = images.to(next(network.parameters()).device)

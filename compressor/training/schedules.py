@@ -19,7 +19,7 @@ class Step:
     """Layers to factorize, then epochs of training. `batch` and `rate`, where given, replace those of the fit;
     `images` are those of one epoch, drawn anew each time, where it is not all of them."""
 
-    cut: tuple[LayerPlan, ...]
+    layers: tuple[LayerPlan, ...]
     epochs: int
     batch: int | None = None
     rate: float | None = None
@@ -27,7 +27,7 @@ class Step:
 
     @property
     def title(self) -> str:
-        names = [layer.name for layer in self.cut]
+        names = [layer.name for layer in self.layers]
         return ", ".join(names) if len(names) <= FEW else f"{names[0]} to {names[-1]}, {len(names)} layers"
 
 

@@ -42,7 +42,11 @@ def report_run(path, data="digits", times=True, **options):
     (path / "accuracy.json").unlink()
     if data:
         edit(path, "settings.json", lambda value: value | {"tune": plain(TuneSettings(epochs=1))})
-        answers = {"original": ([1, 2, 3, 4], 100.0), "cut": ([0, 0, 3, 4], 50.0), "compressed": ([1, 2, 3, 0], 75.0)}
+        answers = {
+            "original": ([1, 2, 3, 4], 100.0),
+            "untuned": ([0, 0, 3, 4], 50.0),
+            "compressed": ([1, 2, 3, 0], 75.0),
+        }
         write(path, "accuracy.json", {name: predictions(*each) for name, each in answers.items()})
         rows = (
             [epoch("", 0, None, 10.0), epoch("", 1, 0.7, 98.0)],
@@ -75,8 +79,8 @@ def predictions(answers, top1):
     return {"top1": top1, "top5": 100.0, "correct": correct, "predictions": answers}
 
 
-def epoch(cut, number, loss, top1):
-    return {"step": 0, "cut": cut, "epoch": number, "epochs": 1, "loss": loss, "top1": top1}
+def epoch(layers, number, loss, top1):
+    return {"step": 0, "layers": layers, "epoch": number, "epochs": 1, "loss": loss, "top1": top1}
 
 
 def write(path, name, value):

@@ -114,3 +114,17 @@ def test_a_run_of_a_newer_version_is_left_alone(tmp_path):
     with pytest.raises(RunError, match="its files have version 2, this one reads up to 1; update it"):
         RunDirectory(tmp_path).stored()
     assert (tmp_path / "settings.json").read_text() == '{"version": 2}'
+
+
+def test_earlier_names_are_read_as_those_of_today(run):
+    """Settings, the key of the layers of a step, and the network that was not tuned yet."""
+    tune = {"rate_shape": "step", "cut_order": "sensitive", "trained": "new", "epochs": 4}
+    (run / "settings.json").write_text(json.dumps({"version": 1, "plan": {"rate_shape": "one-cycle"}, "tune": tune}))
+    assert run.stored().plan == PlanSettings(rate_schedule="one-cycle")
+    assert run.stored().tune == TuneSettings(rate_schedule="step", order="sensitive", trainable="new", epochs=4)
+    (run / "accuracy.json").write_text('{"original": {"top1": 90.0}, "cut": {"top1": 80.0}}')
+    assert run.read_json("accuracy.json") == {"original": {"top1": 90.0}, "untuned": {"top1": 80.0}}
+    (run / "tuning.jsonl").write_text('{"step": 0, "cut": "conv1", "epoch": 1}\n')
+    assert run.read_lines("tuning.jsonl") == [{"step": 0, "layers": "conv1", "epoch": 1}]
+    (run / "losses.jsonl").write_text('{"layer": "a", "cut": 1}\n')
+    assert run.read_lines("losses.jsonl") == [{"layer": "a", "cut": 1}]

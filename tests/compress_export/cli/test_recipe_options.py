@@ -28,7 +28,7 @@ def settings(*words):
 def test_a_recipe_sets_what_nobody_asked_for():
     plan, tune = settings("--recipe", "cp-tpm-2017")
     assert (plan.rank_rule, plan.fit, plan.recipe) == ("sensitivity", "weights", "cp-tpm-2017")
-    assert (tune.schedule, tune.epochs, tune.optimizer, tune.rate, tune.rate_shape, tune.rate_step) == (
+    assert (tune.schedule, tune.epochs, tune.optimizer, tune.rate, tune.rate_schedule, tune.rate_step) == (
         "iterative", 15, "sgd", None, "step", 5)  # fmt: skip
 
 
@@ -147,9 +147,9 @@ def test_every_recipe_plans_cuts_and_tunes(tmp_path, net_file, digits_weights, r
         assert {row.method for row in made.factored if row.method != "svd"} <= {
             {"tucker-vbmf-2015": "tucker", "cp-als": "cp-als"}.get(recipe, "cp")
         }
-    cuts = [row["cut"] for row in run.read_lines("tuning.jsonl") if row["epoch"] == 0]
+    cuts = [row["layers"] for row in run.read_lines("tuning.jsonl") if row["epoch"] == 0]
     names = [row.name for row in made.factored]
     assert cuts == ([", ".join(names)] if tune.schedule in ("auto", "one-shot") else names)
     top1 = {name: row["top1"] for name, row in run.read_json("accuracy.json").items()}
     assert top1["original"] > 85
-    assert top1["compressed"] > max(top1["cut"] - 3, 40)
+    assert top1["compressed"] > max(top1["untuned"] - 3, 40)

@@ -153,7 +153,7 @@ def test_the_verb_shares_and_exports_what_the_packed_file_holds(steps, folder, c
     sizes = [(steps / name).stat().st_size for name in ("tuned.safetensors", "shared.safetensors")]
     assert sizes[1] < 0.25 * sizes[0]
     accuracy = json.loads((steps / "accuracy.json").read_text())
-    assert set(accuracy) == {"original", "compressed", "cut", "unshared"}
+    assert set(accuracy) == {"original", "compressed", "untuned", "unshared"}
     assert accuracy["compressed"]["top1"] > 60
     assert call(folder, "compress", steps)[0] == 0
     assert json.loads((steps / "accuracy.json").read_text()) == accuracy  # still that of the shared network

@@ -149,7 +149,7 @@ def test_the_verbs_alone_read_what_the_one_before_wrote(folder, net_file, call):
     assert call(folder, "compress", run)[0] == 0
     assert call(folder, "tune", run, "--set", "fine_tune.schedule=one-shot", "--epochs", "1")[0] == 0
     factored = [layer["name"] for layer in json.loads((run / "plan.json").read_text())["layers"] if layer["rank"]]
-    assert rows(run / "tuning.jsonl")[-1]["cut"] == ", ".join(factored) != ""
+    assert rows(run / "tuning.jsonl")[-1]["layers"] == ", ".join(factored) != ""
     assert call(folder, "export", run, "--format", "onnx")[0] == 0
     assert call(folder, "bench", run, "--set", "bench.cap=0.1")[0] == 0
     assert call(folder, "bench", run, "--set", "bench.cap=0.1")[0] == 0

@@ -229,14 +229,14 @@ def test_a_command_with_backticks_stays_inside_its_fence(tmp_path):
         "alexnet-caffe --data imagenet --data-root '/my data' --ranks astrid-lee-2017"
         " --set fine_tune.optimizer=sgd --set fine_tune.rate=0.001",
         "alexnet --data digits --train 4 --set fine_tune.schedule=one-shot --epochs 5"
-        " --set fine_tune.patience=2 --set fine_tune.rate_shape=step --set fine_tune.rate_step=3",
+        " --set fine_tune.patience=2 --set fine_tune.rate_schedule=step --set fine_tune.rate_step=3",
         "alexnet --data digits --recipe cp-tpm-2017",
         "alexnet --data digits --recipe cp-tpm-2017 --set fine_tune.optimizer=adamw --set plan.rank_rule=budget"
         " --set fine_tune.rate=0.001",
         "alexnet --data digits --recipe tucker-vbmf-2015 --set plan.fit=outputs --set fine_tune.schedule=auto"
         " --epochs 2 --set fine_tune.distill=true",
         "alexnet --data digits --recipe cp-als --set plan.rank_rule=equal-error --set fine_tune.epochs_scale=0.2",
-        "alexnet --data digits --recipe cp-als --ranks features.3=40 --set fine_tune.rate_shape=cosine",
+        "alexnet --data digits --recipe cp-als --ranks features.3=40 --set fine_tune.rate_schedule=cosine",
         "alexnet --data digits --recipe on-the-fly-2015 --share 4x16 --set share.share_epochs=1",
     ],
 )

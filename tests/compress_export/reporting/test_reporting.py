@@ -39,7 +39,7 @@ def accuracy(right, images=100):
 
 
 def test_tuning_that_made_the_network_worse_is_told_where_the_images_tell():
-    worse = {"original": accuracy(99), "cut": accuracy(90), "compressed": accuracy(84)}
+    worse = {"original": accuracy(99), "untuned": accuracy(90), "compressed": accuracy(84)}
     assert tuning_notes(worse) == [
         "Fine-tuning made the network worse: top-1 was 90.00 % before it and is 84.00 % (McNemar's p 0.03); try a "
         "smaller fine_tune.rate, or fine_tune.distill, or leave it out with --epochs 0."

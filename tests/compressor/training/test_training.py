@@ -58,7 +58,7 @@ def test_a_schedule_cuts_every_layer_and_heals(schedule):
     fit(module, train, validation, (Step((), 6),), QUICK)
     rows = fit(module, train, validation, SCHEDULES[schedule](PLAN, 4), QUICK, cut)
     assert [len(module[place]) for place in (0, 3, 7)] == [3, 3, 2]
-    cuts = [row.cut for row in rows if row.epoch == 0]
+    cuts = [row.layers for row in rows if row.epoch == 0]
     assert cuts == (["0, 3, 7"] if schedule in ("auto", "one-shot") else ["0", "3", "7"])
     assert rows[-1].top1 > 80
 
