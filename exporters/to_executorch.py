@@ -34,7 +34,7 @@ def export(program: ExportedProgram, path: Path) -> Written:
     try:
         from exporters.graph_passes import write_out_hardsigmoids
 
-        with quiet(), half_convolutions():
+        with quiet(), half_convolutions(), patterns_of(program):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
@@ -84,6 +84,27 @@ def half_convolutions() -> Iterator[None]:
         yield
     finally:
         visitors[_CONVOLUTION] = conv2d
+
+
+@contextmanager
+def patterns_of(program: ExportedProgram) -> Iterator[None]:
+    """Has XNNPACK look for bilinear upsampling and for attention only where the program's operators may be some.
+
+    It exports networks of them first, to know their graphs: two thirds of the time of a process's first export, to find
+    nothing in most CNNs.
+    """
+    from executorch.backends.xnnpack.partition.graphs import bilinear_2d, sdpa
+
+    operators = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    upsampling, attention = bilinear_2d.get_graphs_dict, sdpa.get_graphs
+    if not any(name in operator for operator in operators for name in ("upsample", "index")):
+        bilinear_2d.get_graphs_dict = dict
+    if not any(name in operator for operator in operators for name in ("softmax", "attention")):
+        sdpa.get_graphs = list
+    try:
+        yield
+    finally:
+        bilinear_2d.get_graphs_dict, sdpa.get_graphs = upsampling, attention
 
 
 def load(path: Path, threads: int) -> Runner:

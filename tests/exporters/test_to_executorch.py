@@ -40,6 +40,29 @@ def test_a_batch_norm_that_could_not_be_folded_is_delegated(tmp_path):
     assert export(capture(module, images()), tmp_path / "x.pte").fallbacks == ()
 
 
+@pytest.mark.parametrize(
+    ("layer", "upsampling", "attention"),
+    [
+        (nn.ReLU(), False, False),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), True, False),
+        (nn.Softmax(dim=-1), False, True),
+    ],
+    ids=["neither", "bilinear", "softmax"],
+)
+def test_graphs_are_only_looked_for_where_they_may_be(tmp_path, monkeypatch, layer, upsampling, attention):
+    from executorch.backends.xnnpack.partition.graphs import bilinear_2d, sdpa
+
+    looked, places = [], ((bilinear_2d, "get_graphs_dict"), (sdpa, "get_graphs"))
+    for module, name in places:
+        whole = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda name=name, whole=whole: looked.append(name) or whole())
+    before = [getattr(module, name) for module, name in places]
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), layer).eval()
+    assert export(capture(module, images()), tmp_path / "x.pte").fallbacks == ()
+    assert [name in looked for _, name in places] == [upsampling, attention]
+    assert [getattr(module, name) for module, name in places] == before
+
+
 class SingularValues(nn.Module):
     def forward(self, image):
         return torch.linalg.svdvals(image.flatten(2)).flatten(1)
