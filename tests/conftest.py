@@ -35,12 +35,29 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+LONGEST = (
+    "compress_export/models/test_torchvision_networks.py",
+    "compress_export/pipeline/test_pipeline.py",
+    "bench/phone/test_phone.py",
+    "compress_export/pipeline/test_distributed.py",
+    "test_wheel.py",
+    "exporters/test_export_all.py",
+    "exporters/test_export.py",
+    "compress_export/latency/test_layer_times.py",
+    "compress_export/cli/test_study.py",
+    "compress_export/cli/test_bad_input.py",
+    "bench/simulator/test_arm.py",
+)
+"""Files that take most time, longest first, so that two processes which share the files end together."""
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Files whose tests read the demo come last, those that read it most first: it runs beside all the others, and the
-    first that reads it waits for it."""
+    """The longest files come first. Those whose tests read the demo come last, those that read it most first: it runs
+    beside all the others, and the first that reads it waits for it."""
     readers = Counter(item.path for item in items if "demo" in item.fixturenames)
-    items.sort(key=lambda item: (item.path in readers, -readers[item.path]))
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (item.path in readers, -readers[item.path], places.get(item.path, len(places))))
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,37 +17,38 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 EXECUTED = [name for name, kind in FORMATS.items() if kind.runs_here]
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """exported(format) is the small network's Artifact in that format, alone in its folder, written once."""
+    made = {}
+
+    def artifact_of(name):
+        if name not in made:
+            path = tmp_path_factory.mktemp("exported") / f"compressed.{name}"
+            made[name] = export(small_network(), images(), name, path, images=images().numpy())
+        return made[name]
+
+    return artifact_of
+
+
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_a_file_that_matches_the_module(tmp_path, name):
-    path = tmp_path / f"compressed.{name}"
-    artifact = export(small_network(), images(), name, path, images=images().numpy())
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+def test_every_format_gives_a_file_that_matches_the_module(exported, tmp_path, name):
+    artifact = exported(name)
+    path = artifact.path
+    assert [entry.name for entry in path.parent.iterdir()] == [f"compressed.{name}"]
     assert (artifact.bytes, artifact.sha256) == size_and_sha256(path)
     assert (artifact.network, artifact.format, artifact.input) == ("compressed", name, (1, 3, SIZE, SIZE))
     assert list(artifact.toolkits) == list(FORMATS[name].requires)
     assert artifact.not_delegated == ()
     assert artifact.verdict == ("passed" if name in EXECUTED else "not executed")
-    write_artifacts(tmp_path / "artifacts.json", [artifact])
-    assert read_artifacts(tmp_path / "artifacts.json") == (artifact,)
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """exported(format) is the small network's file in that format, written once."""
-    folder, made = tmp_path_factory.mktemp("exported"), {}
-
-    def path_of(name):
-        if name not in made:
-            made[name] = folder / f"x.{name}"
-            assert export(small_network(), images(), name, made[name]).parity is None
-        return made[name]
-
-    return path_of
+    inside = replace(artifact, path=tmp_path / path.name)
+    write_artifacts(tmp_path / "artifacts.json", [inside])
+    assert read_artifacts(tmp_path / "artifacts.json") == (inside,)
 
 
 @pytest.mark.parametrize("name", EXECUTED)
 def test_a_loaded_file_gives_logits_of_its_own(exported, name):
-    run = FORMATS[name].load(exported(name), 2)
+    run = FORMATS[name].load(exported(name).path, 2)
     first = run(images()[:1].numpy())
     kept = first.copy()
     second = run(images()[1:2].numpy())
@@ -58,10 +61,11 @@ def test_a_loaded_file_gives_logits_of_its_own(exported, name):
 @pytest.mark.parametrize("name", EXECUTED)
 def test_parity_finds_a_file_of_another_network(exported, name):
     reference = logits_of(small_network(seed=1), images().numpy())
-    assert check(exported(name), name, images().numpy(), reference).relative_error > 0.1
+    assert check(exported(name).path, name, images().numpy(), reference).relative_error > 0.1
 
 
 def test_an_export_that_differs_from_its_reference_has_failed(tmp_path):
+    assert export(small_network(), images(), "ptl", tmp_path / "y.ptl").parity is None
     reference = logits_of(small_network(seed=1), images().numpy())
     artifact = export(
         small_network(), images(), "ptl", tmp_path / "x.ptl", images=images().numpy(), reference=reference

@@ -152,8 +152,8 @@ def test_a_device_that_is_none_is_refused():
 def test_other_runtimes(format, tmp_path, monkeypatch):
     monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path))
     with model(format=format) as costs:
-        costs.measure([*KEPT, *SPATIAL], lambda *_words: None)
-        assert all(costs.cost(variant) > 0 for variant in [*SPATIAL, *KEPT[:4]])
+        costs.measure([KEPT[0], SPATIAL[1]], lambda *_words: None)
+        assert all(costs.cost(variant) > 0 for variant in (KEPT[0], SPATIAL[1]))
         assert costs.network() > 0
 
 
