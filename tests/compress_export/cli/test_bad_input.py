@@ -86,7 +86,7 @@ SMALL = "the small network"
         (["squeezenet1_1", "--set", "plan.rank_rule=sensitivity", *NONE], "there is none to measure"),
         ([SMALL, "--keep-layers", "features.99", *COUNTED], "features.99"),
         ([SMALL, "--ranks", "8=999", *COUNTED], "SVD ranks go up to 48"),
-        ([SMALL, "--max-params", "1k", *COUNTED], "max-params 1k cannot be met: max-params "),
+        ([SMALL, "--max-params", "0.1k", *COUNTED], "max-params 0.1k cannot be met: max-params "),
         (["squeezenet1_1", "--input", "3x9x9", *NONE], "does not take a 3x9x9 image"),
         (["squeezenet1_1", "--weights", "missing.pt"], "there is no such file"),
         (["report", "runs/nothing"], "is no run directory; make one with `compress-export plan NETWORK`"),
