@@ -68,9 +68,9 @@ def kept_notes(epochs: Sequence[Epoch]) -> list[str]:
     best = max(last_step, key=lambda epoch: epoch.top1)
     if best.top1 > kept.top1:
         return [
-            f"The network before fine-tuning is kept: on the validation split ({kept.top1:.2f} %) it does not differ "
-            f"from the original by more than chance, nor is the best of the {len(last_step) - 1} epochs of fine-tuning "
-            f"({best.top1:.2f} %) better by more than that."
+            f"The network before fine-tuning is kept: it had lost nothing on the validation split ({kept.top1:.2f} %), "
+            f"and the best of the {len(last_step) - 1} epochs of fine-tuning ({best.top1:.2f} %) is better by no more "
+            "than chance."
         ]
     when = f"after epoch {kept.epoch}" if kept.epoch else "before fine-tuning"
     return [

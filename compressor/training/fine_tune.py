@@ -57,7 +57,7 @@ def fine_tune(
     reference = None
     if options.best and steps and group.is_main:
         with evaluating(network):
-            reference = accuracy(network, validation, group.device).correct
+            reference = accuracy(network, validation, group.device).top1
     rows = fit(tuned, train, validation, steps, options, factorize, checkpoint, watch, teacher, group, reference)
     return describe(tuned, plan, network), rows
 

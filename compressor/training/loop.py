@@ -144,14 +144,14 @@ def fit(
     watch: Watch | None = None,
     teacher: nn.Module | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
-    reference: Sequence[bool] | None = None,
+    reference: float | None = None,
 ) -> tuple[EpochRow, ...]:
     """The rows of all epochs; `network` ends factorized and trained, on the CPU, in evaluation mode.
 
     With `checkpoint`, the state is written there after every factorization and epoch, and a fit that finds one goes on
     from it: at one thread count to the same bits as an uninterrupted run, since every epoch seeds itself. The caller
     deletes the file when it has stored the result. `teacher` is the network whose logits are learned, where the options
-    ask for distillation. `reference` are the validation images that the network before compression has right; see
+    ask for distillation. `reference` is the validation accuracy of the network before compression, in percent; see
     `TrainOptions.best`. All processes of `group` call this at once; weights, checkpoint and accuracy of the main one
     count. TrainingError if the loss is no longer finite, a step has nothing to train, or distillation has no teacher.
     """
@@ -198,7 +198,7 @@ class _Course:
     validation: Loader
     checkpoint: Path | None
     watch: Watch
-    reference: Sequence[bool] | None
+    reference: float | None
     fixed: frozenset[int] = frozenset()
     state: _State = field(default_factory=_State)
     optimizer: torch.optim.Optimizer | None = None
@@ -281,7 +281,7 @@ class _Course:
             top1 = found.top1
             if state.epoch == 0:
                 state.untrained = found.correct
-            elif reference is not None and not significantly_better(reference, state.untrained):
+            elif reference is not None and state.rows[-state.epoch].top1 >= reference:
                 replaces = significantly_better(found.correct, state.untrained)
         top1, replaces = self.group.broadcast((top1, replaces))
         kept = True

@@ -37,9 +37,9 @@ class TrainOptions:
     With `patience`, a step ends when the validation accuracy has not risen for so many epochs, and the last step
     returns its best weights; without, every epoch is run and the last weights count. With `best` the last step returns
     its best weights too, those before its first epoch among them: right where the validation images are new to the
-    network. Where it is known which of them the network before compression has right (`reference` of `fit`), the
-    network before that epoch gives way to a better one only if it has lost accuracy by more than chance, or the better
-    one gains so much: the best of several epochs on a few hundred images is better by an image or two for nothing.
+    network. Where the accuracy before compression is known (`reference` of `fit`) and nothing of it was lost, so
+    that nothing is to be regained, the network before that epoch gives way only to one that is better by more than
+    chance: the best of several epochs on a few hundred images is better by an image or two for nothing.
     `trainable` names the layers that a step trains: all, the new factors alone, or them and all that runs
     after them; the rest stays as it is to the last bit. With `distillation` a teacher's logits are learned. A
     `regularizer` adds its term to the loss.

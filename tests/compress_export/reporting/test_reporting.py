@@ -61,9 +61,8 @@ BEST = "Of the 2 epochs of fine-tuning the best on the validation split is kept:
         (
             (97.67, 97.21, 98.14),
             (1, 0, 0),
-            "The network before fine-tuning is kept: on the validation split (97.67 %) it does not differ from the "
-            "original by more than chance, nor is the best of the 2 epochs of fine-tuning (98.14 %) better by more "
-            "than that.",
+            "The network before fine-tuning is kept: it had lost nothing on the validation split (97.67 %), and the "
+            "best of the 2 epochs of fine-tuning (98.14 %) is better by no more than chance.",
         ),
         ((98.6, 96.7, 98.6), (1, 0, 1), None),
         ((98.6, 96.7, 96.7), (1, 1, 1), None),
