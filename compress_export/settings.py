@@ -23,7 +23,7 @@ DIGITS_EPOCHS = 12
 
 Optimizer = Literal["adamw", "sgd"]
 RateSchedule = Literal["cosine", "step", "one-cycle"]
-Costs = Literal["measured", "counted"]
+Costs = Literal["auto", "measured", "instructions", "counted"]
 Quantize = Literal["none", "int8"]
 Fit = Literal["outputs", "weights"]
 Trainable = Literal["all", "new", "downstream"]
@@ -96,7 +96,9 @@ class PlanSettings:
         dict, "Ranks by layer (for each group), or a paper's (see list ranks).", "--ranks LAYER=RANK,...",
         "layer=rank,layer=rank with whole numbers from 1", least=1)  # fmt: skip
     keep_layers: tuple[str, ...] = setting((), "Layers to leave alone.", "--keep-layers LAYER,...", NAMES)
-    costs: Costs = setting("measured", "Time each variant of a layer on this machine, or count MACs and traffic.")
+    costs: Costs = setting("auto", "A layer's variant costs what it takes here (measured), instructions predicted of "
+                           "a phone's core, or MACs and traffic (counted); auto: measured for --max-latency here, else "
+                           "instructions.")  # fmt: skip
     latency_format: str = setting("pte", "Runtime that layers are timed in: pte, onnx or ptl.  "
                                   "[default: the first exported that runs here]",
                                   takes="the name of a format")  # fmt: skip

@@ -49,7 +49,8 @@ class LayerPlan:
 class Point:
     """A whole network as a planner predicts it: `ms` is None where no device was asked, `drop` where none was measured.
 
-    `loss` is in the unit of the plan's `loss_source`; `drop` is top-1 in points, before fine-tuning.
+    `loss` is in the unit of the plan's `loss_source`; `drop` is top-1 in points, before fine-tuning. `instructions` are
+    those of one image on the core that the plan was made for, where it was made by instructions.
     """
 
     parameters: int
@@ -57,6 +58,7 @@ class Point:
     ms: float | None
     loss: float
     drop: float | None = None
+    instructions: int | None = None
 
 
 @dataclass(frozen=True)

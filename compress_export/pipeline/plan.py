@@ -14,10 +14,11 @@ from torch import nn
 from bench.run_files import RunFile
 from compress_export.errors import InputError
 from compress_export.latency import error_cache
+from compress_export.latency.instruction_costs import InstructionCosts
 from compress_export.latency.measured_costs import MeasuredCosts
 from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.validate import goal_of
-from compress_export.settings import PlanSettings
+from compress_export.settings import Costs, PlanSettings
 from compressor.decompositions.methods import METHODS, Decomposition, decomposition, default_method
 from compressor.plan import LayerVariant, Plan
 from compressor.planning.budget_rule import free_layers
@@ -32,6 +33,7 @@ from compressor.surgery import apply, skeleton
 from compressor.survey import LayerCost
 from compressor.training.fine_tune import probe
 from compressor.training.loop import TrainOptions, Watch
+from exporters.capture import capture
 
 
 def plan_stage(context: RunContext, settings: PlanSettings, stale: bool = False) -> tuple[Plan, nn.Module | None]:
@@ -79,11 +81,7 @@ def _make_plan(context: RunContext, goal: Goal, settings: PlanSettings) -> tuple
         if goal.ranks or goal.rule != "budget":
             return solve(problem), None
         names = [layer.name for layer in free_layers(survey, goal)]
-        model: AbstractContextManager[CostModel] = nullcontext(problem.costs)
-        if settings.costs != "counted":
-            image, runtime = context.images[:1], settings.latency_format
-            model = MeasuredCosts(network, survey, image, runtime, say=context.reporter.say)
-        with model as costs, _known_errors(context, names) as errors:
+        with COSTS[settings.costs](context, settings) as costs, _known_errors(context, names) as errors:
             problem = replace(
                 problem,
                 costs=costs,
@@ -92,6 +90,28 @@ def _make_plan(context: RunContext, goal: Goal, settings: PlanSettings) -> tuple
                 progress=lambda what, done, total, layer: advance(done, total, f"{what}: {layer}"),
             )
             return verified_plan(context, problem, evaluator)
+
+
+def _measured(context: RunContext, settings: PlanSettings) -> MeasuredCosts:
+    network, image = context.network.module, context.images[:1]
+    return MeasuredCosts(network, context.survey, image, settings.latency_format, say=context.reporter.say)
+
+
+def _instructions(context: RunContext, _settings: PlanSettings) -> AbstractContextManager[CostModel]:
+    program = capture(context.network.module, context.images[:1])
+    return nullcontext(InstructionCosts(context.survey, program))
+
+
+def _counted(context: RunContext, _settings: PlanSettings) -> AbstractContextManager[CostModel]:
+    return nullcontext(CountedCosts(context.survey))
+
+
+COSTS: dict[Costs, Callable[[RunContext, PlanSettings], AbstractContextManager[CostModel]]] = {
+    "measured": _measured,
+    "instructions": _instructions,
+    "counted": _counted,
+}
+"""The cost model of each setting of plan.costs but `auto`, which `with_costs` has resolved."""
 
 
 def verified_plan(
@@ -118,6 +138,8 @@ def verified_plan(
                 skeleton(timed := copy.deepcopy(problem.network), plan.layers)
             plan = replace(plan, timed=costs.share(timed.eval()))
             harder = _if_slow(context, problem, plan)
+        if harder is None and isinstance(costs, InstructionCosts):
+            plan = _with_instructions(plan, costs)
         if harder is None:
             return plan, compressed
         # Where nothing but the loss is limited, keeping every layer is an answer; else it is not.
@@ -125,6 +147,19 @@ def verified_plan(
     raise InputError(
         f"{goal.text()}: {OPTIONS.attempts} plan(s), each made with what the last one taught, did not keep it when "
         "measured; raise the limit, or keep the most sensitive layers with --keep-layers"
+    )
+
+
+def _with_instructions(plan: Plan, costs: InstructionCosts) -> Plan:
+    """The plan with the instructions predicted of the original and of the planned network."""
+    if plan.original is None or plan.chosen is None:
+        return plan
+    before = costs.instructions()
+    after = costs.instructions(LayerVariant(row.name, row.method, row.rank) for row in plan.factored)
+    return replace(
+        plan,
+        original=replace(plan.original, instructions=round(before)),
+        chosen=replace(plan.chosen, instructions=round(after)),
     )
 
 

@@ -33,6 +33,7 @@ from compress_export.pipeline.validate import (
     check_regularizer,
     runtime_note,
     validated,
+    with_costs,
 )
 from compress_export.reporting.gather import gather
 from compress_export.reporting.model import Report
@@ -176,6 +177,7 @@ def plan_only(
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Plan:
     """The plan of a run, written and printed."""
+    settings = with_costs(settings)
     check_goal(source, settings)
     with open_run(path) as run:
         stale_source, stale_plan = run.stale("source", source, force), run.stale("plan", settings, force)

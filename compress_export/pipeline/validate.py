@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bench.devices import SIMULATED
 from bench.measurement import Device
 from compress_export.errors import InputError, nearest
 from compress_export.settings import (
@@ -47,7 +48,9 @@ class RunRequest:
 
 
 def validated(request: RunRequest) -> RunRequest:
-    """The request with its regularizer where it acts. InputError for what its settings cannot do together."""
+    """The request with its regularizer where it acts, and with the costs that its plan is made by. InputError for what
+    its settings cannot do together."""
+    request = replace(request, plan=with_costs(request.plan, request.bench.device))
     tune = with_centroids(request.tune, request.share)
     source = while_training(request.source, tune)
     check_goal(source, request.plan)
@@ -91,6 +94,15 @@ def check_regularizer(source: SourceSettings, tune: TuneSettings) -> None:
         )
 
 
+def with_costs(plan: PlanSettings, device: str | None = None) -> PlanSettings:
+    """The settings with the costs that `auto` stands for: times where time is limited and files run on this machine or
+    a phone, else instructions, which are the same on every machine and of the core that ships."""
+    if plan.costs != "auto":
+        return plan
+    timed = plan.max_latency is not None and device not in SIMULATED
+    return replace(plan, costs="measured" if timed else "instructions")
+
+
 def with_centroids(tune: TuneSettings, share: ShareSettings) -> TuneSettings:
     """The settings with the centroid term following the centroids that will be shared, unless it names its own."""
     if tune.regularizer != "centroid" or share.share is None:
@@ -129,10 +141,12 @@ def check_goal(source: SourceSettings, plan: PlanSettings) -> None:
             raise InputError(
                 f"{what} measures accuracy, and there is none to measure: it needs --data and trained weights"
             )
-    if plan.max_latency and plan.costs == "counted" and not parse_limit("latency", plan.max_latency).relative:
+    timeless = plan.costs in ("counted", "instructions")
+    if plan.max_latency and timeless and not parse_limit("latency", plan.max_latency).relative:
+        why = "measures none" if plan.costs == "counted" else "predicts none, but instructions of a simulated core"
         raise InputError(
-            f"--max-latency {plan.max_latency} needs times, and plan.costs=counted measures none; leave it out, or "
-            "pass a fraction such as 0.5x"
+            f"--max-latency {plan.max_latency} needs times, and plan.costs={plan.costs} {why}; leave it out, or pass a "
+            "fraction such as 0.5x"
         )
 
 
@@ -166,7 +180,14 @@ def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> st
 
     InputError where a time in ms was asked for together with another device or more threads.
     """
-    if not plan.max_latency or plan.costs == "counted" or (where.kind == "host" and bench.threads == 1):
+    if not plan.max_latency or plan.costs == "counted":
+        return ""
+    if plan.costs == "instructions":
+        core = SIMULATED["arm"]
+        law = f"--max-latency {plan.max_latency} is met by instructions predicted of a {core}"
+        note = f"{law}; the files' own figures on {where.name} ({where.kind}) may have another ratio"
+        return "" if where.cpu == core else note
+    if where.kind == "host" and bench.threads == 1:
         return ""
     threads = f" with {bench.threads} threads" if bench.threads > 1 else ""
     law = f"--max-latency {plan.max_latency} is met by times of layers on this machine, one thread"
@@ -182,7 +203,7 @@ def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> st
 def runtime_note(plan: PlanSettings, formats: tuple[str, ...]) -> str:
     """A note on the runtime that layers are timed in where no exported format runs here; "" where one does."""
     if (
-        plan.costs == "counted"
+        plan.costs != "measured"
         or plan.latency_format in formats
         or plan.ranks
         or plan.plan

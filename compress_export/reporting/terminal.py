@@ -89,6 +89,10 @@ def show_plan(plan: Plan, survey: Survey, console: Console) -> None:
         if before.ms is not None and after.ms is not None:
             faster = f"{before.ms / max(after.ms, 1e-9):.2f}x faster"
             lines.append(f"predicted time: {before.ms:.2f} ms -> {after.ms:.2f} ms ({faster}), {plan.cost_source}")
+        elif before.instructions is not None and after.instructions is not None:
+            fewer = f"{before.instructions / max(1, after.instructions):.2f}x fewer"
+            counts = f"{before.instructions / 1e6:,.2f}M -> {after.instructions / 1e6:,.2f}M"
+            lines.append(f"predicted instructions: {counts} ({fewer}); {plan.cost_source}")
         else:
             lines.append(f"time: {plan.cost_source}")
         if plan.timed is not None:

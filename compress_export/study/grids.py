@@ -21,9 +21,7 @@ class System:
     trainable: Trainable = "all"
 
     def plan(self, budget: str) -> PlanSettings:
-        return PlanSettings(
-            rank_rule=self.rank_rule, methods=self.methods, max_macs=budget, costs="counted", fit=self.fit
-        )
+        return PlanSettings(rank_rule=self.rank_rule, methods=self.methods, max_macs=budget, fit=self.fit)
 
     def tuning(self, epochs: float, base: TuneSettings) -> TuneSettings:
         """Every system is tuned for as many epochs in all, with the optimizer of `base`."""

@@ -116,6 +116,8 @@ def bounds(problem: PlanningProblem, dense: Mapping[str, Candidate]) -> dict[str
             if loss is None:
                 raise PlanError("--max-drop is measured, and there is no data to measure with: pass --data")
             limits["loss"] = loss
+    if problem.goal.layers_may_be_slower and not problem.goal.may_be_slower:
+        limits["latency"] = total(dense, "latency") / problem.required_speedup
     return {quantity: limit for quantity, limit in limits.items() if limit < math.inf}
 
 
@@ -254,7 +256,7 @@ def _candidates(
 
 def _allowed(problem: PlanningProblem, candidate: Candidate, dense: Candidate) -> bool:
     faster = candidate.latency * problem.required_speedup <= OPTIONS.faster * dense.latency
-    return not problem.keep_every_layer and (problem.goal.may_be_slower or faster)
+    return not problem.keep_every_layer and (problem.goal.layers_may_be_slower or faster)
 
 
 def weigh(problem: PlanningProblem, candidates: Candidates, limits: Mapping[str, float]) -> Weights:
@@ -298,9 +300,10 @@ def _why_unprofitable(problem: PlanningProblem, dense: Candidate, variants: Sequ
     if problem.keep_every_layer:
         return f"no network that was planned kept {problem.goal.text()} when measured"
     fastest = min((problem.costs.cost(variant) for variant in variants), default=dense.latency)
-    if problem.goal.may_be_slower or fastest * problem.required_speedup <= OPTIONS.faster * dense.latency:
+    if problem.goal.layers_may_be_slower or fastest * problem.required_speedup <= OPTIONS.faster * dense.latency:
         return "not worth its loss"
-    text = f"{fastest / 1e6:.2f}M against {dense.latency / 1e6:.2f}M counted work"
+    what = "instructions" if problem.costs.unit == "instructions" else "counted work"
+    text = f"{fastest / 1e6:.2f}M against {dense.latency / 1e6:.2f}M {what}"
     if problem.costs.unit == "ms":
         times = (f"{time:.2f} ms" if time >= 0.1 else f"{1000 * time:.0f} us" for time in (fastest, dense.latency))
         text = " against ".join(times)
@@ -311,8 +314,10 @@ def unreachable(
     problem: PlanningProblem, candidates: Candidates, limits: Mapping[str, float], dense: Mapping[str, Candidate]
 ) -> PlanError:
     """The error that says which limit binds: what each can come down to while the others hold, and alone."""
-    reached = []
+    reached, implied = [], problem.goal.layers_may_be_slower and "latency" in limits
     for quantity in limits:
+        if implied and quantity == "latency":
+            continue
         others = {name: limit for name, limit in limits.items() if name != quantity}
         weights = {quantity: 1 / max(1e-12, total(dense, quantity) or 1.0)}
         nearest = choose(candidates, weights, others)
@@ -320,6 +325,8 @@ def unreachable(
         assert alone is not None  # every layer has a candidate, and nothing is limited
         figure = _reached(problem, quantity, total(alone, quantity), dense)
         with_others = " with the other limits" if others and nearest is not None else ""
+        if implied and nearest is not None:
+            with_others = " of what is not slower" if len(others) == 1 else f"{with_others}, and not slower"
         reached.append(f"{figure} is the least{with_others}")
     together = " together" if len(problem.goal.limits) > 1 else ""
     cure = "raise the limit, allow more --methods, or keep fewer layers"

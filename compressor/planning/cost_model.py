@@ -15,18 +15,24 @@ from compressor.survey import LayerCost, Survey
 Progress = Callable[[int, int, str], None]
 
 
+Unit = Literal["ms", "instructions", "work"]
+BY = {"ms": "", "instructions": " by instructions", "work": " by count"}
+"""What a ratio of costs is of, in a sentence, by their unit."""
+
+
 class CostModel(Protocol):
     """Costs of layer variants as one device and runtime has them; all calls of a layer together.
 
-    `source` says in a plan where the figures come from; `unit` is "ms" for measured time, "work" for counts, which
-    only compare. `multiple` is what ranks are rounded to, because the runtime's kernels work in steps of it.
+    `source` says in a plan where the figures come from; `unit` is "ms" for measured time, "instructions" for those
+    predicted of a core, "work" for counts; the last two only compare. `multiple` is what ranks are rounded to, because
+    the runtime's kernels work in steps of it.
     """
 
     @property
     def source(self) -> str: ...
 
     @property
-    def unit(self) -> Literal["ms", "work"]: ...
+    def unit(self) -> Unit: ...
 
     @property
     def multiple(self) -> int: ...

@@ -81,6 +81,12 @@ class Goal:
         """True where size alone is limited: then a variant slower than its layer is allowed."""
         return bool(self.limits) and set(self.limits) <= {"params", "size"}
 
+    @property
+    def layers_may_be_slower(self) -> bool:
+        """True where size or MACs are limited and neither time nor the drop: then no variant is thrown away for being
+        slower than its layer. Where MACs are, the whole network may still not be slower."""
+        return bool(self.limits) and set(self.limits) <= {"params", "size", "macs"}
+
     def text(self) -> str:
         if self.ranks:
             return self.ranks_from
@@ -100,9 +106,10 @@ class PlanningProblem:
     With `moments` of the layers' inputs factors are fitted to their outputs. `decompositions` and `errors` known before
     are not worked out again, and new ones are added to them.
 
-    A network that was planned, measured and missed its goal changes the next problem: variants must be faster than
-    their layer by `required_speedup` (beyond the noise), a network of variants takes `latency_offset` (in the costs'
-    unit) more than the sum of its parts, or, when nothing else kept the goal, `keep_every_layer`.
+    A network that was planned, measured and missed its goal changes the next problem: variants (or, where layers may be
+    slower, all of them together) must be faster than before by `required_speedup` (beyond the noise), a network of
+    variants takes `latency_offset` (in the costs' unit) more than the sum of its parts, or, when nothing else kept the
+    goal, `keep_every_layer`.
     """
 
     network: nn.Module

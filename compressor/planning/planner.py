@@ -12,7 +12,7 @@ from compressor.layer_shape import PlanError, dense_cost
 from compressor.layers import check_layer_names
 from compressor.plan import KEEP, LayerPlan, LayerVariant, Plan
 from compressor.planning import budget_rule
-from compressor.planning.cost_model import CountedCosts
+from compressor.planning.cost_model import BY, CountedCosts
 from compressor.planning.goal import Goal, PlanningProblem
 from compressor.planning.options import OPTIONS
 from compressor.planning.rank_rules import LIMIT_RULES, check_limit, kept, rows_by_limit, rows_by_macs, rows_by_vbmf
@@ -119,10 +119,11 @@ def _by_budget(problem: PlanningProblem) -> Plan:
         if name in solution.kept:
             rows.append(LayerPlan(name, layer.weight, KEEP, (), f"kept: {solution.kept[name]}", None, *times))
             continue
-        speedup, kind = dense.latency / max(chosen.latency, 1e-12), "" if measured else " by count"
+        speedup, kind = dense.latency / max(chosen.latency, 1e-12), BY[costs.unit]
         faster = f"{speedup:.1f}x faster{kind}"
         if speedup < 1:
-            faster = f"but {1 / speedup:.2f}x slower{kind}: only size is limited"
+            why = "only size is limited" if goal.may_be_slower else "others make up for it"
+            faster = f"but {1 / speedup:.2f}x slower{kind}: {why}"
         reason = f"{dense.params / chosen.params:.1f}x smaller, {faster}"
         variant = chosen.variant
         rows.append(LayerPlan(name, layer.weight, variant.method, variant.rank, reason, chosen.error, *times))
