@@ -119,9 +119,16 @@ def work(shape: Geometry, tiles: Tiles) -> tuple[str, dict[str, float]]:
     if inputs == 1 and groups > 1 and outputs == 1:
         primary = next((size for size in PRIMARY_TILES if window <= size), 0)
         blocks, rest = divmod(groups, tiles.channels)
-        units = {"pixel": pixels, "block": pixels * blocks, "rest": pixels * rest, "call": 1.0}
+        units = {
+            "pixel": float(pixels),
+            "pair": float(pixels * (blocks // 2)),
+            "block": float(pixels * (blocks % 2)),
+            "rest": float(pixels * (rest > 0)),
+            "half": float(pixels * ceil(2 * rest / tiles.channels)),
+            "call": 1.0,
+        }
         if not primary:  # passes over the window, which is not a tile of its own
-            units |= {"block_position": pixels * blocks * window, "rest_position": pixels * rest * window}
+            units |= {"block_position": float(pixels * blocks * window), "rest_position": float(pixels * rest * window)}
         return f"depthwise_{primary or 'passes'}", units
     # ExecuTorch gives XNNPACK a 1x1 convolution as a fully connected operator.
     pointwise, tile = window == 1 and shape.in_size == shape.out_size and groups == 1, tiles.usual
@@ -150,10 +157,10 @@ def work(shape: Geometry, tiles: Tiles) -> tuple[str, dict[str, float]]:
 
 
 def traffic(shape: Geometry, size: int) -> dict[str, float]:
-    """Cache lines of a layer's weights, and of its activations as far as they fill the second level of cache."""
+    """Cache lines of a layer's weights, of its activations as far as they fill the second level of cache, and calls."""
     weights = size * shape.outputs * shape.inputs // shape.groups * prod(shape.window)
     moved = size * (shape.inputs * prod(shape.in_size) + shape.outputs * prod(shape.out_size))
-    return {"weights": weights / LINE, "activations": min(1.0, moved / L2_BYTES) * moved / LINE}
+    return {"weights": weights / LINE, "activations": min(1.0, moved / L2_BYTES) * moved / LINE, "call": 1.0}
 
 
 @cache
