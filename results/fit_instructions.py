@@ -1,4 +1,4 @@
-"""Fits bench/simulator/instructions.toml on counted operators, and judges it on whole networks.
+"""Fits bench/simulator/instructions.toml on counted operators, and judges it: instructions_predicted.jsonl.
 
     python results/fit_instructions.py
 
@@ -8,6 +8,7 @@ none of which the fit of layers has seen; `worst` is the largest among them. Wha
 bandwidths and rates that results/fit_devices.py fitted on public figures. Takes a minute.
 """
 
+import json
 import re
 import sys
 from collections import defaultdict
@@ -31,10 +32,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from instructions import CORE, network, rows
 
 TILES = {
-    "float32": Tiles(Tile(6, 8, 4, 2), Tile(4, 2, 4, 1), 4),
+    "float32": Tiles(Tile(6, 8, 4, 2), Tile(4, 2, 4, 1), 8),
     "float16": Tiles(Tile(6, 16, 4, 1), None, 8),
     "int8": Tiles(Tile(4, 16, 4, 4), None, 16),
 }
+JUDGED = Path(__file__).with_name("instructions_predicted.jsonl")
 WEIGHTED = ("Convolution", "Fully Connected", "Deconvolution")
 CALL = 300.0
 """Instructions of a call of any of them; what one of no element takes."""
@@ -130,6 +132,7 @@ def main() -> None:
         f'# Written by results/fit_instructions.py.\n\nruntime = "ExecuTorch {version}"',
         f"line = {instructions_of_a_line():.0f}\n",
     ]
+    judged = []
     for dtype in types:
         print(dtype)
         own = [row for row in wholes if row["dtype"] == dtype]
@@ -149,8 +152,11 @@ def main() -> None:
             counted = f"{row['instructions']:,}"
             print(f"  {row['network']}: {counted}, predicted {100 * miss:+.2f} %, layers {100 * layer_miss:+.2f} %")
             errors.append(abs(miss))
+            told = {"predicted": round(of_layers + of_others), "l2_misses": row["l2_misses"]}
+            judged.append({**{key: row[key] for key in ("network", "dtype", "instructions")}, **told})
         text.append(toml(dtype, kernels, operators, lines, errors))
     FILE.write_text("\n".join(text), encoding="utf-8")
+    JUDGED.write_text("".join(json.dumps(line) + "\n" for line in judged), encoding="utf-8")
 
 
 def fit_operators(

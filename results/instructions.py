@@ -48,21 +48,22 @@ MOST_MACS = 12_000_000
 def chain(seed: int) -> tuple[nn.Module, tuple[int, ...]]:
     """A chain of random layers, some of them depthwise or in groups, and the shape of its image."""
     chance = random.Random(seed)
-    if seed % 5 == 4:
+    if seed < SMALL and seed % 5 == 4:
         sizes = [chance.choice(FEATURES[4:])] + [chance.choice(FEATURES) for _ in range(12)]
         layers: list[nn.Module] = [nn.Flatten()]
         for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers), (1, sizes[0], 1, 1)
-    size = chance.choice((7, 8, 14, 16, 19, 28, 32, 56) if seed < SMALL else (1, 2, 2, 3, 4))
-    channels = chance.choice(CHANNELS)
+    size = chance.choice((1, 2, 2, 3, 4) if SMALL <= seed < ODD else (7, 8, 14, 16, 19, 28, 32, 56))
+    widths = CHANNELS if seed < ODD else ODD_CHANNELS
+    channels = chance.choice(widths)
     shape = (1, channels, size, size)
     layers = []
-    while len(layers) < 40 and (size > 2 or seed >= SMALL):
+    while len(layers) < 40 and (size > 2 or SMALL <= seed < ODD):
         window, kind = chance.choice(WINDOWS), chance.choice(("dense", "dense", "dense", "depthwise", "grouped"))
         stride = 2 if chance.random() < 0.12 and size > 6 else 1
         padding = (window[0] // 2, window[1] // 2) if chance.random() < 0.85 else (0, 0)
-        outputs, groups = chance.choice(CHANNELS), 1
+        outputs, groups = chance.choice(widths), 1
         if kind == "depthwise":
             outputs, groups = channels, channels
         elif kind == "grouped":
@@ -70,7 +71,7 @@ def chain(seed: int) -> tuple[nn.Module, tuple[int, ...]]:
                 continue
             groups = 2
         out = [(size + 2 * p - w) // stride + 1 for p, w in zip(padding, window, strict=True)]
-        if min(out) < (2 if seed < SMALL else 1) or out[0] != out[1]:
+        if min(out) < (1 if SMALL <= seed < ODD else 2) or out[0] != out[1]:
             continue
         if out[0] * out[1] * outputs * channels // groups * window[0] * window[1] > MOST_MACS:
             continue
@@ -121,9 +122,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 FORMS = ("dense", "spatial", "channel", "tucker", "cp")
 COMPRESSED = ("alexnet", "resnet20", "resnet18", "mobilenet_v2")
-CHAINS = 24
+CHAINS = 27
 SMALL = 20
 """From this seed on chains are of small images, whose layers have kernels of their own."""
+ODD = 24
+"""From this seed on channels are odd numbers, which fill no step."""
+ODD_CHANNELS = (1, 3, 5, 7, 9, 11, 13, 15, 18, 21, 27, 31, 37, 45, 50, 63, 75, 99, 131, 187)
 
 
 def network(name: str) -> tuple[nn.Module, tuple[int, ...]]:

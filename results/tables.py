@@ -137,6 +137,26 @@ def outputs(rows: Rows) -> list[list[str]]:
     return table
 
 
+def instructions(rows: Rows) -> list[list[str]]:
+    """Instructions of whole files on the simulated Cortex-A76, counted, and by how much the prediction is off."""
+    types = tuple(dict.fromkeys(row["dtype"] for row in rows))
+    table = [["network, form", *(head for name in types for head in (f"{name}, counted", "predicted", "lines missed"))]]
+    for name in dict.fromkeys(row["network"] for row in rows):
+        cells = []
+        for dtype in types:
+            own = [row for row in rows if (row["network"], row["dtype"]) == (name, dtype)]
+            for row in own:
+                error, missed = row["predicted"] / row["instructions"] - 1, row["l2_misses"]
+                cells += [
+                    f"{row['instructions'] / 1e6:.2f}M",
+                    f"{100 * error:+.1f} %",
+                    f"{missed / 1e6:.2f}M",
+                ]
+            cells += [] if own else ["", "", ""]
+        table.append([name.replace("-", ", "), *cells])
+    return table
+
+
 RUNTIMES = {"pte": "ExecuTorch", "onnx": "ONNX Runtime"}
 
 
@@ -346,6 +366,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Rows], list[list[str]]]]] = {
     "study": ("docs/results.md", "study.jsonl", study),
     "sharing": ("docs/results.md", "sharing.jsonl", sharing),
     "outputs": ("docs/plan.md", "output_error.jsonl", outputs),
+    "instructions": ("docs/plan.md", "instructions_predicted.jsonl", instructions),
     "forms": ("docs/compress.md", "weight_error.jsonl", forms),
     "sharing_factor": ("docs/sharing.md", "sharing.jsonl", sharing_factor),
     "simulated": ("docs/measure.md", "simulated.jsonl", simulated),

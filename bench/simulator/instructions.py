@@ -121,8 +121,7 @@ def work(shape: Geometry, tiles: Tiles) -> tuple[str, dict[str, float]]:
         blocks, rest = divmod(groups, tiles.channels)
         units = {
             "pixel": float(pixels),
-            "pair": float(pixels * (blocks // 2)),
-            "block": float(pixels * (blocks % 2)),
+            "block": float(pixels * blocks),
             "rest": float(pixels * (rest > 0)),
             "half": float(pixels * ceil(2 * rest / tiles.channels)),
             "call": 1.0,
@@ -133,8 +132,10 @@ def work(shape: Geometry, tiles: Tiles) -> tuple[str, dict[str, float]]:
     # ExecuTorch gives XNNPACK a 1x1 convolution as a fully connected operator.
     pointwise, tile = window == 1 and shape.in_size == shape.out_size and groups == 1, tiles.usual
     kernel = "product" if pointwise else "window"
-    # A product takes the narrow kernel for whatever does not fill the columns, a window only where there are too few.
-    if tiles.narrow and (outputs % tile.columns if pointwise else outputs < tile.columns):
+    # A product takes the narrow kernel where it computes fewer columns that way, any layer for fewer than one tile's.
+    whole = tile.columns * ceil(outputs / tile.columns)
+    fewer = pointwise and tiles.narrow and outputs <= whole - tiles.narrow.columns
+    if tiles.narrow and (outputs < tile.columns or fewer):
         kernel, tile = f"narrow_{kernel}", tiles.narrow
     rows, columns = ceil(pixels / tile.rows), ceil(outputs / tile.columns)
     if pixels == 1 or (pixels <= FEW < tile.rows):  # a kernel of so many rows

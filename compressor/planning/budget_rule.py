@@ -117,7 +117,7 @@ def bounds(problem: PlanningProblem, dense: Mapping[str, Candidate]) -> dict[str
                 raise PlanError("--max-drop is measured, and there is no data to measure with: pass --data")
             limits["loss"] = loss
     if problem.goal.layers_may_be_slower and not problem.goal.may_be_slower:
-        limits["latency"] = total(dense, "latency") / problem.required_speedup
+        limits["latency"] = OPTIONS.same_cost * total(dense, "latency") / problem.required_speedup
     return {quantity: limit for quantity, limit in limits.items() if limit < math.inf}
 
 

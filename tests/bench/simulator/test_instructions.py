@@ -45,8 +45,8 @@ def square(inputs: int, outputs: int, size: int, window: int = 1, groups: int = 
         (square(100, 16, 1), "product_of_one", {"tile": 2, "turn": 2 * 12, "loose": 2}),
         (square(64, 24, 14, out=7), "window", {"position": 9 * 3}),  # a stride reads through pointers
         (square(64, 24, 14, groups=2), "window", {"tile": 2 * 33 * 2, "turn": 2 * 33 * 2 * 4}),
-        (square(24, 24, 14, 3, groups=24), "depthwise_9", {"pixel": 196, "pair": 196 * 3, "block": 0, "rest": 0}),
-        (square(24, 24, 14, 7, groups=24), "depthwise_passes", {"block_position": 196 * 6 * 49}),
+        (square(24, 24, 14, 3, groups=24), "depthwise_9", {"pixel": 196, "block": 196 * 3, "rest": 0}),
+        (square(24, 24, 14, 7, groups=24), "depthwise_passes", {"block_position": 196 * 3 * 49}),
     ],
 )
 def test_work_of_kernels_is_counted_in_tiles(shape: Shape, kernel: str, units: dict[str, float]) -> None:

@@ -109,4 +109,4 @@ def test_a_file_takes_the_instructions_that_were_predicted(runner, network, prog
             own = quantize(own, images, PLAIN).program
         artifact = export_program(own, "pte", tmp_path / "net.pte")
         (row,) = DEVICES["arm"].measure([artifact], images)
-        assert predicted == pytest.approx(row.run.instructions, rel=0.05)  # a small file: few of its elements are a layer's
+        assert predicted == pytest.approx(row.run.instructions, rel=0.05)

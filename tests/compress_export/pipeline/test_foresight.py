@@ -7,19 +7,69 @@ from report_runs import edit, report_run
 
 from bench.measurement import Device
 from compress_export.errors import InputError
-from compress_export.pipeline.validate import check_goal, check_latency, runtime_note
+from compress_export.pipeline.validate import RunRequest, check_goal, check_latency, runtime_note, validated, with_costs
 from compress_export.reporting.gather import gather
 from compress_export.run_directory import RunDirectory
-from compress_export.settings import BenchSettings, PlanSettings, SourceSettings
+from compress_export.settings import BenchSettings, PlanSettings, SourceSettings, TuneSettings
+from compress_export.study.grids import SYSTEMS
 
 HOST = Device("host", "desk", "AMD EPYC", 2, "Linux")
 PHONE = replace(HOST, kind="phone", name="Virtual 8")
-HALF, FIVE = PlanSettings(max_latency="0.5x"), PlanSettings(max_latency="5ms")
+ARM = Device("simulated", "simulated cortex-a76", "cortex-a76", 1, "QEMU")
+HALF, FIVE = (PlanSettings(max_latency=text, costs="measured") for text in ("0.5x", "5ms"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "device", "costs"),
+    [
+        ({}, None, "instructions"),
+        ({"max_macs": "0.5x"}, "host", "instructions"),
+        ({"max_size": "0.5x"}, "phone", "instructions"),
+        ({"max_drop": "1%"}, None, "instructions"),
+        ({"max_latency": "0.5x"}, None, "measured"),
+        ({"max_latency": "0.5x"}, "host", "measured"),
+        ({"max_latency": "5ms", "max_macs": "0.5x"}, "phone", "measured"),
+        ({"max_latency": "0.5x"}, "arm", "instructions"),
+        ({"max_latency": "0.5x", "costs": "counted"}, "arm", "counted"),
+        ({"max_macs": "0.5x", "costs": "measured"}, None, "measured"),
+    ],
+)
+def test_costs_are_those_of_what_is_limited_and_where(limits, device, costs):
+    settings = PlanSettings(**limits)
+    assert with_costs(settings, device).costs == costs
+    request = RunRequest(
+        SourceSettings("net", data="digits"), settings, TuneSettings(), bench=BenchSettings(device=device)
+    )
+    assert validated(request).plan.costs == costs
+
+
+def test_the_study_plans_as_the_plain_command_does():
+    for system in SYSTEMS.values():
+        settings = system.plan("0.5x")
+        plain = PlanSettings(max_macs="0.5x", rank_rule=settings.rank_rule, methods=settings.methods, fit=settings.fit)
+        assert settings == plain
+    assert with_costs(SYSTEMS["ours"].plan("0.5x")).costs == "instructions"
+
+
+def test_a_limit_on_time_met_by_instructions_is_a_fraction_and_says_of_what():
+    half, five = (replace(each, costs="instructions") for each in (HALF, FIVE))
+    assert check_latency(half, BenchSettings(device="arm"), ARM) == ""
+    said = check_latency(half, BenchSettings(), HOST)
+    assert said.startswith(
+        "--max-latency 0.5x is met by instructions predicted of a cortex-a76; the files' own figures"
+    )
+    assert "on desk (host) may have another ratio" in said
+    check_goal(SourceSettings("net"), half)
+    with pytest.raises(
+        InputError, match=r"5ms needs times, and plan.costs=instructions predicts none, but instructions"
+    ):
+        check_goal(SourceSettings("net"), five)
 
 
 def test_a_limit_on_time_that_is_met_elsewhere_is_said_or_refused():
     assert check_latency(HALF, BenchSettings(), HOST) == ""
-    assert check_latency(PlanSettings(max_params="0.5x"), BenchSettings(device="phone"), PHONE) == ""
+    sized = PlanSettings(max_params="0.5x", costs="measured")
+    assert check_latency(sized, BenchSettings(device="phone"), PHONE) == ""
     said = check_latency(HALF, BenchSettings(device="phone"), PHONE)
     assert said.startswith(
         "--max-latency 0.5x is met by times of layers on this machine, one thread; the files' own times"
@@ -44,9 +94,10 @@ def test_a_goal_with_nothing_to_measure_it_by_is_refused():
 
 
 def test_the_runtime_that_stands_in_for_core_ml_is_named(tmp_path):
-    said = runtime_note(PlanSettings(max_latency="0.5x"), ("mlpackage",))
+    said = runtime_note(HALF, ("mlpackage",))
     assert said.startswith("layers are timed in ExecuTorch, XNNPACK delegate, for CoreML does not run here")
-    assert runtime_note(PlanSettings(max_latency="0.5x"), ("pte", "mlpackage")) == ""
+    assert runtime_note(HALF, ("pte", "mlpackage")) == ""
+    assert runtime_note(PlanSettings(max_macs="0.5x", costs="instructions"), ("mlpackage",)) == ""
     run = RunDirectory(report_run(tmp_path / "net"))
     edit(run.path, "settings.json", lambda value: value | {"plan": value["plan"] | {"latency_format": "ptl"}})
     notes = gather(run).notes

@@ -137,7 +137,7 @@ def test_the_report_can_be_written_again_from_the_files_alone(whole, folder, cal
 @pytest.mark.slow
 def test_the_verbs_alone_read_what_the_one_before_wrote(folder, net_file, call):
     run = folder / "runs" / "steps"
-    words = (f"{net_file}:build", *SIZE, *DATA[:-2], "--max-params", "0.4x")  # costs are measured by default
+    words = (f"{net_file}:build", *SIZE, *DATA[:-2], "--max-params", "0.4x", "--set", "plan.costs=measured")
     words += ("--methods", "spatial,svd", "--name", "steps")  # each method more is timed at three ranks of each layer
     status, out, _ = call(folder, "plan", *words)
     assert (status, "max-params 0.4x" in out) == (0, True)
