@@ -80,7 +80,8 @@ class SourceSettings:
 @dataclass(frozen=True)
 class PlanSettings:
     """The goal of the plan, or the plan file that is replayed. `recipe` names the system whose settings the others are,
-    where nothing else was set. `optimizer`, `rate` and `rate_schedule` train the probes of the sensitivity rule."""
+    where nothing else was set; `dtype` is the number type that instructions are predicted of. `optimizer`, `rate` and
+    `rate_schedule` train the probes of the sensitivity rule."""
 
     rank_rule: str = setting("budget", "budget (the limits), none, or equal-error, sensitivity, vbmf: one method for "
                              "each kind of layer.", takes="the name of a rank rule")  # fmt: skip
@@ -105,6 +106,7 @@ class PlanSettings:
     fit: Fit = setting("outputs", "With data: fit factors to each layer's outputs, or to its weights.")
     plan: str | None = setting(None, "Replay a plan.json on this network.", "--plan FILE", "a file")
     plan_sha256: str | None = None
+    dtype: str = "float32"
     optimizer: Optimizer = setting("adamw", "Optimizer of the sensitivity rule's probes.")
     rate: float = setting(3e-4, "Learning rate of the sensitivity rule's probes.", least=ABOVE_0)
     rate_schedule: RateSchedule = setting("cosine", "Learning-rate schedule of the sensitivity rule's probes.")

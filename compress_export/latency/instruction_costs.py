@@ -143,7 +143,7 @@ def other_operators(program: ExportedProgram, dtype: str) -> list[Operator]:
 
 
 def _own(node: fx.Node, name: str, dtype: str, delegated: bool) -> list[Operator]:
-    """Elements that the operator itself goes through: nothing for a layer, and for a clamp that the layer before it does."""
+    """The operator as it counts itself: not at all for a layer, nor for a clamp that the layer before it computes."""
     size, source = prod(_shape(node)), node.all_input_nodes[0]
     before, read = _name(source) if source.op == "call_function" else "", prod(_shape(source) or (1,))
     if name in LAYERS:

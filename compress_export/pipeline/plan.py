@@ -97,9 +97,9 @@ def _measured(context: RunContext, settings: PlanSettings) -> MeasuredCosts:
     return MeasuredCosts(network, context.survey, image, settings.latency_format, say=context.reporter.say)
 
 
-def _instructions(context: RunContext, _settings: PlanSettings) -> AbstractContextManager[CostModel]:
+def _instructions(context: RunContext, settings: PlanSettings) -> AbstractContextManager[CostModel]:
     program = capture(context.network.module, context.images[:1])
-    return nullcontext(InstructionCosts(context.survey, program))
+    return nullcontext(InstructionCosts(context.survey, program, settings.dtype))
 
 
 def _counted(context: RunContext, _settings: PlanSettings) -> AbstractContextManager[CostModel]:

@@ -11,8 +11,10 @@ from bench.measurement import Device
 from compress_export.errors import InputError, nearest
 from compress_export.settings import (
     BenchSettings,
+    Costs,
     ExportSettings,
     PlanSettings,
+    Quantize,
     ShareSettings,
     SourceSettings,
     TuneSettings,
@@ -50,7 +52,7 @@ class RunRequest:
 def validated(request: RunRequest) -> RunRequest:
     """The request with its regularizer where it acts, and with the costs that its plan is made by. InputError for what
     its settings cannot do together."""
-    request = replace(request, plan=with_costs(request.plan, request.bench.device))
+    request = replace(request, plan=with_costs(request.plan, request.bench.device, request.export.quantize))
     tune = with_centroids(request.tune, request.share)
     source = while_training(request.source, tune)
     check_goal(source, request.plan)
@@ -94,13 +96,12 @@ def check_regularizer(source: SourceSettings, tune: TuneSettings) -> None:
         )
 
 
-def with_costs(plan: PlanSettings, device: str | None = None) -> PlanSettings:
+def with_costs(plan: PlanSettings, device: str | None = None, quantize: Quantize = "none") -> PlanSettings:
     """The settings with the costs that `auto` stands for: times where time is limited and files run on this machine or
-    a phone, else instructions, which are the same on every machine and of the core that ships."""
-    if plan.costs != "auto":
-        return plan
+    a phone, else instructions, which are the same on every machine and of the core and the number type that ship."""
     timed = plan.max_latency is not None and device not in SIMULATED
-    return replace(plan, costs="measured" if timed else "instructions")
+    costs: Costs = plan.costs if plan.costs != "auto" else "measured" if timed else "instructions"
+    return replace(plan, costs=costs, dtype="int8" if costs == "instructions" and quantize == "int8" else "float32")
 
 
 def with_centroids(tune: TuneSettings, share: ShareSettings) -> TuneSettings:

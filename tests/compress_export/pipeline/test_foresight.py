@@ -43,6 +43,18 @@ def test_costs_are_those_of_what_is_limited_and_where(limits, device, costs):
     assert validated(request).plan.costs == costs
 
 
+@pytest.mark.parametrize(
+    ("settings", "quantize", "dtype"),
+    [
+        (PlanSettings(max_macs="0.5x"), "none", "float32"),
+        (PlanSettings(max_macs="0.5x"), "int8", "int8"),
+        (HALF, "int8", "float32"),  # layers are timed in float32
+    ],
+)
+def test_instructions_are_of_the_number_type_that_ships(settings, quantize, dtype):
+    assert with_costs(settings, None, quantize).dtype == dtype
+
+
 def test_the_study_plans_as_the_plain_command_does():
     for system in SYSTEMS.values():
         settings = system.plan("0.5x")
