@@ -97,8 +97,8 @@ class NetworkSurvey:
 
 
 @dataclass(frozen=True)
-class RecordedAccuracy:
-    """Top-1 accuracy of a network or a file on the test set, in percent: all that a verdict needs of accuracy.json."""
+class NetworkAccuracy:
+    """Accuracy of a network on the test set, in percent."""
 
     top1: float
 
@@ -201,9 +201,9 @@ class RunFiles:
         name = RunFile.SURVEY if network_of(network) == ORIGINAL else RunFile.COMPRESSED_SURVEY
         return self.read_json(name, NetworkSurvey)
 
-    def accuracy(self, name: str) -> RecordedAccuracy | None:
+    def accuracy(self, name: str) -> NetworkAccuracy | None:
         """Accuracy of a network in PyTorch, or of a file by its name; None where the run has none."""
-        return (self.read_json(RunFile.ACCURACY, dict[str, RecordedAccuracy]) or {}).get(name)
+        return (self.read_json(RunFile.ACCURACY, dict[str, NetworkAccuracy]) or {}).get(name)
 
     @cached_property
     def layers(self) -> tuple[str, ...]:

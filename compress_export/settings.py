@@ -86,7 +86,7 @@ class PlanSettings:
     rank_rule: str = setting("budget", "budget (the limits), none, or equal-error, sensitivity, vbmf: one method for "
                              "each kind of layer.", takes="the name of a rank rule")  # fmt: skip
     max_params: str | None = setting(None, "Parameters: 0.15x of the network's, or 8.7M.", "--max-params LIMIT", LIMIT)
-    max_size: str | None = setting(None, "Size of a float32 file: 0.15x, or 8MB.", "--max-size LIMIT", LIMIT)
+    max_size: str | None = setting(None, "Size of a file: 0.15x of a float32 one, or 8MB.", "--max-size LIMIT", LIMIT)
     max_macs: str | None = setting(None, "Multiply-accumulates: 0.4x, or 300M.", "--max-macs LIMIT", LIMIT)
     max_latency: str | None = setting(None, "Latency of one image, one thread: 0.5x, or 5ms.", "--max-latency LIMIT",
                                       LIMIT)  # fmt: skip

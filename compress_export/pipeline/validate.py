@@ -101,7 +101,7 @@ def with_costs(plan: PlanSettings, device: str | None = None, quantize: Quantize
     a phone, else instructions, which are the same on every machine and of the core and the number type that ship."""
     timed = plan.max_latency is not None and device not in SIMULATED
     costs: Costs = plan.costs if plan.costs != "auto" else "measured" if timed else "instructions"
-    return replace(plan, costs=costs, dtype="int8" if costs == "instructions" and quantize == "int8" else "float32")
+    return replace(plan, costs=costs, dtype="int8" if quantize == "int8" else "float32")
 
 
 def with_centroids(tune: TuneSettings, share: ShareSettings) -> TuneSettings:
@@ -173,6 +173,7 @@ def goal_of(settings: PlanSettings, layers: Sequence[LayerCost], seed: int, meas
         settings.keep_layers,
         seed,
         assumed,
+        settings.dtype,
     )
 
 

@@ -194,7 +194,7 @@ def _gather(run: RunDirectory) -> Report:
             *(notes.tuning_notes(accuracy) if judged else ()),
             *notes.kept_notes(tuning),
             *notes.plan_notes(plan, run.has(RunFile.TUNED_WEIGHTS) or shared is not None),
-            *notes.size_notes(planned.max_size, formats),
+            *notes.size_notes(planned.max_size, formats, planned.dtype),
             *notes.runtime_notes(planned.latency_format, list(names), plan.cost_source),
             *notes.shared_notes(shared),
             *notes.quantization_notes(quantization),

@@ -79,13 +79,15 @@ def kept_notes(epochs: Sequence[Epoch]) -> list[str]:
     ]
 
 
-def size_notes(text: str | None, formats: Sequence[FormatRow]) -> list[str]:
-    """Compressed files above --max-size, where it was given: a plan predicts float32 files."""
+def size_notes(text: str | None, formats: Sequence[FormatRow], dtype: str) -> list[str]:
+    """Compressed files above --max-size, where it was given; a plan predicts files of the number type `dtype`."""
     if not text:
         return []
     limit, notes = parse_limit("size", text), []
     for file in formats:
-        most, size = limit.most(file.original.artifact.bytes), file.compressed.artifact.bytes
+        if (file.type == "int8") != (dtype == "int8"):
+            continue
+        most, size = limit.most(file.before.artifact.bytes), file.compressed.artifact.bytes
         if size > most:
             notes.append(
                 f"{file.compressed.name} has {size:,} bytes, {size - most:,.0f} bytes more than --max-size {text} "

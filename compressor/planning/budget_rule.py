@@ -108,7 +108,7 @@ def bounds(problem: PlanningProblem, dense: Mapping[str, Candidate]) -> dict[str
         elif quantity == "size":
             allowed = limit.most(file_bytes(survey.parameters, len(survey.layers)))
             graph = file_bytes(0, len(survey.layers))
-            parameters = (allowed - graph) / OPTIONS.file_factor / OPTIONS.bytes_per_parameter
+            parameters = (allowed - graph) / OPTIONS.file_factor / OPTIONS.bytes_per_parameter[problem.goal.dtype]
             left = parameters - (survey.parameters - total(dense, "params"))
             limits["params"] = min(left, limits.get("params", left))
         else:
@@ -138,9 +138,9 @@ def layers_within(most: float, network: float, dense: float) -> float:
     return left if dense <= network else min(left, most * dense / (OPTIONS.least_network_time * network))
 
 
-def file_bytes(parameters: float, layers: int) -> float:
-    """Bytes that a float32 file of a network takes at most."""
-    of_parameters = parameters * OPTIONS.bytes_per_parameter * OPTIONS.file_factor
+def file_bytes(parameters: float, layers: int, dtype: str = "float32") -> float:
+    """Bytes that a file of a network in that number type takes at most."""
+    of_parameters = parameters * OPTIONS.bytes_per_parameter[dtype] * OPTIONS.file_factor
     return of_parameters + OPTIONS.file_bytes + OPTIONS.file_bytes_of_layer * layers
 
 
@@ -339,7 +339,8 @@ def _reached(problem: PlanningProblem, quantity: str, left: float, dense: Mappin
     if quantity == "params":
         count = survey.parameters - total(dense, quantity) + left
         if "size" in problem.goal.limits and "params" not in problem.goal.limits:
-            before, after = (file_bytes(number, len(survey.layers)) for number in (survey.parameters, count))
+            before, layers = file_bytes(survey.parameters, len(survey.layers)), len(survey.layers)
+            after = file_bytes(count, layers, problem.goal.dtype)
             return f"max-size {after / 1e6:.2f}MB ({after / before:.3f}x)"
         return f"max-params {count:,.0f} ({count / survey.parameters:.3f}x)"
     if quantity == "macs":

@@ -33,7 +33,8 @@ class Goal:
     least. The other rules give every layer the method of Astrid & Lee 2018, or the first of `methods` that fits it, and
     answer to `max_params`, or to what `ANSWERED` has for them, one limit at a time. `ranks` gives ranks (for each
     group) by layer name and keeps every other layer; `ranks_from` says whose they are. `assumed` marks limits that
-    nobody asked for.
+    nobody asked for. `dtype` is the number type of the file that `max_size` limits; a fraction is one of the original's
+    float32 file.
     """
 
     rule: str = "budget"
@@ -48,6 +49,7 @@ class Goal:
     keep_layers: tuple[str, ...] = ()
     seed: int = 0
     assumed: bool = False
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in METHODS]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class PlannerOptions:
     least_network_time: float = 0.2
     """A network's time is predicted as no less than this fraction of what scales with its layers; measured on two small
     networks that were compressed hard: 0.22 (AlexNet at 64x64) and 0.23 (six layers at 32x32)."""
-    bytes_per_parameter: int = 4
-    """Bytes, in a float32 file."""
+    bytes_per_parameter: Mapping[str, int] = field(default_factory=lambda: {"float32": 4, "float16": 2, "int8": 1})
+    """Bytes by the number type of the file; scales and biases of int8 are within `file_bytes_of_layer`."""
     file_factor: float = 1.005
     """Bytes of a file over those of its parameters, beside the graph: with the two below it, a bound on the files of
     eleven networks in three formats."""

@@ -17,13 +17,14 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from exporters.artifact import FEWEST_IMAGES, ExportError, LayerType
+from exporters.quantization.noise import LAYERS, WEIGHT, decibels, layer_noise, parameter
 from exporters.toolkits import quiet, versions
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
 REQUIRES = ("executorch", "torch", "torchao")
 
 _ATEN = torch.ops.aten
-_LAYERS = (_ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.linear.default)
 _RELUS = (_ATEN.relu.default, _ATEN.relu_.default)
-_WEIGHT, _BIAS, _CONV_GROUPS = 1, 2, 6  # argument positions
+_BIAS, _CONV_GROUPS = 2, 6  # argument positions
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def quantize(
             if found > noise:
                 best, noise = corrected, found
                 notes.append("biases corrected")
-        noise_of = _layer_noise(floats, best, batches[0])
+        noise_of = layer_noise(floats, best, batches[0])
         _drop_clamped_relus(best)
         _make_contiguous(best)
         example = torch.zeros(1, *images.shape[1:])
@@ -190,7 +190,7 @@ def _balance(graph: fx.GraphModule, batches: Sequence[Tensor], capped: Mapping[s
     ranges = _channel_ranges(graph, [first for first, _ in pairs], batches)
     for first, second in pairs:
         reach = ranges[first.name].clamp_min(1e-8)
-        one, two = _parameter(graph, first.args[_WEIGHT]), _parameter(graph, second.args[_WEIGHT])
+        one, two = parameter(graph, first.args[WEIGHT]), parameter(graph, second.args[WEIGHT])
         if _groups(second) == 1:
             reads = two.abs().transpose(0, 1).flatten(1).amax(1).clamp_min(1e-8)
             scale = (reach * reads).sqrt() / reach
@@ -207,18 +207,18 @@ def _balance(graph: fx.GraphModule, batches: Sequence[Tensor], capped: Mapping[s
 
 def _next_layer(node: fx.Node, capped: Mapping[str, float]) -> fx.Node | None:
     """The layer that alone reads this one, directly or through a ReLU, and can take its channels' scales."""
-    if node.target not in _LAYERS or len(node.users) != 1:
+    if node.target not in LAYERS or len(node.users) != 1:
         return None
     (reader,) = node.users
     if reader.target in _RELUS:
         if reader.name in capped or len(reader.users) != 1:
             return None
         (reader,) = reader.users
-    if reader.target not in _LAYERS or reader.args[0] not in (node, *node.users):
+    if reader.target not in LAYERS or reader.args[0] not in (node, *node.users):
         return None
     if reader.target is _ATEN.linear.default and (node.target is not reader.target or node.meta["val"].ndim != 2):
         return None
-    constants = [layer.args[_WEIGHT] for layer in (node, reader)]
+    constants = [layer.args[WEIGHT] for layer in (node, reader)]
     if not all(isinstance(c, fx.Node) and c.op == "get_attr" and len(c.users) == 1 for c in constants):
         return None
     channels = node.meta["val"].shape[1]
@@ -266,6 +266,8 @@ def _observed(
     object.__setattr__(activation, "observer_or_fake_quant_ctr", observed)
     config = type(config)(activation, activation, config.weight, config.bias, config.is_qat)
     quantizer = XNNPACKQuantizer().set_global(config)
+    # BatchNorm is folded already, and to trace its patterns takes half of the time
+    quantizer.SUPPORTED_PATTERNS = [each for each in quantizer.SUPPORTED_PATTERNS if "bn" not in each.name]
     quantizer.set_filter_function(lambda node: node.name not in keep)
     prepared = prepare_pt2e(graph, quantizer)
     for node in prepared.graph.nodes:
@@ -334,7 +336,7 @@ def _correct_biases(floats: fx.GraphModule, quantized: fx.GraphModule, batches: 
     class Means(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
-            if n.target in _LAYERS:
+            if n.target in LAYERS:
                 means[n.name] = _channel_mean(value)
             return value
 
@@ -345,7 +347,7 @@ def _correct_biases(floats: fx.GraphModule, quantized: fx.GraphModule, batches: 
         def run_node(self, n: fx.Node) -> Any:
             nonlocal count
             value = super().run_node(n)
-            bias = _bias(quantized, n) if n.target in _LAYERS and n.name in means else None
+            bias = _bias(quantized, n) if n.target in LAYERS and n.name in means else None
             if bias is not None:
                 missing = means[n.name] - _channel_mean(value)
                 bias.add_(missing)
@@ -355,35 +357,6 @@ def _correct_biases(floats: fx.GraphModule, quantized: fx.GraphModule, batches: 
 
     Corrected(quantized).run(batch)
     return count
-
-
-def _layer_noise(floats: fx.GraphModule, quantized: fx.GraphModule, batch: Tensor) -> dict[str, float]:
-    """The signal-to-noise ratio of each layer's outputs in dB, by the node's name."""
-    outputs: dict[str, Tensor] = {}
-    found: dict[str, float] = {}
-
-    class Outputs(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if n.target in _LAYERS:
-                outputs[n.name] = value
-            return value
-
-    class Noise(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            wanted = outputs.pop(n.name, None)
-            if wanted is not None:
-                found[n.name] = _decibels(float(wanted.square().sum()), float((wanted - value).square().sum()))
-            return value
-
-    Outputs(floats).run(batch[:JUDGED])
-    Noise(quantized).run(batch[:JUDGED])
-    return found
-
-
-def _decibels(signal: float, noise: float) -> float:
-    return 10 * math.log10(max(signal, 1e-30) / max(noise, 1e-30))
 
 
 def _channel_mean(value: Tensor) -> Tensor:
@@ -408,16 +381,10 @@ class _Judge:
         for batch, wanted in zip(self._batches, self._wanted, strict=True):
             signal += float(wanted.double().square().sum())
             noise += float((wanted - quantized(batch)).double().square().sum())
-        return _decibels(signal, noise)
+        return decibels(signal, noise)
 
 
 # ---- nodes -----------------------------------------------------------------------------------------------------------
-
-
-def _parameter(graph: fx.GraphModule, node: object) -> Tensor:
-    assert isinstance(node, fx.Node)
-    owner, _, leaf = str(node.target).rpartition(".")
-    return cast(Tensor, getattr(graph.get_submodule(owner), leaf).data)
 
 
 def _bias(graph: fx.GraphModule, layer: fx.Node) -> Tensor | None:
@@ -425,7 +392,7 @@ def _bias(graph: fx.GraphModule, layer: fx.Node) -> Tensor | None:
     node = (*layer.args, None, None, None)[_BIAS]
     if not isinstance(node, fx.Node) or node.op != "get_attr" or len(node.users) != 1:
         return None
-    return _parameter(graph, node)
+    return parameter(graph, node)
 
 
 def _groups(layer: fx.Node) -> int:
@@ -437,15 +404,15 @@ def _groups(layer: fx.Node) -> int:
 def _layer_names(graph: fx.GraphModule) -> dict[str, str]:
     """The name of the module whose weight each layer of the graph reads, by the node's name."""
     return {
-        node.name: str(node.args[_WEIGHT].target).rpartition(".")[0]
+        node.name: str(node.args[WEIGHT].target).rpartition(".")[0]
         for node in graph.graph.nodes
-        if node.target in _LAYERS and isinstance(node.args[_WEIGHT], fx.Node)
+        if node.target in LAYERS and isinstance(node.args[WEIGHT], fx.Node)
     }
 
 
 def _layer_type(name: str, node: str, graph: fx.GraphModule, kept: Mapping[str, str]) -> LayerType:
     (layer,) = [found for found in graph.graph.nodes if found.name == node]
-    weight = layer.args[_WEIGHT]
+    weight = layer.args[WEIGHT]
     if isinstance(weight, fx.Node) and "dequantize" in str(weight.target):
         return LayerType(name, "int8")
     return LayerType(name, "float32", kept.get(name, "XNNPACK's quantizer does not know how it is used"))

@@ -158,3 +158,29 @@ def test_a_program_of_a_type_that_the_format_does_not_take_is_refused(quantized,
 def test_calibration_images_and_int8_go_together(options, expected, tmp_path):
     with pytest.raises(ExportError, match=expected):
         export(factored(), torch.from_numpy(IMAGES[:1]), "pte", tmp_path / "n.pte", **options)
+
+
+class Outlier(nn.Module):
+    """A network whose middle layers read an activation of which one channel reaches a thousand times as far."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.wide = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.one, self.two, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Linear(8 * 4 * 4, 10)
+        with torch.no_grad():
+            self.wide.bias[3] = 1000.0
+            for layer in (self.one, self.two):
+                layer.weight[:, 3] = 1e-5
+
+    def forward(self, x):
+        x = self.wide(torch.relu(self.first(x)))  # two layers read it, so its channels cannot be balanced
+        x = self.one(x) + self.two(x).relu()
+        return self.last(x[:, :, :4, :4].flatten(1))
+
+
+def test_the_noise_of_each_layer_shows_where_int8_loses():
+    found = quantize(capture(Outlier().eval(), torch.from_numpy(IMAGES[:1])), IMAGES)
+    noise = {layer.layer: layer.signal_to_noise for layer in found.layers}
+    assert min(noise["first"], noise["wide"]) > 40 > 15 > max(noise["one"], noise["two"])
+    assert found.signal_to_noise == pytest.approx(noise["last"], abs=3)

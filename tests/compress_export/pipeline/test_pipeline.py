@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 SIZE = ("--input", "3x16x16")
@@ -217,3 +219,85 @@ def test_the_papers_ranks_give_the_papers_compression(folder, call, monkeypatch)
     assert after["parameters"] < after["paper_parameters"]
     assert "parameters, as the papers count" in out
     assert "6.98x smaller" in out
+
+
+@pytest.fixture(scope="module")
+def quantized(whole, folder):
+    """A copy of the whole run, whose networks are then written in int8 too."""
+    run = folder / "runs" / "int8"
+    shutil.copytree(whole[0], run)
+    words = ("export", "runs/int8", "--format", "pte,onnx,ptl", "--quantize", "int8", "--set", "export.test_images=100")
+    done = subprocess.run(
+        [sys.executable, "-m", "compress_export", *words], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return run, done.stderr
+
+
+def test_int8_files_stand_beside_the_others(quantized):
+    run, said = quantized
+    assert "--quantize int8: not for .ptl (its phone runtimes end at PyTorch 2.1" in said
+    artifacts = {Path(row["path"]).name: row for row in json.loads((run / "artifacts.json").read_text())}
+    int8 = {f"{network}.int8.{suffix}" for network in ("original", "compressed") for suffix in ("pte", "onnx")}
+    assert set(artifacts) - int8 == {path.name for path in (run / "artifacts").iterdir()} - int8
+    for name in int8:
+        row = artifacts[name]
+        assert (row["dtype"], os.path.getsize(run / row["path"])) == ("int8", row["bytes"])
+        assert row["parity"]["top1_agreement"] >= 0.9
+    assert artifacts["original.int8.pte"]["bytes"] < 0.4 * artifacts["original.pte"]["bytes"]
+    entries = json.loads((run / "quantization.json").read_text())
+    assert set(entries) == {"original.int8", "compressed.int8"}
+    for entry in entries.values():
+        assert entry["signal_to_noise"] > 15
+        assert {layer["dtype"] for layer in entry["layers"]} == {"int8"}
+        assert min(layer["signal_to_noise"] for layer in entry["layers"]) > 10
+
+
+def test_every_file_has_classified_the_test_images(quantized):
+    run, _ = quantized
+    accuracy, recorded = (
+        json.loads((run / "accuracy.json").read_text()),
+        json.loads((run / "artifacts.json").read_text()),
+    )
+    before = accuracy["original"]["predictions"]
+    places = [int(place) for place in torch.linspace(0, 359, 100)]
+    for artifact in recorded:
+        row = accuracy[Path(artifact["path"]).name]
+        assert (row["images"], row["sha256"]) == (100, artifact["sha256"])
+        assert row["flipped"] == sum(a != before[b] for a, b in zip(row["predictions"], places, strict=True))
+        assert row["top1"] == pytest.approx(sum(row["correct"]))
+        if artifact["dtype"] == "float32":  # such a file answers like its network
+            network = accuracy[artifact["network"]]
+            assert row["correct"] == [network["correct"][place] for place in places]
+        else:
+            assert row["top1"] >= accuracy[artifact["network"].removesuffix(".int8")]["top1"] - 4
+
+
+def test_the_report_compares_int8_files_with_both(quantized):
+    run, _ = quantized
+    report = json.loads((run / "report.json").read_text())
+    file = next(row for row in report["files"] if row["name"] == "compressed.int8.onnx")
+    assert file["accuracy"]["images"] == 100
+    assert set(report["time_ratios"]) == {"pte", "onnx", "ptl", "pte int8", "onnx int8"}
+    assert set(report["time_ratios_to_float32"]) == {"pte int8", "onnx int8"}
+    page = (run / "report.md").read_text()
+    count = len(json.loads((run / "quantization.json").read_text())["compressed.int8"]["layers"])
+    assert f"compressed.int8: {count} of {count} layers compute in int8, calibrated on 215 images of the" in page
+    assert "## Number types" in page
+
+
+def test_files_that_are_there_are_not_written_again(quantized, call):
+    run, _ = quantized
+    times = {path.name: path.stat().st_mtime_ns for path in (run / "artifacts").iterdir()}
+    status, _, err = call(run.parent.parent, "export", "runs/int8", "--format", "pte,onnx")
+    assert (status, "Exporting" in err) == (0, False)
+    words = ("export", "runs/int8", "--format", "onnx", "--set", "export.calibration=64")
+    status, _, err = call(run.parent.parent, *words)
+    assert status == 0
+    later = {path.name for path in (run / "artifacts").iterdir() if path.stat().st_mtime_ns != times[path.name]}
+    assert later == {"original.int8.onnx", "compressed.int8.onnx"}
+    assert json.loads((run / "quantization.json").read_text())["compressed.int8"]["images"] == 64
+    status, _, err = call(run.parent.parent, "export", "runs/int8", "--format", "ptl")
+    assert status == 1
+    assert "--quantize int8: there is no such file of .ptl (its phone runtimes end at PyTorch 2.1, before" in err
+    assert "; add --format pte, onnx" in err

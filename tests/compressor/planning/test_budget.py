@@ -10,7 +10,7 @@ from torch import nn
 
 from compressor.layer_shape import PlanError
 from compressor.plan import LayerVariant
-from compressor.planning.budget_rule import layers_within, network_time
+from compressor.planning.budget_rule import file_bytes, layers_within, network_time
 from compressor.planning.cost_model import CountedCosts
 from compressor.planning.goal import Goal
 from compressor.planning.loss_model import MeasuredLosses, Probe
@@ -147,6 +147,18 @@ def test_the_variants_chosen_are_measured_exactly(network, found):
 def test_a_file_limit_leaves_room_for_the_graph(network, found):
     plan = make_plan(network, found, Goal(methods=METHODS, max_size="250kB"))
     assert 100_000 < 4 * plan.chosen.parameters < 190_000
+
+
+def test_a_file_limit_counts_the_bytes_of_its_number_type(network, found):
+    floats, codes = (
+        make_plan(network, found, Goal(methods=METHODS, max_size="180kB", dtype=dtype)) for dtype in ("float32", "int8")
+    )
+    assert floats.chosen.parameters < 0.5 * codes.chosen.parameters
+    graph = file_bytes(0, len(found.layers), "int8")
+    assert file_bytes(codes.chosen.parameters, len(found.layers), "int8") <= 180_000
+    assert file_bytes(1000, len(found.layers), "int8") - graph == pytest.approx(1005)
+    with pytest.raises(PlanError, match=r"max-size 1kB cannot be met: max-size 0.1\d+MB \(0.\d+x\) is the least"):
+        make_plan(network, found, Goal(methods=METHODS, max_size="1kB", dtype="int8"))
 
 
 def test_a_tighter_limit_never_loses_less(network, found):
