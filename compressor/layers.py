@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -100,6 +101,13 @@ def split_kernels(layer: Layer) -> Tensor:
         sizes = "x".join(map(str, weight.shape))
         raise PlanError(f"the {sizes} weight holds NaN or infinity, so nothing can approximate it; mend the checkpoint")
     return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1).contiguous()
+
+
+def weight_digest(layer: Layer) -> bytes:
+    """16 bytes that tell one weight from another: of its shape, type, groups and values."""
+    weight = layer.weight.detach().cpu().contiguous()
+    text = f"{tuple(weight.shape)} {weight.dtype} {getattr(layer, 'groups', 1)}"
+    return hashlib.blake2b(weight.view(torch.uint8).numpy().data, digest_size=16, key=text.encode()[:64]).digest()
 
 
 def refuse_own_forward(layer: Layer) -> None:

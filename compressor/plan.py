@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
+from compressor.decompositions.fits import Fits
 from compressor.layer_shape import PlanError, Rank
 
 KEEP = "keep"
@@ -68,7 +69,8 @@ class Plan:
     `rule` names the rank rule, `goal` what it was asked for ("max-params 0.15x", "ranks given"). A plan with a budget
     says where its times and losses come from, what it predicts (`chosen`, beside the `original`), and the
     `pareto_front` of other networks that were within reach. `timed` is the planned network's time over the
-    original's, both files measured in turns in that runtime, where that was done.
+    original's, both files measured in turns in that runtime, where that was done. `fits` are the decompositions that a
+    plan was made from, for `surgery.compress`; no file has them.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -82,6 +84,7 @@ class Plan:
     chosen: Point | None = None
     pareto_front: tuple[Point, ...] = ()
     timed: float | None = None
+    fits: Fits | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]
@@ -97,7 +100,9 @@ class Plan:
         return next(layer for layer in self.layers if layer.name == name)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        content = asdict(replace(self, fits=None))
+        del content["fits"]
+        return json.dumps(content, indent=2) + "\n"
 
     @staticmethod
     def from_json(text: str, where: str = "plan") -> Plan:

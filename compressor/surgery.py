@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from compressor.decompositions.methods import METHODS, Decompositions, check_ran
 from compressor.layer_shape import PlanError
 from compressor.layers import Layer, find_layer, layer_shape, replace_module
 from compressor.plan import LayerPlan, Plan
+from compressor.threads import in_threads
 
 
 class WeightsError(ValueError):
@@ -51,10 +53,13 @@ def compress(
 ) -> CompressedModel:
     """A copy of `network` with the plan's factors in place; the original stays as it is.
 
-    `decompositions` made before (by `make_plan`, say) are taken and new ones added, with the plan's seed. `progress`
-    hears how many layers of how many are done, and the name of the next. With `moments` of a layer's inputs (see
+    Without `decompositions` those that `make_plan` made the plan from are taken, where the layers are still the same
+    with the same weights; else those given are, and new ones added, with the plan's seed. `progress` hears how many
+    layers of how many are done, and the name of the last. With `moments` of a layer's inputs (see
     `calibration.collect`) new decompositions are fitted to its outputs. PlanError as from `apply`.
     """
+    if decompositions is None and plan.fits is not None:
+        decompositions = plan.fits.of(network, plan.seed, moments)
     module = copy.deepcopy(network)
     apply(module, plan.layers, decompositions, plan.seed, progress, moments)
     return describe(module, plan, network)
@@ -86,11 +91,19 @@ def apply(
     """
     ready: Decompositions = {} if decompositions is None else decompositions
     rows = _checked(network, layers)
-    for done, (row, _layer) in enumerate(rows):
-        progress(done, len(rows), row.name)
+
+    def factors(row: LayerPlan) -> nn.Sequential:
         inputs = (moments or {}).get(row.name)
-        found = decomposition(ready, network, row.name, row.method, seed, inputs)
-        replace_module(network, row.name, found.factors(row.rank))
+        return decomposition(ready, network, row.name, row.method, seed, inputs).factors(row.rank)
+
+    # The large layers first, or one of them would keep a single thread busy at the end.
+    largest_first = sorted((row for row, _ in rows), key=lambda row: -prod(row.weight))
+    made: dict[str, nn.Sequential] = {}
+    for done, (row, own) in enumerate(in_threads(factors, largest_first), 1):
+        progress(done, len(rows), row.name)
+        made[row.name] = own
+    for row, _ in rows:
+        replace_module(network, row.name, made[row.name])
 
 
 def skeleton(network: nn.Module, layers: Iterable[LayerPlan]) -> None:

@@ -17,12 +17,12 @@ import msgspec
 from torch import nn
 
 from compress_export.latency.cache import cache_folder
-from compressor.layers import find_layer
+from compressor.layers import find_layer, weight_digest
 from compressor.plan import LayerVariant
 from compressor.planning.goal import Errors
 from exporters.artifact import write_whole
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def folder() -> Path:
@@ -42,10 +42,8 @@ def load(network: nn.Module, layers: Iterable[str], seed: int) -> tuple[Errors, 
     errors: Errors = {}
     files: dict[str, Path] = {}
     for name in layers:
-        layer = find_layer(network, name)
-        weight = layer.weight.detach().cpu().contiguous()
-        text = f"{tuple(weight.shape)} {weight.dtype} {getattr(layer, 'groups', 1)} {seed} {version('compress-export')}"
-        own = hashlib.blake2b(weight.numpy().tobytes() + text.encode(), digest_size=16).hexdigest()
+        text = f"{seed} {version('compress-export')}"
+        own = hashlib.blake2b(weight_digest(find_layer(network, name)) + text.encode(), digest_size=16).hexdigest()
         files[name] = path = folder() / f"{own}.json"
         # none there, or not one of ours: it is worked out and written anew
         with suppress(OSError, ValueError, msgspec.MsgspecError):

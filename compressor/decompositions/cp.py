@@ -240,7 +240,8 @@ def polish(kernels: Tensor, sides: Sides) -> Sides:
     order = sorted(range(3), key=lambda mode: -kernels.shape[mode + 1])
     cube = (kernels / scale.unsqueeze(3)).permute(0, *(mode + 1 for mode in order))
     flat = cube.flatten(2)
-    unfoldings = flat.contiguous(), cube.transpose(1, 2).flatten(2)
+    # Rows (second, third) by the first mode, and rows (first, third) by the second.
+    unfoldings = flat.mT.contiguous(), cube.permute(0, 1, 3, 2).flatten(1, 2).contiguous()
     a, b, c = (sides[mode] / scale.pow(1 / 3) for mode in order)
     current = best = balanced((a, b, c))
     whole = flat.double().square().sum((1, 2))
@@ -271,7 +272,7 @@ def _sweep(unfoldings: tuple[Tensor, Tensor], b: Tensor, c: Tensor, ridge: Tenso
     """New sides, balanced, and |K|^2 - |K - rebuilt|^2 of each group from the Grams, without rebuilding.
 
     Each side solves (Hadamard product of the other two's Grams + ridge) X = K * Khatri-Rao product. Products of the
-    kernel with a long side take nearly all of the time, and each serves two: with b for a and c, with a for b and c.
+    kernel with a long side take most of the time, and each serves two: that with b a and c, that with a b and c.
     """
     by_first, by_second = unfoldings
     groups, _, rank = b.shape
@@ -279,11 +280,11 @@ def _sweep(unfoldings: tuple[Tensor, Tensor], b: Tensor, c: Tensor, ridge: Tenso
     dtype = torch.float64 if bool((ridge < least).any()) else b.dtype
     ridge = ridge.to(dtype)
     gram_b = _gram(b, dtype)
-    planes = (by_second.mT @ b).reshape(groups, -1, c.shape[1], rank)
+    planes = (by_second @ b).reshape(groups, -1, c.shape[1], rank)
     a = _solve((planes * c.unsqueeze(1)).sum(2), gram_b * _gram(c, dtype), ridge)
     gram_a = _gram(a, dtype)
     c = _solve((planes * a.unsqueeze(2)).sum(1), gram_a * gram_b, ridge)
-    planes = (by_first.mT @ a).reshape(groups, -1, c.shape[1], rank)
+    planes = (by_first @ a).reshape(groups, -1, c.shape[1], rank)
     b = _solve((planes * c.unsqueeze(1)).sum(2), gram_a * _gram(c, dtype), ridge)
     gram_b = _gram(b, dtype)
     of_c = (planes * b.unsqueeze(2)).sum(1)

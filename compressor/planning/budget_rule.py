@@ -16,6 +16,7 @@ from compressor.planning.goal import Goal, PlanningProblem
 from compressor.planning.knapsack import Candidate, Candidates, Weights, choose, least, most, total, undominated
 from compressor.planning.options import OPTIONS
 from compressor.survey import LayerCost, Survey
+from compressor.threads import in_threads
 
 
 def free_layers(survey: Survey, goal: Goal) -> list[LayerCost]:
@@ -175,9 +176,16 @@ def choose_variants(problem: PlanningProblem) -> Solution:
     costs.network()  # before any cost is read: a model may set its layers' costs against the network's
     dense = {layer.name: _candidate(problem, LayerVariant(layer.name), 0.0) for layer in layers}
     errors: dict[LayerVariant, float] = {}
-    for done, (name, own) in enumerate(variants.items()):
+    # The large layers first, or one of them would keep a single thread busy at the end.
+    largest_first = sorted(variants, key=lambda name: -dense[name].params)
+
+    def estimates(name: str) -> dict[LayerVariant, float]:
+        return {variant: min(1.0, problem.estimate(variant)) for variant in variants[name]}
+
+    problem.progress("Working out errors", 0, len(variants), "")
+    for done, (name, own) in enumerate(in_threads(estimates, largest_first), 1):
         problem.progress("Working out errors", done, len(variants), name)
-        errors |= {variant: min(1.0, problem.estimate(variant)) for variant in own}
+        errors |= own
     limits = bounds(problem, dense)
 
     def allowed(candidate: Candidate) -> bool:
@@ -193,11 +201,12 @@ def choose_variants(problem: PlanningProblem) -> Solution:
         if best is None:
             raise unreachable(problem, found, limits, dense)
         # Times were interpolated and errors estimated: now those of just these variants, exactly.
-        taken = [candidate.variant for candidate in best.values() if candidate.variant.method != KEEP]
+        taken = [best[name].variant for name in largest_first if best[name].variant.method != KEEP]
         _measure(problem, taken, "Timing the variants chosen")
-        for done, variant in enumerate(taken):
+        problem.progress("Working out the variants chosen", 0, len(taken), "")
+        for done, (variant, error) in enumerate(in_threads(problem.error, taken), 1):
             problem.progress("Working out the variants chosen", done, len(taken), variant.layer)
-            errors[variant] = problem.error(variant)
+            errors[variant] = error
         chosen = {name: _candidate(problem, own.variant, errors.get(own.variant, 0.0)) for name, own in best.items()}
         within = all(total(chosen, quantity) <= limit * slack.get(quantity, 1.0) for quantity, limit in limits.items())
         if within and all(map(allowed, chosen.values())):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from torch import nn
 
 from compressor.calibration import Moments
+from compressor.decompositions.fits import Fits
 from compressor.decompositions.methods import METHODS, Decompositions, check_rank, default_method
 from compressor.layer_shape import PlanError, dense_cost
 from compressor.layers import check_layer_names
@@ -69,13 +71,16 @@ def make_plan(
 ) -> Plan:
     """The plan that reaches `goal` for `network`, a LayerPlan for each layer of `survey`.
 
-    Costs are counted and losses taken from errors; `solve` takes measured ones. Decompositions computed on the way are
-    put into `decompositions`: hand the same dict to `compress`, and it computes none of them again. With `moments` (see
+    Costs are counted and losses taken from errors; `solve` takes measured ones. The plan holds the decompositions of
+    its rows: `compress` computes none of them again while the layers keep their weights. Those of every variant that
+    was tried are put into `decompositions`, for another plan of the same network. With `moments` (see
     `calibration.collect`) factors are fitted to the layers' outputs.
     PlanError for limits that cannot be met (with what can be reached), an unknown layer, a rank above full.
     """
     ready = {} if decompositions is None else decompositions
-    return solve(PlanningProblem(network, survey, goal, CountedCosts(survey), decompositions=ready, moments=moments))
+    plan = solve(PlanningProblem(network, survey, goal, CountedCosts(survey), decompositions=ready, moments=moments))
+    chosen = [(row.name, row.method) for row in plan.factored]
+    return replace(plan, fits=Fits(network, chosen, ready, goal.seed, moments))
 
 
 def solve(problem: PlanningProblem) -> Plan:

@@ -73,7 +73,8 @@ def test_it_fits_like_tensorlys_als_with_a_smaller_stability_number(rank: int) -
         layer = layer_of(trained_like(seed))
         als, polished = (METHODS[method].decompose(layer, 0) for method in ("cp-als", "cp-polished"))
         assert polished.error((rank,)) <= als.error((rank,)) + 0.01
-        assert polished.stability((rank,)) <= als.stability((rank,))
+        # Up to 1 nothing cancels.
+        assert polished.stability((rank,)) <= max(1.0, als.stability((rank,)))
 
 
 def test_the_stability_number_is_that_of_the_factors() -> None:
