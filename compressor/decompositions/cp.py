@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from math import prod
 
 import torch
@@ -57,9 +57,15 @@ ROUNDING = 32 * torch.finfo(torch.float32).eps
 PARAFAC_SWEEPS = 200
 PARAFAC_RIDGE = 1e-10
 """For |K| = 1 and in float64: so little that fits stay, enough to solve for more components than a kernel has."""
-JOINT_GAIN = 1.1
-"""The error of a joint fit is about this power, plus the fraction of the parameters, of the orthogonal components': on
-ten trained kernels 1.03 to 1.41 at 0.15 of the parameters, 1.07 to 1.66 at 0.3, 1.16 to 1.84 at 0.45."""
+SHORT_FIT = 0.2, 10
+"""Fraction of a kernel's parameters, and sweeps, of the fit that tells how much a joint fit gains on it."""
+JOINT_GAIN = 0.91, 0.72
+"""The error of a joint fit is a power of that of the orthogonal components it starts from: at a fraction f of the
+parameters about the first plus f times the second, times the short fit's. On fourteen kernels of trained networks, from
+16x16x9 to 128x128x9, estimates at 0.08 to 0.45 of the parameters are within 6 % of the error; a first layer with a 7x7
+window is 11 % better at 0.3 than the error. One power for all kernels was off by up to a quarter."""
+MOST_GAIN = 2.0
+"""A kernel that the short fit finds exactly has no larger power: it tells nothing of smaller ranks."""
 OUTPUT_GAIN = 1.25
 """The output error after the search is about this power of that of the greedy components with the last side refitted:
 on ResNet-20's kernels 0.295 and 0.146 (at a quarter and half of the parameters) became 0.221 and 0.087."""
@@ -145,12 +151,23 @@ def _fitted_to_weights(kernels: Tensor, components: SlicewiseComponents, sides: 
         left = float((kernels.flatten(2) - rebuilt(found)).double().square().sum())
         return Factors(math.sqrt(left / whole), float(strengths(found).sum()) / whole, _weights(found))
 
-    outputs, inputs, positions = kernels.shape[1:]
-    dense = outputs * inputs * positions / (outputs + inputs + positions)
+    # The rank of which the factors are as large as the kernel.
+    dense = prod(kernels.shape[1:]) / sum(kernels.shape[1:])
+
+    @cache
+    def gain() -> float:
+        fraction, sweeps = SHORT_FIT
+        count = max(1, round(fraction * dense))
+        before, short = components.left(count), polish(kernels, components.sides(count), sweeps)
+        after = float((kernels.flatten(2) - rebuilt(short)).double().square().sum()) / whole
+        return min(MOST_GAIN, math.log(after) / math.log(before)) if 0 < after < before < 1 else 1.0
 
     def estimate(rank: Rank) -> float:
-        gain = JOINT_GAIN + min(1.0, rank[0] / dense)
-        return math.pow(components.left(rank[0]), gain / 2)
+        left = components.left(rank[0])
+        if not left or min(kernels.shape[1:]) == 1:
+            return math.sqrt(left)
+        least, slope = JOINT_GAIN
+        return math.pow(left, gain() * (least + slope * min(1.0, rank[0] / dense)) / 2)
 
     return Solver(factors, estimate)
 
@@ -226,7 +243,7 @@ def khatri_rao(b: Tensor, c: Tensor) -> Tensor:
     return (b.unsqueeze(2) * c.unsqueeze(1)).flatten(1, 2)
 
 
-def polish(kernels: Tensor, sides: Sides) -> Sides:
+def polish(kernels: Tensor, sides: Sides, sweeps: int = SWEEPS) -> Sides:
     """Sides that fit (groups, T, S, D) kernels at least as well as those given, with a stability number up to MOST.
 
     The given ones must be within that bound, as orthogonal components are. All groups sweep together.
@@ -248,7 +265,7 @@ def polish(kernels: Tensor, sides: Sides) -> Sides:
     strength, left = strengths(best), (rebuilt(best) - flat).double().square().sum((1, 2))
     least, penalty = left, _penalty(best)
     momentum = torch.full_like(left, MOMENTUM / 2)
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         ridge = RIDGE * left * (strength / STIFF_FROM).clamp_min(1.0).square() + FLOOR
         goal = left + ridge * penalty
         fresh, explained = _sweep(unfoldings, b, c, ridge)
