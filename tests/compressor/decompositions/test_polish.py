@@ -77,6 +77,20 @@ def test_it_fits_like_tensorlys_als_with_a_smaller_stability_number(rank: int) -
         assert polished.stability((rank,)) <= max(1.0, als.stability((rank,)))
 
 
+@pytest.mark.parametrize("method", ["cp-als", "cp-polished"])
+def test_estimates_of_joint_fits_are_near(method: str) -> None:
+    for seed in range(3):
+        found = METHODS[method].decompose(layer_of(trained_like(seed)), 0)
+        for rank in (5, 10, 20):
+            assert found.estimate((rank,)) == pytest.approx(found.error((rank,)), rel=0.12)
+
+
+def test_the_estimate_of_a_matrix_is_its_error() -> None:
+    found = METHODS["cp-polished"].decompose(nn.Conv2d(12, 1, 3), 0)
+    for rank in (1, 4, 9):
+        assert found.estimate((rank,)) == pytest.approx(found.error((rank,)), abs=1e-6)
+
+
 def test_the_stability_number_is_that_of_the_factors() -> None:
     layer = nn.Conv2d(8, 12, 3, groups=2)
     for method in ("cp-als", "cp-polished"):
