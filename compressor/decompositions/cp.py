@@ -41,7 +41,7 @@ Sides = tuple[Tensor, Tensor, Tensor]
 """Factor matrices a (groups, T, R), b (groups, S, R), c (groups, D, R): K[t, s, d] = sum of a[t, r] b[s, r] c[d, r]."""
 
 SWEEPS = 60
-"""As many as from the power method's components in 50, on those kernels on average; 45 leave 0.2 to 1.2 % more error."""
+"""As many as from the power method's components in 50, on average over those kernels; 45 leave 0.2 to 1.2 % more."""
 RIDGE = 1.2e-3
 """Ridge for |K| = 1, as a fraction of the energy that is left: halved or doubled, mean errors move by under 0.002."""
 STIFF_FROM = 2.0
