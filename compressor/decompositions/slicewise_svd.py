@@ -58,7 +58,7 @@ class SlicewiseComponents:
 
     @cached_property
     def _places(self) -> list[int]:
-        """Where in (shorter, longer, shortest) the modes T, S, D are found."""
+        """Places of the modes T, S, D among (shorter, longer, shortest)."""
         order = [*self._others, self._shortest]
         return [order.index(mode) for mode in range(3)]
 
