@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from compressor.decompositions.fits import Fits
 from compressor.layer_shape import PlanError, Rank
 
 KEEP = "keep"
@@ -62,6 +61,10 @@ class Point:
     instructions: int | None = None
 
 
+class PlanFits:
+    """Decompositions that a plan was made from: an opaque handle here, see `decompositions.fits`."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A LayerPlan for every convolution and fully connected layer, in the order in which they run.
@@ -84,7 +87,7 @@ class Plan:
     chosen: Point | None = None
     pareto_front: tuple[Point, ...] = ()
     timed: float | None = None
-    fits: Fits | None = field(default=None, repr=False, compare=False)
+    fits: PlanFits | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]

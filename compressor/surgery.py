@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compressor.calibration import Moments
+from compressor.decompositions.fits import Fits
 from compressor.decompositions.methods import METHODS, Decompositions, check_rank, decomposition
 from compressor.layer_shape import PlanError
 from compressor.layers import Layer, find_layer, layer_shape, replace_module
@@ -58,7 +59,7 @@ def compress(
     layers of how many are done, and the name of the last. With `moments` of a layer's inputs (see
     `calibration.collect`) new decompositions are fitted to its outputs. PlanError as from `apply`.
     """
-    if decompositions is None and plan.fits is not None:
+    if decompositions is None and isinstance(plan.fits, Fits):
         decompositions = plan.fits.of(network, plan.seed, moments)
     module = copy.deepcopy(network)
     apply(module, plan.layers, decompositions, plan.seed, progress, moments)

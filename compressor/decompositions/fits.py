@@ -9,9 +9,10 @@ from torch import nn
 from compressor.calibration import Moments
 from compressor.decompositions.methods import Decompositions
 from compressor.layers import find_layer, weight_digest
+from compressor.plan import PlanFits
 
 
-class Fits:
+class Fits(PlanFits):
     """Decompositions of a network's layers as they are now, by one seed. Each holds for the same layer with the same
     weight and the same moments of its inputs: `of` gives those that still do."""
 

@@ -107,5 +107,5 @@ def test_no_file_has_them(network) -> None:
     read = Plan.from_json(text)
     assert read == plan
     assert read.fits is None
-    with pytest.raises(PlanError, match="is not a plan: Expected `Fits"):
+    with pytest.raises(PlanError, match="is not a plan: Expected `PlanFits"):
         Plan.from_json(json.dumps({**json.loads(text), "fits": {}}))
