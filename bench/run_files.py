@@ -97,10 +97,14 @@ class NetworkSurvey:
 
 
 @dataclass(frozen=True)
-class NetworkAccuracy:
-    """Accuracy of a network on the test set, in percent."""
+class RecordedAccuracy:
+    """What a verdict needs of a row of accuracy.json, a network's on the test set or a file's (FileAccuracy): `top1` in
+    percent; of a file also its flipped predictions, the number of test images and its sha256."""
 
     top1: float
+    flipped: int | None = None
+    images: int | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,9 +205,18 @@ class RunFiles:
         name = RunFile.SURVEY if network_of(network) == ORIGINAL else RunFile.COMPRESSED_SURVEY
         return self.read_json(name, NetworkSurvey)
 
-    def accuracy(self, name: str) -> NetworkAccuracy | None:
+    def accuracy(self, name: str) -> RecordedAccuracy | None:
         """Accuracy of a network in PyTorch, or of a file by its name; None where the run has none."""
-        return (self.read_json(RunFile.ACCURACY, dict[str, NetworkAccuracy]) or {}).get(name)
+        return self._accuracies.get(name)
+
+    def accuracy_of(self, artifact: Artifact) -> RecordedAccuracy | None:
+        """Accuracy of a recorded file in its own runtime; None where none is known of this very content."""
+        row = self.accuracy(artifact.path.name)
+        return row if row is not None and row.sha256 == artifact.sha256 else None
+
+    @cached_property
+    def _accuracies(self) -> dict[str, RecordedAccuracy]:
+        return self.read_json(RunFile.ACCURACY, dict[str, RecordedAccuracy]) or {}
 
     @cached_property
     def layers(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.budgets.limits import Where
 from bench.budgets.model_files import ModelFile
 from bench.measurement import Measurement, Simulated, process_said
-from bench.run_files import ORIGINAL, RunFile
+from bench.run_files import ORIGINAL, RunFile, network_of
 from bench.statistics import summarize, times_remark, unsteady
 
 
@@ -82,8 +82,12 @@ def _memory(subject: ModelFile, where: Where) -> Figure:
 def _accuracy(subject: ModelFile, _where: Where) -> Figure:
     if subject.run is None:
         return _no_run("accuracy")
-    rows = subject.run.accuracy(subject.network)
-    return Unmeasured(NO_ACCURACY) if rows is None else rows.top1
+    if subject.accuracy is not None:
+        return subject.accuracy.top1
+    if subject.artifact is None or subject.run.accuracy(network_of(subject.network)) is None:
+        return Unmeasured(NO_ACCURACY)
+    command = f"`compress-export export {subject.run.path} --format {subject.artifact.format}`"
+    return Unmeasured(f"this very file has not classified the run's test images; {command}, where its runtime runs")
 
 
 def _agreement(subject: ModelFile, _where: Where) -> Figure:
@@ -147,6 +151,8 @@ def original(quantity: str, subject: ModelFile, where: Where) -> Figure:
         sessions = {row.session for row in rows if isinstance(row, Measurement)}
         if all(isinstance(row, Measurement) for row in rows) and len(sessions) > 1:
             return Unmeasured("it did not take turns with the original; measure both with `compress-export bench`")
+    if quantity == "accuracy" and (differs := _other_images(subject, other)):
+        return Unmeasured(f"the original's file {differs}")
     found = FIGURES[quantity](other, where)
     return Unmeasured(f"the original: {found.reason}") if isinstance(found, Unmeasured) else found
 
@@ -167,6 +173,14 @@ def _of_same_core(subject: ModelFile, other: ModelFile, where: Where) -> Figure:
     return row.run.instructions
 
 
+def _other_images(subject: ModelFile, other: ModelFile) -> str:
+    """The clause that the other file was judged on another number of test images; "" if it was not."""
+    ours, theirs = subject.accuracy, other.accuracy
+    if ours is None or theirs is None or ours.images is None or theirs.images in (None, ours.images):
+        return ""
+    return f"classified {theirs.images:,} test images, this one {ours.images:,}; export both with as many"
+
+
 def of_base(quantity: str, subject: ModelFile, base: ModelFile, where: Where) -> Figure:
     """The base's figure beside the subject's; a time or a memory only if it comes from the same device."""
     if base.problem is not None:
@@ -177,6 +191,8 @@ def of_base(quantity: str, subject: ModelFile, base: ModelFile, where: Where) ->
             return Unmeasured(f"the base: {theirs.reason}")
         if isinstance(ours, Measurement) and _where(ours) != _where(theirs):
             return Unmeasured(f"the base was measured on {_where(theirs)}, this on {_where(ours)}")
+    if quantity == "accuracy" and (differs := _other_images(subject, base)):
+        return Unmeasured(f"the base's file {differs}")
     found = _of_same_core(subject, base, where) if quantity == "instructions" else FIGURES[quantity](base, where)
     return Unmeasured(f"the base: {found.reason}") if isinstance(found, Unmeasured) else found
 

@@ -6,16 +6,16 @@ import json
 import math
 from pathlib import Path
 
-from bench.budgets.figures import FIGURES, Unmeasured
+from bench.budgets.figures import FIGURES, Figure, Unmeasured
 from bench.budgets.limits import QUANTITIES, BudgetError, Unit, Where
-from bench.budgets.model_files import ModelFile, of_file, of_run
+from bench.budgets.model_files import ModelFile, exported, of_file, of_run
 from bench.budgets.verdicts import exact
 from bench.file_contents.readers import READERS
 from bench.measurement import process_said
 from bench.run_files import RunFile, RunFiles
 from bench.statistics import Statistics, summarize, unsteady
 
-FILE_KEYS = ("size", "shipped", "agreement")
+FILE_KEYS = ("size", "shipped", "agreement", "accuracy")
 NETWORK_KEYS = ("parameters", "macs", "accuracy")
 GROWTH = {"size": "+2 % or 4 kB", "shipped": "+2 % or 4 kB", "parameters": "+0 %", "macs": "+0 %"}
 """Growth that a pull request may add, beside the absolute limit."""
@@ -70,7 +70,7 @@ def _table(subject: ModelFile) -> str:
     key = "run" if subject.is_run else "files"
     lines = [f'[[budget]]\n{key} = "{subject.name}"']
     for name in NETWORK_KEYS if subject.is_run else FILE_KEYS:
-        value = FIGURES[name](subject, Where())
+        value = _figure(name, subject)
         if isinstance(value, Unmeasured):
             lines.append(f"# no limit on {name}: {value.reason}")
         elif value > 0:
@@ -84,6 +84,15 @@ def _table(subject: ModelFile) -> str:
     if not subject.is_run:
         lines += _latency(subject)
     return "\n".join(lines) + "\n"
+
+
+def _figure(name: str, subject: ModelFile) -> Figure:
+    """The figure; of a run's accuracy the least of the network's and its files', for the limit is judged on all."""
+    value, run = FIGURES[name](subject, Where()), subject.run
+    if name != "accuracy" or isinstance(value, Unmeasured) or run is None or not subject.is_run:
+        return value
+    files = [run.accuracy_of(artifact) for artifact in exported(run)]
+    return min([value, *(row.top1 for row in files if row is not None)])
 
 
 def _latency(subject: ModelFile) -> list[str]:

@@ -82,8 +82,9 @@ def _parts(quantity: str, subject: ModelFile) -> Amounts:
 
 
 def layers_of(subject: ModelFile) -> list[str]:
-    """The layer that each weight of the file belongs to, in the file's order: by its name; where the file keeps none
-    that the run knows, by its shape and its place among the run's layers; else the weight stands for itself."""
+    """The layer that each weight of the file belongs to, in the file's order: by its name; a kernel or matrix whose
+    name the run does not know (quantized ones lose theirs) by its shape and its place among the run's layers that no
+    name claims; else the weight stands for itself."""
     contents = subject.contents
     if contents is None:
         return []
@@ -92,18 +93,20 @@ def layers_of(subject: ModelFile) -> list[str]:
     if survey is None:
         return [each.name.rpartition(".")[0] or each.name for each in contents.weights]
     known = [row.name for row in survey.layers]
-    if any(_owner(weight.name, known) in known for weight in contents.weights):
-        return [_owner(weight.name, planned) for weight in contents.weights]
-    # A file keeps its weights in the order in which layers run; a bias follows the weight of its layer.
-    left = [(row.name, plain_sides(row.weight)) for row in survey.layers]
+    named = [_owner(weight.name, known) for weight in contents.weights]
+    nameless = not any(name in known for name in named)
+    claimed = {name for name, weight in zip(named, contents.weights, strict=True) if len(weight.shape) > 1}
+    # A file keeps its kernels in the order in which layers run; without any names, a bias follows its layer's.
+    left = [(row.name, plain_sides(row.weight)) for row in survey.layers if row.name not in claimed]
     found, last = [], ""
-    for weight in contents.weights:
+    for weight, own in zip(contents.weights, named, strict=True):
         sides = plain_sides(weight.shape)
-        name = next((name for name, own in left if own == sides), None) if len(weight.shape) > 1 else None
+        unknown = own not in known and len(weight.shape) > 1
+        name = next((name for name, other in left if unknown and other == sides), None)
         if name is not None:
             left.remove((name, sides))
             last = name
-        found.append(_owner(last or weight.name, planned))
+        found.append(_owner(name or (last if nameless else "") or weight.name, planned))
     return found
 
 

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.file_contents.contents import NUMBER_TYPES
 from bench.measurement import PROCESSES, BenchError
 
 Unit = Literal["bytes", "count", "ms", "percent"]
@@ -34,13 +35,14 @@ class BudgetError(BenchError):
 @dataclass(frozen=True)
 class Quantity:
     """A figure that a budget may limit. `more`: more is better, so the limit is a least. `network`: it belongs to the
-    network (once for a run), not to each file. `timed`: it needs a device. `ratio`: the original's may be the
-    measure."""
+    network (once for a run), not to each file; `own`: each file may have its own beside it. `timed`: it needs a device.
+    `ratio`: the original's may be the measure."""
 
     title: str
     unit: Unit
     more: bool = False
     network: bool = False
+    own: bool = False
     timed: bool = False
     ratio: bool = True
 
@@ -53,11 +55,11 @@ QUANTITIES: dict[str, Quantity] = {
     "instructions": Quantity("instructions", "count"),
     "latency": Quantity("latency, p50", "ms", timed=True),
     "memory": Quantity("peak memory", "bytes", timed=True),
-    "accuracy": Quantity("top-1 accuracy", "percent", more=True, network=True),
+    "accuracy": Quantity("top-1 accuracy", "percent", more=True, network=True, own=True),
     "agreement": Quantity("top-1 agreement", "percent", more=True, ratio=False),
 }
 
-KEYS = ("files", "run", "device", "process", *QUANTITIES)
+KEYS = ("files", "run", "dtype", "device", "process", *QUANTITIES)
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,15 @@ class Where:
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits of the files that `pattern` names: a run's compressed files (`is_run`), or a glob of files."""
+    """The limits of the files that `pattern` names: a run's compressed files (`is_run`), or a glob of files; of the
+    number type `dtype` where one is named."""
 
     pattern: str
     is_run: bool
     where: Where
     limits: tuple[Limit, ...]
     line: int
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,12 @@ class _Lines:
         named = [key for key in ("files", "run") if key in row]
         if len(named) != 1:
             raise self.error(head, 'a budget has either run = "runs/NAME" or files = "GLOB", and one of them')
-        device, process = row.get("device"), row.get("process")
-        for key in (*named, *(key for key in ("device", "process") if key in row)):
+        device, process, dtype = row.get("device"), row.get("process"), row.get("dtype")
+        for key in (*named, *(key for key in ("dtype", "device", "process") if key in row)):
             if not isinstance(row[key], str) or not row[key].strip():
                 raise self.error(self.line(index, key), f"{key} is a text, not {row[key]!r}")
+        if dtype is not None and dtype not in NUMBER_TYPES:
+            raise self.error(self.line(index, "dtype"), _unknown("number type", dtype, NUMBER_TYPES))
         if process is not None:
             line = self.line(index, "process")
             if process not in PROCESSES:
@@ -179,7 +185,7 @@ class _Lines:
             if QUANTITIES[limit.quantity].timed and device is None:
                 law = f"{limit.quantity} is measured on a device, and none is named"
                 raise self.error(limit.line, f'{law}; add device = "host", or the name of a phone')
-        return Budget(row[named[0]], named[0] == "run", Where(device, process), tuple(limits), head)
+        return Budget(row[named[0]], named[0] == "run", Where(device, process), tuple(limits), head, dtype)
 
     def error(self, line: int, text: str) -> BudgetError:
         return BudgetError(f"{self.path}, line {line}: {text}")

@@ -19,7 +19,17 @@ from pathlib import Path, PurePosixPath
 from bench.budgets.limits import Budget, BudgetError, Budgets
 from bench.file_contents.contents import ContentError, Contents
 from bench.file_contents.readers import read
-from bench.run_files import COMPRESSED, GONE, ORIGINAL, RunError, RunFile, RunFiles, altered
+from bench.run_files import (
+    COMPRESSED,
+    GONE,
+    ORIGINAL,
+    RecordedAccuracy,
+    RunError,
+    RunFile,
+    RunFiles,
+    altered,
+    network_of,
+)
 from exporters.artifact import Artifact, size_and_sha256, write_whole
 
 BLOCK = 1 << 20
@@ -53,7 +63,8 @@ class ModelFile:
 
     @cached_property
     def original(self) -> ModelFile | None:
-        """The original's file of the same format in the same run."""
+        """The original's file of the same format in the same run: of an int8 file too the one in float32, which it
+        replaces."""
         if self.run is None or self.artifact is None:
             return None
         wanted = ORIGINAL, self.artifact.format
@@ -77,6 +88,21 @@ class ModelFile:
         """The file's weights and operators; None for a run and for a kind of file that no reader knows. ContentError
         if it is broken."""
         return None if self.is_run else read(self.path)
+
+    @cached_property
+    def dtype(self) -> str:
+        """The file's number type: as its run recorded it, else as its contents tell; "" where neither does."""
+        if self.artifact is not None:
+            return self.artifact.dtype
+        return "" if self.problem is not None or self.contents is None else self.contents.number_type
+
+    @cached_property
+    def accuracy(self) -> RecordedAccuracy | None:
+        """The file's own accuracy, in its runtime; of a run as a whole that of its compressed network in PyTorch. None
+        where nobody measured it."""
+        if self.run is None:
+            return None
+        return self.run.accuracy(self.network) if self.artifact is None else self.run.accuracy_of(self.artifact)
 
     @cached_property
     def problem(self) -> str | None:
@@ -110,7 +136,8 @@ class ModelFile:
 
 
 def find(budget: Budget, budgets: Budgets) -> list[ModelFile]:
-    """The files and runs under the budget, in the order of names: for a run the run itself and its compressed files.
+    """The files and runs under the budget, in the order of names: for a run the run itself and its compressed files. Of
+    a budget with a number type the files of that type, and those whose type cannot be told because they are broken.
     Empty if its pattern matches nothing. BudgetError, RunError if what it matches is no run, or of a newer version."""
     pattern, root = budget.pattern, budgets.root
     if Path(pattern).is_absolute():
@@ -123,11 +150,19 @@ def find(budget: Budget, budgets: Budgets) -> list[ModelFile]:
     except ValueError as error:
         raise BudgetError(f"{budgets.path}, line {budget.line}: {pattern!r} is no pattern: {error}") from error
     if budget.is_run:
-        return [subject for path in paths if path.is_dir() for subject in of_run(path, root)]
-    # Files, and packages as one; nothing that lies inside a package.
-    outside = [path for path in paths if not any(parent.suffix == ".mlpackage" for parent in path.parents)]
-    files = [path for path in outside if path.is_file() or path.suffix == ".mlpackage"]
-    return [of_file(path, path.relative_to(root).as_posix()) for path in files]
+        found = [subject for path in paths if path.is_dir() for subject in of_run(path, root)]
+    else:
+        # Files, and packages as one; nothing that lies inside a package.
+        outside = [path for path in paths if not any(parent.suffix == ".mlpackage" for parent in path.parents)]
+        files = [path for path in outside if path.is_file() or path.suffix == ".mlpackage"]
+        found = [of_file(path, path.relative_to(root).as_posix()) for path in files]
+    if budget.dtype is None:
+        return found
+    return [
+        each
+        for each in found
+        if each.is_run or each.dtype == budget.dtype or (each.artifact is None and each.problem is not None)
+    ]
 
 
 def of_file(path: Path, name: str) -> ModelFile:
@@ -153,8 +188,8 @@ def of_run(path: Path, root: Path) -> Iterator[ModelFile]:
 
 
 def exported(run: RunFiles) -> list[Artifact]:
-    """The run's compressed files, as it recorded them."""
-    return [row for row in run.artifacts if row.network == COMPRESSED]
+    """The run's compressed files of every number type, as it recorded them."""
+    return [row for row in run.artifacts if network_of(row.network) == COMPRESSED]
 
 
 def beside(subject: ModelFile, base: Path) -> ModelFile | None:

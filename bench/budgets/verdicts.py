@@ -71,26 +71,47 @@ def check(budgets: Budgets, base: Path | None = None) -> Checked:
     files: dict[Path, tuple[ModelFile, ModelFile | None]] = {}
     for budget in budgets.budgets:
         subjects = find(budget, budgets)
-        if not subjects:
-            reason = f"{budget.pattern} matches nothing: this budget guards nothing; make the files, or mend the path"
-            verdicts.append(Verdict("failed", budget.pattern, budget.line, reason=reason))
+        if not any(budget.dtype is None or not subject.is_run for subject in subjects):
+            verdicts.append(Verdict("failed", budget.pattern, budget.line, reason=_guards_nothing(budget, budgets)))
         for subject in subjects:
             other = None if base is None else beside(subject, base)
             files.setdefault(subject.path, (subject, other))
             if subject.problem is not None:
                 verdicts.append(Verdict("failed", subject.name, budget.line, reason=subject.problem))
                 continue
-            # Of a run, the network's quantities are judged once, those of files on each.
-            network = {limit: QUANTITIES[limit.quantity].network for limit in budget.limits}
-            own = [limit for limit in budget.limits if not budget.is_run or network[limit] == subject.is_run]
+            own = [limit for limit in budget.limits if _concerns(limit, budget, subject)]
             verdicts += [_judge(limit, budget, subject, other, base is not None) for limit in own]
             if subject.run is not None and subject.is_run and not exported(subject.run):
                 said = (
                     f"the run has no exported files of its compressed network; `compress-export export {subject.name}`"
                 )
-                missing = [limit for limit in budget.limits if not network[limit]]
+                missing = [limit for limit in budget.limits if not QUANTITIES[limit.quantity].network]
                 verdicts += [Verdict("not measured", subject.name, each.line, each, reason=said) for each in missing]
     return Checked(budgets, tuple(verdicts), tuple(pair for pair in files.values() if not pair[0].is_run))
+
+
+def _guards_nothing(budget: Budget, budgets: Budgets) -> str:
+    """The reason why a budget under which there is nothing fails."""
+    found = find(replace(budget, dtype=None), budgets)
+    if not found:
+        return f"{budget.pattern} matches nothing: this budget guards nothing; make the files, or mend the path"
+    types = ", ".join(sorted({each.dtype for each in found if not each.is_run} - {""}))
+    return (
+        f"{budget.pattern} has no file in {budget.dtype}{f' ({types} only)' if types else ''}: this budget guards "
+        "nothing; make one (`compress-export export RUN --quantize int8` for int8), or take dtype out"
+    )
+
+
+def _concerns(limit: Limit, budget: Budget, subject: ModelFile) -> bool:
+    """True if the limit is judged on that file or run. Of a run, the network's quantities are judged once and those of
+    files on each; accuracy on the network and on each file that has its own, or, of a budget with a number type, on the
+    files of that type alone: the network in PyTorch is none of them."""
+    quantity = QUANTITIES[limit.quantity]
+    if not budget.is_run:
+        return True
+    if quantity.own and budget.dtype is not None:
+        return not subject.is_run
+    return subject.is_run == quantity.network or (quantity.own and subject.accuracy is not None)
 
 
 def _judge(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | None, has_base: bool) -> Verdict:

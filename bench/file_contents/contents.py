@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.measurement import BenchError
+from exporters.artifact import LIMITS
 
 
 class ContentError(BenchError):
@@ -60,6 +61,17 @@ class Contents:
         return self.bytes - sum(weight.bytes for weight in self.weights)
 
     @property
+    def number_type(self) -> str:
+        """The type of most bytes of its kernels and matrices: one of NUMBER_TYPES, however the file calls it ("qint8 by
+        channel"); else the file's own word, and "" without weights. Biases and scales stay in wider types."""
+        total: Counter[str] = Counter()
+        for weight in self.weights:
+            if "int64" not in weight.dtype:  # shapes and places
+                total[weight.dtype] += weight.bytes * (len(weight.shape) > 1)
+        own = total.most_common(1)[0][0] if total else ""
+        return next((name for name in NUMBER_TYPES if own.partition(" ")[0] in (name, f"q{name}")), own)
+
+    @property
     def dtypes(self) -> dict[str, int]:
         """Bytes of weights by their type, most first."""
         total: Counter[str] = Counter()
@@ -67,6 +79,9 @@ class Contents:
             total[weight.dtype] += weight.bytes
         return dict(total.most_common())
 
+
+NUMBER_TYPES = tuple(LIMITS)
+"""The types in which exported files store and compute."""
 
 DUPLICATES_FROM = 64
 """Bytes below which equal weights are chance (a bias of zeros) and cost nothing."""

@@ -25,9 +25,10 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the graph, and the names of what it takes and gives."""
+    """One node of the graph, its operator, and the names of what it takes and gives."""
 
     name: str
+    operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -38,6 +39,7 @@ def nodes(path: Path) -> tuple[Node, ...]:
         return tuple(
             Node(
                 node.string(NODE_NAME),
+                node.string(OPERATOR),
                 tuple(name.text for name in node.all(INPUTS)),
                 tuple(name.text for name in node.all(OUTPUT)),
             )

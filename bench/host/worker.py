@@ -237,6 +237,10 @@ def serve_outputs(requests: Requests, answer: Answer) -> None:
     answer(None)
 
 
-def agree(parity: Parity) -> bool:
-    """True where two machines gave the same logits, up to the order in which they add. NaN agrees with nothing."""
+def agree(parity: Parity, dtype: str) -> bool:
+    """True where two machines gave the same logits for a file that computes in `dtype`: in float32 up to the order in
+    which they add; in a narrower type within its limits of parity, since each machine may round a value that lies
+    between two codes to the other one. NaN agrees with nothing."""
+    if dtype != "float32":
+        return parity.verdict(dtype) == "passed"
     return (parity.cosine or 0.0) >= LEAST_COSINE and parity.top1_agreement == 1.0

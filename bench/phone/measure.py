@@ -263,14 +263,14 @@ def _row(file: PhoneFile, taken: Sequence[_Turn], parity: Parity | None, session
             )
             for turn in taken
         ),
-        invalid=trouble or _invalid(taken, parity),
+        invalid=trouble or _invalid(taken, parity, artifact.dtype),
         parity=parity,
     )
 
 
-def _invalid(taken: Sequence[_Turn], parity: Parity | None) -> str:
-    """Reason not to use the times; empty where they are good."""
-    if parity is not None and not agree(parity):
+def _invalid(taken: Sequence[_Turn], parity: Parity | None, dtype: str) -> str:
+    """Reason not to use the times of a file that computes in `dtype`; empty where they are good."""
+    if parity is not None and not agree(parity, dtype):
         return (
             f"its outputs differ from those on this machine: cosine {parity.cosine:.6f}, same class for "
             f"{100 * (parity.top1_agreement or 0):.0f} % of {parity.images} images"

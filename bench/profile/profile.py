@@ -189,7 +189,7 @@ def _by_name(calls: Sequence[Call], subject: ModelFile) -> Layers | None:
     graph = nodes(subject.path)
     found = {node.name: node for node in graph if node.name} | {name: node for node in graph for name in node.outputs}
     layers = [_layer(call.name.partition(" ")[2], found, owners) if call.weighted else "" for call in calls]
-    own = [_layer(node.outputs[0], found, owners) for node in graph if any(name in owners for name in node.inputs[1:])]
+    own = [owner for node in graph if node.operator.endswith(ONNX_WEIGHTED) and (owner := _owner(node, found, owners))]
     # Nodes need not have names; then only their order is left.
     return layers if any(layers) else _in_order(calls, own)
 
@@ -202,10 +202,23 @@ def _in_order(calls: Sequence[Call], layers: Sequence[str]) -> Layers | None:
     return [next(left) if call.weighted else "" for call in calls]
 
 
+def _owner(node: Node, found: Mapping[str, Node], owners: Mapping[str, str]) -> str:
+    """The layer whose weight the node takes, as it is stored or through the node that turns int8 into numbers; ""
+    where it takes none. Scales are no weights."""
+    if node.operator in ("QuantizeLinear", "DequantizeLinear"):
+        return ""
+    makers = {name: found.get(name) for name in node.inputs[1:]}
+    stored = (
+        maker.inputs[0] if maker is not None and maker.operator == "DequantizeLinear" else name
+        for name, maker in makers.items()
+    )
+    return next((owners[name] for name in stored if name in owners), "")
+
+
 def _layer(name: str, found: Mapping[str, Node], owners: Mapping[str, str]) -> str:
     node = found.get(name)
     while node is not None:
-        owner = next((owners[name] for name in node.inputs[1:] if name in owners), "")
+        owner = _owner(node, found, owners)
         if owner:
             return owner
         node = found.get(node.inputs[0]) if node.inputs else None

@@ -14,7 +14,7 @@ from bench.budgets.limits import Unit
 from bench.budgets.model_files import ModelFile
 from bench.budgets.verdicts import contrast
 from bench.measurement import BenchError, Measurement, process_said, read
-from bench.run_files import COMPRESSED, RunFile, RunFiles
+from bench.run_files import COMPRESSED, RecordedAccuracy, RunFile, RunFiles, network_of, type_of
 from bench.statistics import Ratio, summarize, time_ratio, times_remark
 from compress_export.errors import InputError
 from compress_export.reporting.figures import NOT_MEASURED, Table
@@ -150,7 +150,7 @@ def compared(paths: Sequence[Path]) -> Comparison:
     for path, name, figures in zip(paths, names, every, strict=True):
         run = RunFiles(path)
         for artifact in run.artifacts if _is_run(path) else ():  # a file alone is refused then
-            remark = run.altered(artifact) if artifact.network == COMPRESSED else ""
+            remark = run.altered(artifact) if network_of(artifact.network) == COMPRESSED else ""
             notes += [f"{name}, {artifact.path.name}: {remark}"] if remark else []
         usable = {
             metric: figure
@@ -209,13 +209,15 @@ def _figures(path: Path, files_only: bool) -> dict[Metric, Figure]:
     file = ModelFile(str(path), path, run)
     if file.problem is not None:
         raise InputError(f"{path}: {file.problem}")
-    contents, artifact, prefix = file.contents, file.artifact, "" if files_only else f"{path.suffix} "
-    types = [name for name in (contents.dtypes if contents is not None else ()) if "int64" not in name]
-    dtype = artifact.dtype if artifact is not None else next(iter(types), "")
+    contents, artifact, dtype = file.contents, file.artifact, file.dtype
+    kind = type_of(artifact.network) if artifact is not None else "int8" if dtype == "int8" else ""
+    prefix = "" if files_only else _prefix(path.suffix.removeprefix("."), kind)
     found = {Metric(f"{prefix}size", "bytes"): Figure(file.measured[0], dtype)}
     if contents is not None:
         found[Metric("stored numbers", "count")] = Figure(contents.parameters)
-    return found if artifact is None or run is None else found | dict(_timed(run, artifact, prefix))
+    if artifact is None or run is None:
+        return found
+    return found | dict(_judged(file.accuracy, prefix, dtype)) | dict(_timed(run, artifact, prefix))
 
 
 def _of_run(run: RunFiles) -> Iterator[tuple[Metric, Figure]]:
@@ -227,9 +229,25 @@ def _of_run(run: RunFiles) -> Iterator[tuple[Metric, Figure]]:
     if accuracy is not None:
         yield Metric("top-1 accuracy", "percent"), Figure(accuracy.top1)
     for artifact in run.artifacts:
-        if artifact.network == COMPRESSED:
-            yield Metric(f".{artifact.format} size", "bytes"), Figure(artifact.bytes, artifact.dtype)
-            yield from _timed(run, artifact, f".{artifact.format} ")
+        if network_of(artifact.network) == COMPRESSED:
+            prefix = _prefix(artifact.format, type_of(artifact.network))
+            yield Metric(f"{prefix}size", "bytes"), Figure(artifact.bytes, artifact.dtype)
+            yield from _judged(run.accuracy_of(artifact), prefix, artifact.dtype)
+            yield from _timed(run, artifact, prefix)
+
+
+def _prefix(form: str, kind: str) -> str:
+    """The start of a metric's title that tells a run's files apart: ".pte int8 "."""
+    return f".{form} {kind} " if kind else f".{form} "
+
+
+def _judged(accuracy: RecordedAccuracy | None, prefix: str, dtype: str) -> Iterator[tuple[Metric, Figure]]:
+    """Top-1 accuracy of a file and the predictions that flipped; of as many test images only they are compared."""
+    if accuracy is not None:
+        images = f"of {accuracy.images:,} test images"
+        yield Metric(f"{prefix}top-1 accuracy {images}", "percent"), Figure(accuracy.top1, dtype)
+        if accuracy.flipped is not None:
+            yield Metric(f"{prefix}flipped predictions {images}", "count"), Figure(accuracy.flipped, dtype)
 
 
 def _timed(run: RunFiles, artifact: Artifact, prefix: str) -> Iterator[tuple[Metric, Figure]]:

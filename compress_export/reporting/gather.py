@@ -20,6 +20,7 @@ from bench.run_files import (
     NetworkSurvey,
     RunFile,
     RunFiles,
+    network_of,
     type_of,
 )
 from bench.statistics import Ratio, summarize, time_ratio
@@ -395,13 +396,15 @@ def _same_phone(one: Device, other: Device) -> bool:
 
 
 def _newest_profile(run: RunDirectory, layers: Sequence[LayerRow], formats: Sequence[FormatRow]) -> LayerProfile | None:
-    """The newest profile of a current compressed file with the original's beside it; None where there is none."""
+    """The newest profile of a current compressed file with the original's of the same number type beside it, a
+    quantized pair before one in float32, since that is what ships; None where there is none."""
     profiles = read_profiles(run / RunFile.PROFILES) if run.has(RunFile.PROFILES) else ()
     current = {(row.format, row.compressed.artifact.sha256) for row in formats}
-    for last in reversed(profiles):
-        if last.network != COMPRESSED or not last.joined or (last.format, last.sha256) not in current:
+    newest = sorted(enumerate(profiles), key=lambda each: (type_of(each[1].network) == "", -each[0]))
+    for _, last in newest:
+        if network_of(last.network) != COMPRESSED or not last.joined or (last.format, last.sha256) not in current:
             continue
-        wanted = (ORIGINAL, last.format, last.device)
+        wanted = (last.network.replace(COMPRESSED, ORIGINAL, 1), last.format, last.device)
         first = next((one for one in reversed(profiles) if (one.network, one.format, one.device) == wanted), None)
         if first is None or not first.joined:
             continue
@@ -412,7 +415,8 @@ def _newest_profile(run: RunDirectory, layers: Sequence[LayerRow], formats: Sequ
             last.total - sum(pair.compressed for pair in pairs.values()),
         )
         place = device_text(last.device)
-        return LayerProfile(last.format, place, last.device.kind, last.unit, last.runtime, pairs, rest)
+        kind = type_of(last.network)
+        return LayerProfile(last.format, kind, place, last.device.kind, last.unit, last.runtime, pairs, rest)
     return None
 
 

@@ -45,9 +45,10 @@ def html(report: Report) -> str:
     if profile is not None:
         unit = "instructions of one run" if profile.unit == "instructions" else "milliseconds (median)"
         rest = (figures.profiled(profile.unit, value) for value in (profile.rest.original, profile.rest.compressed))
+        files = f"{profile.type} .{profile.format}".strip()
         profile_note = (
-            f"Profiled: {unit} of the .{profile.format} files on {profile.place}, by the profiler of "
-            f"{profile.runtime}; what belongs to no layer took {' and '.join(rest)}."
+            f"Profiled: {unit} of the {files} files on {profile.place}, by the profiler of {profile.runtime}; what "
+            f"belongs to no layer took {' and '.join(rest)}."
         )
     return templates.get_template("report.html").render(
         report=report,

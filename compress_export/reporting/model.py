@@ -223,9 +223,10 @@ class ParetoPoint:
 @dataclass(frozen=True)
 class LayerProfile:
     """ms or instructions of each layer of the plan in the original's and the compressed file, measured by the engine's
-    own profiler on one device in one format; `rest` belongs to no layer."""
+    own profiler on one device in one format and number type ("int8"; "" for float32); `rest` belongs to no layer."""
 
     format: str
+    type: str
     place: str
     kind: str
     unit: Unit

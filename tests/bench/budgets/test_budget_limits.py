@@ -126,8 +126,8 @@ def test_budgets_know_their_lines(tmp_path):
     [
         ("[[budget]\n", "is no TOML: .*line 1"),
         ('[[budget]]\nfiles = "a"\nsise = "8 MB"\n', "line 3: there is no key 'sise'; did you mean size\\? \\(keys: "
-         "files, run, device, process, size, shipped, parameters, macs, instructions, latency, memory, accuracy, "
-         "agreement\\)"),
+         "files, run, dtype, device, process, size, shipped, parameters, macs, instructions, latency, memory, "
+         "accuracy, agreement\\)"),
         ('[[budget]]\nfiles = "a"\nsize = "8 MB"\n[[budget]]\nfiles = "b"\nlatencee = "8 ms"\n', "line 6: there is no "
          "key 'latencee'; did you mean latency"),
         ('\n[[budgets]]\nfiles = "a"\n', "line 2: there is no key 'budgets'; did you mean budget"),
@@ -148,6 +148,9 @@ def test_budgets_know_their_lines(tmp_path):
          'phone apart, and the device is not named; add device = "phone" or a phone\'s name, or take process out'),
         ('[[budget]]\nfiles = "a"\ndevice = "host"\nprocess = "app"\nsize = "1 B"\n', "line 4: .* the device is host; "
          "add"),
+        ('[[budget]]\nfiles = "a"\ndtype = "int4"\nsize = "1 B"\n', "line 3: there is no number type 'int4'; did you "
+         "mean int8\\? \\(number types: float32, float16, int8\\)"),
+        ('[[budget]]\nfiles = "a"\ndtype = 8\nsize = "1 B"\n', "line 3: dtype is a text, not 8"),
         ('[[budget]]\nfiles = "a"\nprocess = 3\nsize = "1 B"\n', "line 3: process is a text, not 3"),
         ('[[budget]]\nrun = "a"\n\naccuracy = "101 %"\n', "budgets.toml, line 4: accuracy = '101 %': "
          "accuracy is 100 % at most"),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bench_files import IMAGES, artifact, onnx_file
 from bench_rows import DEVICE
@@ -12,6 +13,8 @@ from bench.devices import DEVICES, find
 from bench.measurement import BenchError, Schedule
 from bench.profile.profile import Call, Operator, Profile, append, layers_of_calls, read, read_calls
 
+LAYERS = {"one": 3, "two": 4}
+"""Two convolutions, and the channels that each reads."""
 FILES = Path(__file__).parents[1] / "files"
 CALLS = [("one", "a", 3.0), ("pool", "", 5.0), ("two", "a", 4.0), ("three", "b", 1.0)]
 PROFILE = Profile(
@@ -81,6 +84,33 @@ def test_a_fused_chain_leads_back_to_its_weight(tmp_path: Path) -> None:
     unnamed = [Call("Conv ", 1, True), Call("Conv ", 1, True), Call("MaxPool ", 1, False)]
     assert layers_of_calls("onnx", unnamed, subject) == ["one", "two", ""]
     assert layers_of_calls("onnx", unnamed[1:], subject) is None
+
+
+def test_a_quantized_kernel_leads_to_its_int8_weight_and_never_to_a_scale(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    number = [numpy_helper.from_array(np.float32(0.1).reshape(()), "scale")]
+    kernels = [numpy_helper.from_array(np.ones((4, side, 3, 3), np.int8), name) for name, side in LAYERS.items()]
+    nodes, last = [], "image"
+    for name in LAYERS:
+        nodes += [
+            helper.make_node("QuantizeLinear", [last, "scale"], [f"{name} codes"]),
+            helper.make_node("DequantizeLinear", [f"{name} codes", "scale"], [f"{name} input"]),
+            helper.make_node("DequantizeLinear", [name, "scale"], [f"{name} kernel"]),
+            helper.make_node("Conv", [f"{name} input", f"{name} kernel"], [f"{name} sums"], name=f"node {name}"),
+            helper.make_node("Relu", [f"{name} sums"], [f"{name} relu"], name=f"relu {name}"),
+        ]
+        last = f"{name} relu"
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 3, 16, 16))
+    logits = helper.make_tensor_value_info(last, TensorProto.FLOAT, (1, 4, 12, 12))
+    graph = helper.make_graph(nodes, "net", [image], [logits], [*kernels, *number])
+    onnx.save(helper.make_model(graph, ir_version=10), tmp_path / "net.onnx")
+    subject = ModelFile("net", tmp_path / "net.onnx", None)
+    calls = [Call("QLinearConv node one", 1, True), Call("QLinearConv relu two", 1, True), Call("Add x", 1, False)]
+    assert layers_of_calls("onnx", calls, subject) == ["one", "two", ""]
+    nameless = [Call("QuantizeLinear ", 1, False), Call("QLinearConv ", 1, True), Call("QLinearConv ", 1, True)]
+    assert layers_of_calls("onnx", nameless, subject) == ["", "one", "two"]
 
 
 def test_operators_without_names_are_told_by_their_place_or_shape() -> None:

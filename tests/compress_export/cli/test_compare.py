@@ -1,12 +1,13 @@
 """`compress-export compare`: what is set side by side, and what is never ranked together."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from bench_rows import DEVICE
-from budget_runs import PHONE, disturbed, invalid, make_run, measured_in_app
+from budget_runs import PHONE, disturbed, invalid, make_run, measured_in_app, with_int8
 from safetensors.numpy import save_file
 
 
@@ -76,6 +77,34 @@ def test_two_machines_of_one_kind_are_not_ranked_either(call, tmp_path):
         note.startswith("times of different devices are not ranked together: desk (host, AMD")
         for note in whole["notes"]
     )
+
+
+def test_int8_files_have_rows_of_their_own_with_accuracy_and_flips(call, folder):
+    for name, top1 in (("a", 96.0), ("b", 95.5)):
+        with_int8(folder / name, rank=4 if name == "a" else 8, top1=top1)
+    found, whole = rows(call, folder, "a", "b")
+    top1 = found[".onnx int8 top-1 accuracy of 200 test images", None]
+    assert (top1["values"], top1["types"]) == ([96.0, 95.5], ["int8", "int8"])
+    assert found[".onnx top-1 accuracy of 200 test images", None]["values"] == [97.0, 97.0]
+    assert found[".onnx int8 flipped predictions of 200 test images", None]["values"] == [3, 3]
+    sizes = [(folder / name / "artifacts/compressed.int8.onnx").stat().st_size for name in ("a", "b")]
+    assert found[".onnx int8 size", None]["values"] == sizes
+    assert not any("float32" in note for note in whole["notes"])
+    (folder / "a/artifacts/compressed.int8.onnx").unlink()
+    assert rows(call, folder, "a", "b")[1]["notes"][0].startswith("a, compressed.int8.onnx: the run recorded it, and")
+
+
+def test_an_int8_file_beside_a_float32_one_is_marked(call, folder):
+    with_int8(folder / "a")
+    files = [f"a/artifacts/compressed{kind}.onnx" for kind in ("", ".int8")]
+    found, whole = rows(call, folder, *files)
+    assert found["size", None]["types"] == ["float32", "int8"]
+    assert found["top-1 accuracy of 200 test images", None]["values"] == [97.0, 96.0]
+    assert "* int8 beside float32: the ratio is partly that of the types" in whole["notes"]
+    shutil.copy(folder / files[1], folder / "loose.onnx")  # what no run recorded has the type of its weights
+    found, _ = rows(call, folder, "b", "loose.onnx")
+    assert found[".onnx int8 size", None]["types"] == [None, "int8"]
+    assert found[".onnx size", None]["values"][1] is None
 
 
 def test_an_app_and_the_shell_have_rows_of_their_own(call, tmp_path):
