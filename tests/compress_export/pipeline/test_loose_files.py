@@ -128,11 +128,33 @@ def test_the_report_shows_the_newest_profile_in_its_layer_table(tmp_path):
         profile = Profile(*names, "instructions", 1, operators, True, "2026-11-20T13:00:00+00:00")
         keep(run / "profiles.jsonl", [profile])
     found = gather(run).profile
-    assert (found.layers["fc1"].original, found.layers["fc1"].compressed, found.rest.original) == (9e6, 2e6, 5e5)
+    assert (found.type, found.rest.original) == ("", 5e5)
+    assert (found.layers["fc1"].original, found.layers["fc1"].compressed) == (9e6, 2e6)
     page = html(gather(run))
     assert "instructions, profiled" in page
     assert "9.00M → 2.00M" in page
     assert "on simulated cortex-a76 (simulated, cortex-a76), by the profiler of ONNX Runtime" in page
+
+
+def test_the_report_prefers_the_profile_of_a_quantized_pair(tmp_path):
+    from budget_runs import with_int8
+    from report_runs import report_run
+
+    from compress_export.reporting.gather import gather
+    from compress_export.reporting.html import html
+    from compress_export.run_directory import RunDirectory
+
+    run = RunDirectory(with_int8(report_run(tmp_path / "net")))
+    amounts = {"original.int8": 3e6, "compressed.int8": 1e6, "original": 9e6, "compressed": 2e6}
+    rows = {row["network"]: row for row in json.loads((run / "artifacts.json").read_text())}
+    for network, amount in amounts.items():  # those in float32 are newer
+        names = (network, "onnx", rows[network]["sha256"], _simulated(), "ONNX Runtime", "1.31.1")
+        operators = (Operator("QLinearConv x", "fc1", amount),)
+        keep(run / "profiles.jsonl", [Profile(*names, "instructions", 1, operators, True, "2026-11-20T13:00:00+00:00")])
+    found = gather(run).profile
+    assert found.type == "int8"
+    assert (found.layers["fc1"].original, found.layers["fc1"].compressed) == (3e6, 1e6)
+    assert "Profiled: instructions of one run of the int8 .onnx files on simulated cortex-a76" in html(gather(run))
 
 
 def _simulated():
