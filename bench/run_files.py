@@ -98,8 +98,8 @@ class NetworkSurvey:
 
 @dataclass(frozen=True)
 class RecordedAccuracy:
-    """What a verdict needs of a row of accuracy.json, a network's on the test set or a file's (FileAccuracy): `top1` in
-    percent; of a file also its flipped predictions, the number of test images and its sha256."""
+    """Top-1 accuracy of a network or a file on test images, in percent: all that a verdict needs of accuracy.json. Of a
+    file (FileAccuracy) also its flipped predictions, the number of images and its sha256."""
 
     top1: float
     flipped: int | None = None
