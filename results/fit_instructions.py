@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from instructions import CORE, network, rows
 
 TILES = {
-    "float32": Tiles(Tile(6, 8, 4, 2), Tile(4, 2, 4, 1), 8),
+    "float32": Tiles(Tile(6, 8, 4, 2), Tile(4, 2, 4, 1), 4),
     "float16": Tiles(Tile(6, 16, 4, 1), None, 8),
     "int8": Tiles(Tile(4, 16, 4, 4), None, 16),
 }

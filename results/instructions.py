@@ -55,12 +55,14 @@ def chain(seed: int) -> tuple[nn.Module, tuple[int, ...]]:
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers), (1, sizes[0], 1, 1)
     size = chance.choice((1, 2, 2, 3, 4) if SMALL <= seed < ODD else (7, 8, 14, 16, 19, 28, 32, 56))
-    widths = CHANNELS if seed < ODD else ODD_CHANNELS
+    widths = CHANNELS if seed < ODD else ODD_CHANNELS if seed < MIXED else CHANNELS + ODD_CHANNELS
     channels = chance.choice(widths)
     shape = (1, channels, size, size)
     layers = []
-    while len(layers) < 40 and (size > 2 or SMALL <= seed < ODD):
+    while len(layers) < (40 if seed < LARGE else 16) and (size > 2 or SMALL <= seed < ODD):
         window, kind = chance.choice(WINDOWS), chance.choice(("dense", "dense", "dense", "depthwise", "grouped"))
+        if seed >= LARGE:
+            window, kind = chance.choice(LARGE_WINDOWS), "depthwise"
         stride = 2 if chance.random() < 0.12 and size > 6 else 1
         padding = (window[0] // 2, window[1] // 2) if chance.random() < 0.85 else (0, 0)
         outputs, groups = chance.choice(widths), 1
@@ -122,11 +124,16 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 FORMS = ("dense", "spatial", "channel", "tucker", "cp")
 COMPRESSED = ("alexnet", "resnet20", "resnet18", "mobilenet_v2")
-CHAINS = 27
+CHAINS = 30
 SMALL = 20
 """From this seed on chains are of small images, whose layers have kernels of their own."""
 ODD = 24
 """From this seed on channels are odd numbers, which fill no step."""
+MIXED = 27
+"""From this seed on chains have both kinds of channels."""
+LARGE = 29
+"""From this seed on chains are depthwise, of large windows, which take several passes."""
+LARGE_WINDOWS = ((7, 7), (9, 9), (11, 11))
 ODD_CHANNELS = (1, 3, 5, 7, 9, 11, 13, 15, 18, 21, 27, 31, 37, 45, 50, 63, 75, 99, 131, 187)
 
 

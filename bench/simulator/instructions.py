@@ -24,6 +24,9 @@ LINE = 64
 L2_BYTES = 524_288
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 FEW = 4
+"""Pixels up to which a kernel of so many rows is taken."""
+WASTE = 1.01
+"""Columns computed over those of the narrow kernel, beyond which a product takes that one."""
 PRIMARY_TILES = (3, 4, 9, 25)
 """Window positions of XNNPACK's depthwise kernels; a window takes the next larger one."""
 
@@ -132,10 +135,7 @@ def work(shape: Geometry, tiles: Tiles) -> tuple[str, dict[str, float]]:
     # ExecuTorch gives XNNPACK a 1x1 convolution as a fully connected operator.
     pointwise, tile = window == 1 and shape.in_size == shape.out_size and groups == 1, tiles.usual
     kernel = "product" if pointwise else "window"
-    # A product takes the narrow kernel where it computes fewer columns that way, any layer for fewer than one tile's.
-    whole = tile.columns * ceil(outputs / tile.columns)
-    fewer = pointwise and tiles.narrow and outputs <= whole - tiles.narrow.columns
-    if tiles.narrow and (outputs < tile.columns or fewer):
+    if tiles.narrow and (outputs < tile.columns or (pointwise and _wasted(outputs, tile, tiles.narrow) > WASTE)):
         kernel, tile = f"narrow_{kernel}", tiles.narrow
     rows, columns = ceil(pixels / tile.rows), ceil(outputs / tile.columns)
     if pixels == 1 or (pixels <= FEW < tile.rows):  # a kernel of so many rows
@@ -155,6 +155,12 @@ def work(shape: Geometry, tiles: Tiles) -> tuple[str, dict[str, float]]:
         "uneven": float(groups * rows * (outputs % tile.columns > 0)),
         "call": 1.0,
     }
+
+
+def _wasted(outputs: int, usual: Tile, narrow: Tile) -> float:
+    """Columns that the usual kernel computes over those of the narrow one."""
+    whole, few = (tile.columns * ceil(outputs / tile.columns) for tile in (usual, narrow))
+    return whole / few
 
 
 def traffic(shape: Geometry, size: int) -> dict[str, float]:

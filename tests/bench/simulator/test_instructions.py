@@ -39,14 +39,15 @@ def square(inputs: int, outputs: int, size: int, window: int = 1, groups: int = 
         (square(19, 16, 32, 3), "window", {"turn": 342 * 9 * 2, "loose": 0, "two": 342 * 9, "one": 342 * 9}),
         (square(64, 24, 14), "product", {"tile": 33 * 3, "turn": 33 * 3 * 8, "position": 0, "call": 1}),
         (square(64, 20, 14), "narrow_product", {"tile": 49 * 10, "turn": 49 * 10 * 16}),
+        (square(64, 390, 14), "product", {"tile": 33 * 49}),  # two columns of 392 are wasted
         (square(64, 20, 14, 3), "window", {"tile": 33 * 3, "uneven": 33}),
         (square(64, 4, 14, 3), "narrow_window", {"tile": 49 * 2}),
         (square(64, 24, 2), "product_of_few", {"tile": 3}),
         (square(100, 16, 1), "product_of_one", {"tile": 2, "turn": 2 * 12, "loose": 2}),
         (square(64, 24, 14, out=7), "window", {"position": 9 * 3}),  # a stride reads through pointers
         (square(64, 24, 14, groups=2), "window", {"tile": 2 * 33 * 2, "turn": 2 * 33 * 2 * 4}),
-        (square(24, 24, 14, 3, groups=24), "depthwise_9", {"pixel": 196, "block": 196 * 3, "rest": 0}),
-        (square(24, 24, 14, 7, groups=24), "depthwise_passes", {"block_position": 196 * 3 * 49}),
+        (square(24, 24, 14, 3, groups=24), "depthwise_9", {"pixel": 196, "block": 196 * 6, "rest": 0}),
+        (square(24, 24, 14, 7, groups=24), "depthwise_passes", {"block_position": 196 * 6 * 49}),
     ],
 )
 def test_work_of_kernels_is_counted_in_tiles(shape: Shape, kernel: str, units: dict[str, float]) -> None:
