@@ -24,7 +24,7 @@ DIGITS_EPOCHS = 12
 Optimizer = Literal["adamw", "sgd"]
 RateSchedule = Literal["cosine", "step", "one-cycle"]
 Costs = Literal["auto", "measured", "instructions", "counted"]
-Quantize = Literal["none", "int8"]
+Quantize = Literal["none", "int8", "fp16"]
 Fit = Literal["outputs", "weights"]
 Trainable = Literal["all", "new", "downstream"]
 LayerOrder = Literal["network", "sensitive"]
@@ -164,7 +164,7 @@ class ExportSettings:
     """The number type of further files beside those in float32, and the images that files are calibrated and judged
     on."""
 
-    quantize: Quantize = setting("none", "Write further files of this number type: int8, or none.", "--quantize TYPE")
+    quantize: Quantize = setting("none", "Files of this number type too: int8, fp16, or none.", "--quantize TYPE")
     calibration: int = setting(512, "Images of the validation split (or photographs) that int8 is calibrated on, at "
                                "most.", least=8)  # fmt: skip
     test_images: int | None = setting(None, "Test images that each file classifies, at most.  [default: all that take "

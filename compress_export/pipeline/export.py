@@ -15,7 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.utils.data import DataLoader, Subset
 
-from bench.run_files import COMPRESSED, ORIGINAL, FileAccuracy, RunFile, type_of
+from bench.run_files import COMPRESSED, ORIGINAL, FileAccuracy, RunFile, network_of, type_of
 from compress_export.data.datasets import Data, spread_places
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext
@@ -103,7 +103,7 @@ def export_stage(
             return captured[name]
 
         quantized = quantize_stage(
-            context, {name: partial(capture, name.partition(".")[0]) for name in networks if type_of(name)}, settings
+            context, {name: partial(capture, network_of(name)) for name in networks if type_of(name)}, settings
         )
         with context.reporter.stage(f"Exporting {' '.join(missing)}") as advance:
             finished, steps = 0, sum(map(len, missing.values())) + 1
@@ -124,10 +124,10 @@ def export_stage(
                 advance(0, steps, f"capturing the {name} network")
                 programs[name] = work / f"{name}.pt2"
                 program.save(quantized[name] if name in quantized else capture(name), programs[name])
+                # float16 is held against the float32 network, int8 against its own program
+                own = type_of(name) == "int8"
                 reference[name] = (
-                    logits_of_program(quantized[name], images)
-                    if name in quantized
-                    else logits_of(modules[name], images)
+                    logits_of_program(quantized[name], images) if own else logits_of(modules[network_of(name)], images)
                 )
             written = None if test is None else test.write(work / "test.npy")
             folder = run / RunFile.ARTIFACTS_FOLDER

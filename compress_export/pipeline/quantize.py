@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.export import ExportedProgram
 
-DTYPES = {"int8": "int8"}
+DTYPES = {"int8": "int8", "fp16": "float16"}
 """The number type of the layers by the value of --quantize."""
 
 FEW = 64
@@ -74,11 +74,16 @@ def quantize_stage(
     """The programs in another number type by name ("compressed.int8"), each made from the float32 program that its
     entry gives.
 
-    quantization.json then has an entry for each in int8. ExportError where there are too few images, or none that fit.
+    quantization.json then has an entry for each in int8. ExportError where there are too few images to calibrate on, or
+    a number is too large for float16.
     """
     made: dict[str, ExportedProgram] = {}
     if not networks:
         return made
+    if settings.quantize == "fp16":
+        from exporters.quantization.half import halve
+
+        return {name: halve(program(), context.images.numpy()) for name, program in networks.items()}
     from exporters.quantization.post_training import quantize
 
     entries = recorded(context.run)

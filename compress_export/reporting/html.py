@@ -173,7 +173,10 @@ def _file_accuracy(formats: Sequence[FormatRow]) -> Iterator[Card]:
         rows = [
             (row.compressed.accuracy.top1 - row.before.accuracy.top1, row)
             for row in formats
-            if row.type == kind and row.compressed.accuracy is not None and row.before.accuracy is not None
+            if row.type == kind
+            and row.compressed.accuracy is not None
+            and row.before.accuracy is not None
+            and row.compressed.accuracy.images == row.before.accuracy.images
         ]
         if not rows:
             yield Card(f"top-1 of the {kind} files", figures.NOT_MEASURED, note="there are no test images")

@@ -141,12 +141,12 @@ def ruined_files(formats: Sequence[FormatRow], quantization: Mapping[str, Quanti
         for before, after in pairs:
             entry, loss = quantization.get(after.artifact.network), ""
             first, last = before.accuracy, after.accuracy
-            if first is not None and last is not None:
+            if first is not None and last is not None and first.images == last.images:
                 lost = first.top1 - last.top1
                 p = mcnemar(first.correct, last.correct, [True] * last.images).p
                 if lost > RUINED_POINTS and p < SIGNIFICANCE:
                     loss = f"{lost:.2f} points of top-1 ({first.top1:.2f} to {last.top1:.2f} %)"
-            elif entry is not None and entry.signal_to_noise < RUINED_DB:
+            elif last is None and entry is not None and entry.signal_to_noise < RUINED_DB:
                 loss = f"its outputs (a signal-to-noise ratio of {entry.signal_to_noise:.1f} dB)"
             if loss:
                 worst = None if entry is None else _worst_layer(entry)
