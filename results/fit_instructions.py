@@ -193,7 +193,7 @@ def fit_operators(
 
 def fit_lines(own: Sequence[Mapping[str, Any]], dtype: str) -> dict[str, float]:
     """Missed lines for each line of weights, and of activations that do not stay in the cache."""
-    names = ("weights", "activations", "call")
+    names = ("weights", "activations", "again", "call")
     known = [row for row in own if row["l2_misses"]]
     sums = [[sum(traffic(shape, BYTES[dtype])[name] for shape, _ in layers_of(row)) for name in names] for row in known]
     missed = np.array([row["l2_misses"] for row in known], dtype=float)

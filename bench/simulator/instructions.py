@@ -22,6 +22,7 @@ from bench.measurement import BenchError
 FILE = Path(__file__).with_name("instructions.toml")
 LINE = 64
 L2_BYTES = 524_288
+COLUMNS = 16
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 FEW = 4
 """Pixels up to which a kernel of so many rows is taken."""
@@ -80,7 +81,7 @@ class InstructionModel:
 
     `kernels` are instructions for each unit of work (see `work`) by kernel, `operators` (for each element, for each
     call) of what is no layer. `error` and `worst` are the mean and the largest error, as fractions, of whole files that
-    the fit had not seen. `lines` are missed cache lines for each line of weights and of activations; `line` is what a
+    the fit had not seen. `lines` are missed cache lines for each unit of `traffic`; `line` is what a
     missed line costs, in instructions.
     """
 
@@ -164,10 +165,17 @@ def _wasted(outputs: int, usual: Tile, narrow: Tile) -> float:
 
 
 def traffic(shape: Geometry, size: int) -> dict[str, float]:
-    """Cache lines of a layer's weights, of its activations as far as they fill the second level of cache, and calls."""
+    """Cache lines of a layer's weights, of its activations as far as they fill the second level of cache, of inputs
+    that do not fit into it and are read again for each tile of outputs (a product of many pixels), and calls."""
     weights = size * shape.outputs * shape.inputs // shape.groups * prod(shape.window)
-    moved = size * (shape.inputs * prod(shape.in_size) + shape.outputs * prod(shape.out_size))
-    return {"weights": weights / LINE, "activations": min(1.0, moved / L2_BYTES) * moved / LINE, "call": 1.0}
+    read, written = size * shape.inputs * prod(shape.in_size), size * shape.outputs * prod(shape.out_size)
+    again = read * (shape.outputs // shape.groups) / COLUMNS if read > L2_BYTES else 0.0
+    return {
+        "weights": weights / LINE,
+        "activations": min(1.0, (read + written) / L2_BYTES) * (read + written) / LINE,
+        "again": again / LINE,
+        "call": 1.0,
+    }
 
 
 @cache
