@@ -99,8 +99,6 @@ FORMATS: dict[str, Format] = {
         runtime_package=to_coreml.RUNTIME_PACKAGE,
         effort=24,
         system="darwin",
-        dtypes=("float32", "float16"),
-        refused={"int8": "it is not written yet"},
     ),
 }
 

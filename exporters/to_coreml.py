@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from exporters.artifact import ExportError, Runner, Written, number_type
 from exporters.toolkits import quiet, reason, versions
@@ -33,7 +33,9 @@ ROUNDING = 2.0**-11
 
 
 def export(program: ExportedProgram, path: Path) -> Written:
-    """Writes `program` to `path` as an mlprogram: float16 inside, float32 "image" in and "logits" out.
+    """Writes `program` to `path` as an mlprogram: float16 or int8 inside, float32 "image" in and "logits" out.
+
+    An int8 program keeps its scales, of weights and of activations, and runs from iOS 17 on.
 
     A float16 program gives the same file as the float32 one: the converter rounds by itself, and fails at some
     operators that are float16 already.
@@ -41,6 +43,7 @@ def export(program: ExportedProgram, path: Path) -> Written:
     Raises ExportError when CoreML lacks an operator (named), or when the stored package is not what was asked for.
     """
     versions(REQUIRES)
+    dtype = DTYPE if number_type(program) != "int8" else "int8"
     if number_type(program) == "float16":
         import torch
 
@@ -51,15 +54,17 @@ def export(program: ExportedProgram, path: Path) -> Written:
         program = program_of(graph)
     with quiet():
         import coremltools
+        import numpy as np
 
+        target = coremltools.target.iOS17 if dtype == "int8" else coremltools.target.iOS15
         try:
             model = coremltools.convert(
                 program.run_decompositions({}),
                 source="pytorch",
                 convert_to="mlprogram",
-                minimum_deployment_target=coremltools.target.iOS15,
+                minimum_deployment_target=target,
                 compute_precision=coremltools.precision.FLOAT16,
-                outputs=[coremltools.TensorType("logits")],
+                outputs=[coremltools.TensorType("logits", dtype=np.float32)],
                 skip_model_load=True,
             )
         except Exception as error:  # coremltools raises many kinds; the first line says which operator
@@ -71,7 +76,7 @@ def export(program: ExportedProgram, path: Path) -> Written:
         # the captured input bears the name of the argument of the module's forward
         coremltools.utils.rename_feature(spec, spec.description.input[0].name, "image")
         coremltools.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True).save(str(path))
-    return Written(dtype=DTYPE, inspected=inspect(program, path))
+    return Written(dtype=dtype, inspected=inspect(program, path))
 
 
 def load(path: Path, threads: int) -> Runner:  # noqa: ARG001  # Core ML decides itself; the others take threads
@@ -96,8 +101,9 @@ def inspect(program: ExportedProgram, path: Path) -> str:
     """One line on the stored package's content: weights that match, input, output.
 
     A weight matches when the package holds one of as many numbers that all agree within float16 rounding. The converter
-    may merge a scale into the layer before it: then the numbers agree up to a factor for each channel. Raises
-    ExportError when input or output differ, or a weight of two or more dimensions agrees with none.
+    may merge a scale into the layer before it: then the numbers agree up to a factor for each channel. Weights in int8
+    are the same codes, and their scales agree within float16 rounding. Raises ExportError when input or output differ,
+    or a weight of two or more dimensions, codes or their scales agree with none.
     """
     import coremltools
 
@@ -108,13 +114,19 @@ def inspect(program: ExportedProgram, path: Path) -> str:
     logits = _one_feature(spec.description.output, "logits", output_shape(program), path)
     weights = {name: tensor for name, tensor in program.state_dict.items() if tensor.is_floating_point()}
     merged, lost = compare_weights(weights, spec.mlProgram, path)
+    codes = {name: tensor for name, tensor in program.state_dict.items() if str(tensor.dtype) == "torch.int8"}
+    lost += compare_codes(codes, spec.mlProgram, path)
+    lost += sorted({*merged} & _scales(program))
     if lost:
         raise ExportError(
             f"{path.name} does not hold the network's weights: {', '.join(lost[:5])} differ beyond float16 rounding "
-            f"({len(lost)} of {len(weights)}); report this as a bug"
+            f"({len(lost)} of {len(weights) + len(codes)}); report this as a bug"
         )
     aside = f" ({', '.join(merged)} merged by the converter)" if merged else ""
     found = f"{len(weights) - len(merged)} of {len(weights)} stored weights match within float16"
+    if codes:
+        operators = [operation.type for operation in _operations(spec.mlProgram)]
+        found = f"{len(codes)} weights in int8 match, {operators.count('quantize')} activations are quantized, {found}"
     return f"{found}{aside}, input {image}, output {logits}"
 
 
@@ -133,7 +145,7 @@ def compare_weights(weights: Mapping[str, Tensor], program: Any, package: Path) 
     """
     import numpy as np
 
-    constants = _constants(program, package)
+    constants = _constants(program, package, "float")
     merged: list[str] = []
     lost: list[str] = []
     for name, weight in weights.items():
@@ -152,6 +164,24 @@ def compare_weights(weights: Mapping[str, Tensor], program: Any, package: Path) 
     return merged, lost
 
 
+def compare_codes(codes: Mapping[str, Tensor], program: Any, package: Path) -> list[str]:
+    """Names of the int8 weights that the package holds nowhere, code by code."""
+    import numpy as np
+
+    stored = _constants(program, package, "int8")
+    return [
+        name
+        for name, tensor in codes.items()
+        if not any(np.array_equal(read(), tensor.numpy().reshape(-1)) for read in stored[tensor.numel()])
+    ]
+
+
+def _scales(program: ExportedProgram) -> set[str]:
+    """Names of the scales of int8 weights."""
+    nodes = [node for node in program.graph.nodes if "dequantize_per_channel" in str(node.target)]
+    return {str(program.graph_signature.inputs_to_buffers[node.args[1].name]) for node in nodes}
+
+
 def _agree_by_channel(wanted: Array, stored: Array) -> bool:
     """Equal up to one factor for each channel, along the first or (transposed convolutions) the second axis."""
     import numpy as np
@@ -167,24 +197,42 @@ def _agree_by_channel(wanted: Array, stored: Array) -> bool:
     return False
 
 
-def _constants(program: Any, package: Path) -> dict[int, list[Callable[[], Array]]]:
-    """Readers of the stored floating-point constants by their count of numbers; each reads when it is called."""
+def _operations(program: Any) -> Iterator[Any]:
+    for function in program.functions.values():
+        yield from function.block_specializations[function.opset].operations
+
+
+def _constants(program: Any, package: Path, kind: Literal["float", "int8"]) -> dict[int, list[Callable[[], Array]]]:
+    """Readers of the stored constants of that kind by their count of numbers; each reads when it is called."""
     from coremltools.libmilstoragepython import _BlobStorageReader
 
     # a package whose constants are all small has no blob file
     blobs = list(package.rglob("weight.bin"))
     reader = _BlobStorageReader(str(blobs[0])) if blobs else None
     found: dict[int, list[Callable[[], Array]]] = defaultdict(list)
-    for function in program.functions.values():
-        for operation in function.block_specializations[function.opset].operations:
-            values = [operation.attributes["val"]] if operation.type == "const" else []
-            # constants may also stand in place as an argument
-            values += [binding.value for given in operation.inputs.values() for binding in given.arguments]
-            for value in values:
-                size, read = _reader(value, reader)
-                if read is not None:
-                    found[size].append(read)
+    for operation in _operations(program):
+        constant = operation.type == "const" or operation.type.startswith("constexpr_")
+        values = list(operation.attributes.values()) if constant else []
+        # constants may also stand in place as an argument
+        values += [binding.value for given in operation.inputs.values() for binding in given.arguments]
+        for value in values:
+            size, read = (_reader if kind == "float" else _code_reader)(value, reader)
+            if read is not None:
+                found[size].append(read)
     return found
+
+
+def _code_reader(value: Any, blob: Any) -> tuple[int, Callable[[], Array] | None]:
+    import numpy as np
+    from coremltools.proto.MIL_pb2 import DataType
+
+    kind = value.type.tensorType
+    size = int(np.prod([dimension.constant.size for dimension in kind.dimensions], dtype=np.int64))
+    if kind.dataType != DataType.INT8:
+        return size, None
+    if value.WhichOneof("value") == "blobFileValue":
+        return size, lambda: np.asarray(blob.read_int8_data(value.blobFileValue.offset)).reshape(-1)
+    return size, lambda: np.frombuffer(value.immediateValue.tensor.bytes.values, np.int8)
 
 
 def _reader(value: Any, blob: Any) -> tuple[int, Callable[[], Array] | None]:

@@ -31,7 +31,7 @@ def read(path: Path) -> Contents:
         if program is None:
             raise ContentError("it holds no ML program (an older kind of CoreML model?)")
         operations = list(program.all(FUNCTIONS, VALUE, BLOCKS, VALUE, OPERATIONS))
-        constants = (operation for operation in operations if operation.string(TYPE) == "const")
+        constants = (operation for operation in operations if operation.string(TYPE).startswith("const"))
         weights = tuple(weight for constant in constants for weight in _weights(constant, models[0].parent))
         operators = counted(name for operation in operations if (name := operation.string(TYPE)) != "const")
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -39,13 +39,15 @@ def read(path: Path) -> Contents:
 
 
 def _weights(constant: Message, folder: Path) -> Iterator[Weight]:
-    """The weight that the constant is; none where it is a stride, a padding or a name."""
+    """The weight that the constant is; none where it is a stride, a padding or a name. One that is computed from
+    constants when the model is loaded ("constexpr_affine_dequantize") is all of them, the codes under its own name."""
     for attribute in constant.all(ATTRIBUTES):
-        value = attribute.first(VALUE)
-        if attribute.string(KEY) != "val" or value is None:
+        value, key = attribute.first(VALUE), attribute.string(KEY)
+        if value is None:
             continue
         output, tensor, blob = constant.first(OUTPUTS), value.first(2, 1), value.first(BLOB)
         name = "" if output is None else output.string(1)
+        name += "" if key in ("val", "quantized_data") else f".{key}"
         kind = 0 if tensor is None else tensor.integer(1)
         dtype = "none" if tensor is None else TYPES.get(kind, f"type {kind}")
         shape = () if tensor is None else tuple(map(_dimension, tensor.all(3)))
@@ -54,9 +56,9 @@ def _weights(constant: Message, folder: Path) -> Iterator[Weight]:
             place = folder / blob.string(1).partition("/")[2]
             size, offset = _blob(name, place, blob.integer(2))
             yield Weight(name, dtype, shape, size, place, offset)
-        elif shape and dtype in ("float16", "float32"):
+        elif shape and dtype in ("float16", "float32", "int8"):
             # a short bias stands in the model itself
-            yield Weight(name, dtype, shape, int(dtype[5:]) // 8 * math.prod(shape), folder, None)
+            yield Weight(name, dtype, shape, int(dtype.lstrip("floatin")) // 8 * math.prod(shape), folder, None)
 
 
 def _blob(name: str, place: Path, record: int) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from exporters.artifact import FEWEST_IMAGES, ExportError, LayerType
+from exporters.graph_passes import drop_unused_weights
 from exporters.quantization.noise import LAYERS, WEIGHT, decibels, layer_noise, parameter
 from exporters.toolkits import quiet, versions
 
@@ -119,6 +120,7 @@ def quantize(
         noise_of = layer_noise(floats, best, batches[0])
         _drop_clamped_relus(best)
         _make_contiguous(best)
+        drop_unused_weights(best)
         example = torch.zeros(1, *images.shape[1:])
         quantized = torch.export.export(best, (example,))
     types = tuple(
