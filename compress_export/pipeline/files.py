@@ -90,7 +90,8 @@ def artifacts_of(paths: Sequence[Path], image: tuple[int, ...] | None = None) ->
             artifacts.append(replace(recorded, path=path))
             continue
         contents = read_contents(path)
-        dtype = next((name for name in (contents.dtypes if contents is not None else ()) if name in LIMITS), "float32")
+        stored = "" if contents is None else contents.number_type
+        dtype = stored if stored in LIMITS else "float32"
         shape = input_shape(path) or (() if image is None else (1, *image))
         artifacts.append(Artifact(path, path.stem, form, *size_and_sha256(path), dtype, shape, {}))
     return tuple(artifacts)

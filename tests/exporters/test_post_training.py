@@ -1,11 +1,15 @@
 """Post-training quantization: what it keeps, what it balances, and what it refuses."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from exporter_networks import images, settled
 from torch import nn
 
+from bench.file_contents.readers import read
+from exporters import to_coreml
 from exporters.artifact import ExportError, number_type
 from exporters.capture import capture
 from exporters.export import export, export_program
@@ -127,6 +131,37 @@ def test_files_compute_what_the_quantized_program_does(quantized, format, tmp_pa
     assert made.dtype == "int8"
     assert made.not_delegated == ()
     assert made.verdict == "passed"
+
+
+def test_a_coreml_package_holds_the_codes_and_scales_of_the_program(quantized, tmp_path):
+    path = tmp_path / "n.mlpackage"
+    made = export_program(quantized.program, "mlpackage", path, images=IMAGES, reference=logits(quantized.program))
+    assert (made.dtype, made.verdict) == ("int8", "not executed" if sys.platform != "darwin" else "passed")
+    assert to_coreml.inspect(quantized.program, path) == (
+        "4 weights in int8 match, 6 activations are quantized, 7 of 7 stored weights match within float16, "
+        "input image 1x3x12x12, output logits 1x10"
+    )
+    for name, change in (("_frozen_param2", 1), ("_scale_1", 1e-3)):
+        number = quantized.program.state_dict[name].view(-1)[3:4]
+        before = number.clone()
+        number += change
+        with pytest.raises(ExportError, match=rf"does not hold the network's weights: {name} differ .*\(1 of 11\)"):
+            to_coreml.inspect(quantized.program, path)
+        number.copy_(before)
+
+
+@pytest.mark.parametrize("format", ["pte", "onnx", "mlpackage"])
+def test_a_file_stores_each_weight_once_in_int8(format, quantized, tmp_path):
+    contents = read(export_program(quantized.program, format, tmp_path / f"n.{format}").path)
+    codes = [weight for weight in contents.weights if "int8" in weight.dtype and len(weight.shape) > 1]
+    assert sum(weight.bytes for weight in codes) == 3 * 3 * 8 + 8 * 3 * 16 + 9 * 16 + 160
+    assert not [weight for weight in contents.weights if "float" in weight.dtype and len(weight.shape) > 1]
+    assert contents.number_type == "int8"
+
+
+def test_weights_that_only_float32_read_are_left_out(quantized):
+    """Of float32 there are biases and scales."""
+    assert sum(t.numel() for t in quantized.program.state_dict.values() if t.dtype == torch.float32) == 42 + 50
 
 
 def test_calibration_is_repeatable(program, quantized):

@@ -17,6 +17,14 @@ def test_one_file_takes_image_and_gives_logits(tmp_path):
     assert [value.name for value in graph.output] == ["logits"]
 
 
+def test_what_torch_notes_beside_the_graph_is_left_out_and_names_stay(tmp_path):
+    to_onnx.export(capture(small_network(), images()), tmp_path / "x.onnx")
+    graph = onnx.load(tmp_path / "x.onnx").graph
+    assert not [part for part in (*graph.node, *graph.value_info, graph) if part.metadata_props or part.doc_string]
+    assert {"0.weight", "3.0.weight", "9.bias"} <= {tensor.name for tensor in graph.initializer}
+    assert all(node.name for node in graph.node)
+
+
 class Shared(nn.Module):
     def __init__(self):
         super().__init__()
