@@ -168,7 +168,10 @@ def test_what_cannot_be_used_is_said_before_anything_is_done(call, tmp_path, plu
     for words, text in (
         (("--device", "phone"), "no phone is connected: plug one in and allow USB debugging"),
         (("--device", "cloud"), "there is no device 'cloud'; choose among host, "),
-        (("--cores", "big", "--device", "host"), "--cores big names cores of a phone; pass --device phone as well"),
+        (
+            ("--set", "bench.cores=big", "--device", "host"),
+            "--cores big names cores of a phone; pass --device phone as well",
+        ),
         (("--serial", "A1", "--device", "host"), "--serial names a phone, and --device host is none"),
     ):
         status, _, err = call(tmp_path, "run", "alexnet", *words)

@@ -266,7 +266,7 @@ def test_every_file_has_classified_the_test_images(quantized):
         assert (row["images"], row["sha256"]) == (100, artifact["sha256"])
         assert row["flipped"] == sum(a != before[b] for a, b in zip(row["predictions"], places, strict=True))
         assert row["top1"] == pytest.approx(sum(row["correct"]))
-        if artifact["dtype"] == "float32":  # such a file answers like its network
+        if artifact["dtype"] == "float32":  # such a file matches its network
             network = accuracy[artifact["network"]]
             assert row["correct"] == [network["correct"][place] for place in places]
         else:
