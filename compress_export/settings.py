@@ -342,7 +342,9 @@ def differences(wanted: Section, stored: Section) -> list[str]:
     values, earlier, found = plain(wanted), plain(stored), []
     for name, value in values.items():
         before = earlier[name]
-        if before != value and not name.endswith("sha256"):
+        if name == "dtype" and before != value:  # follows from --quantize
+            found.append(f"a plan for {value} files (was {before})")
+        elif before != value and not name.endswith("sha256"):
             setting = SETTINGS.get(f"{section}.{name}") or SETTINGS.get(f"fine_tune.{name}")
             words = (f"--{name}", said(value)) if setting is None else setting.words(value)
             found.append(f"{' '.join(words)} (was {said(before)})")

@@ -37,6 +37,13 @@ def test_other_settings_stop_with_the_options_by_name(run):
     assert run.stale("source", OTHER, force=True)
 
 
+def test_a_plan_for_another_number_type_is_not_taken(run):
+    run.begin("plan", PlanSettings())
+    made(run, "plan.json")
+    with pytest.raises(InputError, match=r"other settings: a plan for int8 files \(was float32\); pass --force"):
+        run.stale("plan", PlanSettings(dtype="int8"), force=False)
+
+
 def test_settings_that_led_to_nothing_do_not_stand_in_the_way(run):
     run.begin("source", ASKED)
     assert not run.stale("source", OTHER, force=False)
