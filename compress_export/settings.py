@@ -80,7 +80,8 @@ class SourceSettings:
 @dataclass(frozen=True)
 class PlanSettings:
     """The goal of the plan, or the plan file that is replayed. `recipe` names the system whose settings the others are,
-    where nothing else was set; `dtype` is the number type that instructions are predicted of. `optimizer`, `rate` and
+    where nothing else was set; `dtype` is the number type that instructions are predicted of
+    and that a limit on size counts. `optimizer`, `rate` and
     `rate_schedule` train the probes of the sensitivity rule."""
 
     rank_rule: str = setting("budget", "budget (the limits), none, or equal-error, sensitivity, vbmf: one method for "

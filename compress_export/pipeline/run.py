@@ -32,6 +32,7 @@ from compress_export.pipeline.validate import (
     check_latency,
     check_regularizer,
     runtime_note,
+    timed_type_note,
     validated,
     with_costs,
 )
@@ -129,7 +130,9 @@ def run_all(path: Path, request: RunRequest, force: bool = False, group: Process
     device = choose_device(request.bench, Reporter())
     latency = check_latency(request.plan, request.bench, device.describe())
     types = check_types(request.formats, request.export)
-    for note in filter(None, (latency, runtime_note(request.plan, request.formats), types)):
+    for note in filter(
+        None, (latency, runtime_note(request.plan, request.formats), timed_type_note(request.plan), types)
+    ):
         Reporter().say(f"note: {note}")
     with open_run(path) as run:
         context, module = _compressed(run, request, force, group)

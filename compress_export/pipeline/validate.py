@@ -202,6 +202,16 @@ def check_latency(plan: PlanSettings, bench: BenchSettings, where: Device) -> st
     return f"{law}; the files' own times on {where.name} ({where.kind}){threads} may have another ratio"
 
 
+def timed_type_note(plan: PlanSettings) -> str:
+    """A note that times of layers are of another number type than the files; "" where they are not."""
+    if plan.costs != "measured" or plan.dtype == "float32":
+        return ""
+    return (
+        f"layers are timed in float32, and {plan.dtype} files take other times; pass --device arm, which plans by "
+        f"{plan.dtype} instructions, with --max-latency as a fraction"
+    )
+
+
 def runtime_note(plan: PlanSettings, formats: tuple[str, ...]) -> str:
     """A note on the runtime that layers are timed in where no exported format runs here; "" where one does."""
     if (

@@ -7,7 +7,15 @@ from report_runs import edit, report_run
 
 from bench.measurement import Device
 from compress_export.errors import InputError
-from compress_export.pipeline.validate import RunRequest, check_goal, check_latency, runtime_note, validated, with_costs
+from compress_export.pipeline.validate import (
+    RunRequest,
+    check_goal,
+    check_latency,
+    runtime_note,
+    timed_type_note,
+    validated,
+    with_costs,
+)
 from compress_export.reporting.gather import gather
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import BenchSettings, PlanSettings, SourceSettings, TuneSettings
@@ -48,11 +56,19 @@ def test_costs_are_those_of_what_is_limited_and_where(limits, device, costs):
     [
         (PlanSettings(max_macs="0.5x"), "none", "float32"),
         (PlanSettings(max_macs="0.5x"), "int8", "int8"),
-        (HALF, "int8", "float32"),  # layers are timed in float32
+        (HALF, "int8", "int8"),
     ],
 )
-def test_instructions_are_of_the_number_type_that_ships(settings, quantize, dtype):
+def test_instructions_and_bytes_are_of_the_number_type_that_ships(settings, quantize, dtype):
     assert with_costs(settings, None, quantize).dtype == dtype
+
+
+def test_times_of_float32_layers_are_said_to_be_no_int8_times():
+    timed, counted = (with_costs(settings, None, "int8") for settings in (HALF, PlanSettings(max_macs="0.5x")))
+    assert timed_type_note(timed).startswith(
+        "layers are timed in float32, and int8 files take other times; pass --device"
+    )
+    assert timed_type_note(counted) == timed_type_note(with_costs(HALF)) == ""
 
 
 def test_the_study_plans_as_the_plain_command_does():
