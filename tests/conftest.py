@@ -38,7 +38,6 @@ ROOT = Path(__file__).resolve().parents[1]
 LONGEST = (
     "compress_export/models/test_torchvision_networks.py",
     "compress_export/pipeline/test_pipeline.py",
-    "bench/phone/test_phone.py",
     "compress_export/pipeline/test_distributed.py",
     "test_wheel.py",
     "exporters/test_export_all.py",
@@ -47,8 +46,10 @@ LONGEST = (
     "compress_export/cli/test_study.py",
     "compress_export/cli/test_bad_input.py",
     "bench/simulator/test_arm.py",
+    "bench/phone/test_phone.py",
 )
-"""Files that take most time, longest first, so that two processes which share the files end together."""
+"""Files that take most time, longest first, so that two processes which share the files end together. The phone's last:
+it judges times, and at first the demo trains beside the tests."""
 
 
 @pytest.hookimpl(trylast=True)
