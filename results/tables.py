@@ -352,6 +352,27 @@ def short(rows: Rows) -> list[list[str]]:
     return table
 
 
+def int8(rows: Rows) -> list[list[str]]:
+    """Each network's .pte in float32, in int8, at low rank, and in both."""
+    head = ["network", "file", "bytes", "top-1, %", "flipped", "A76 instructions", "fewer", "L2 misses", "host, ms"]
+    table = [[*head, "command"]]
+    for row in rows:
+        files = {file["kind"]: file for file in row["files"] if file["format"] == "pte"}
+        for kind, file in files.items():
+            accuracy, fewer = file["accuracy"], files["float32"]["instructions"] / file["instructions"]
+            figures = [
+                f"{file['bytes']:,}",
+                f"{accuracy['top1']:.2f}",
+                f"{accuracy['flipped']:,} of {accuracy['images']:,}",
+                f"{file['instructions'] / 1e6:.2f}M",
+                f"{fewer:.2f}x",
+                f"{file['l2_misses'] / 1e3:.1f}k",
+                f"{file['host_ms']:.2f}",
+            ]
+            table.append([row["row"], kind, *figures, typed(row)])
+    return table
+
+
 def paper(rows: Rows) -> list[list[str]]:
     """AlexNet by the paper's ranks and by ours, counted."""
     return paper_table(study_lines(rows))
@@ -362,6 +383,7 @@ TABLES: dict[str, tuple[str, str, Callable[[Rows], list[list[str]]]]] = {
     "speed": ("docs/results.md", "speed.jsonl", speed),
     "real_images": ("docs/results.md", "study.jsonl", real_images),
     "networks": ("docs/results.md", "networks.jsonl", networks),
+    "int8": ("docs/results.md", "int8.jsonl", int8),
     "tpm": ("docs/results.md", "tpm_vs_tensorly.jsonl", power_method),
     "study": ("docs/results.md", "study.jsonl", study),
     "sharing": ("docs/results.md", "sharing.jsonl", sharing),
