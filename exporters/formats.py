@@ -28,7 +28,8 @@ class Format:
     both need; `runtime_modules` those that `load` imports, `runtime_package` the one whose version is the runtime's;
     `system` the only `sys.platform` that runs the file, None where every one does. `effort` is the CPU time
     of an AlexNet in s: the formats that take longest are started first. `dtypes` are the number types whose programs it
-    takes, keys of `artifact.LIMITS`; `refused` says of each other one why not.
+    takes, keys of `artifact.LIMITS`; `refused` says of each other one why not. `computes` is the type in which its
+    files of float32 programs compute.
     """
 
     suffix: str
@@ -43,6 +44,7 @@ class Format:
     system: str | None = None
     dtypes: tuple[str, ...] = tuple(LIMITS)
     refused: Mapping[str, str] = field(default_factory=dict)
+    computes: str = "float32"
 
     @property
     def runs_here(self) -> bool:
@@ -99,6 +101,7 @@ FORMATS: dict[str, Format] = {
         runtime_package=to_coreml.RUNTIME_PACKAGE,
         effort=24,
         system="darwin",
+        computes=to_coreml.DTYPE,
     ),
 }
 

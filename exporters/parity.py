@@ -75,6 +75,7 @@ def compare(given: Array, reference: Array) -> Parity:
         cosine=float(cosines.min()),
         top1_agreement=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
         note="" if deviation > 0 else "the module gives the same logit everywhere, which proves nothing",
+        rms_error=float(np.sqrt(np.square(ours - theirs).mean())) / max(deviation, 1e-30),
     )
 
 

@@ -13,7 +13,6 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,6 +24,7 @@ from scipy.optimize import nnls
 from bench.simulator.instructions import BYTES, FILE, LINE, Tile, Tiles, traffic, work
 from bench.simulator.latency_estimate import read_models
 from compress_export.latency.instruction_costs import other_operators
+from compressor.layer_shape import LayerShape
 from exporters.capture import capture
 from exporters.toolkits import versions
 
@@ -63,27 +63,15 @@ NAMES = {
 """Operators that are no layers by their engine's names."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A layer as `work` reads it."""
-
-    inputs: int
-    outputs: int
-    groups: int
-    window: tuple[int, int]
-    in_size: tuple[int, int]
-    out_size: tuple[int, int]
-
-
-def shape_of(layer: Mapping[str, Any]) -> Shape:
+def shape_of(layer: Mapping[str, Any]) -> LayerShape:
     if layer["kind"] == "linear":
         size = (layer["positions"], 1)
-        return Shape(layer["inputs"], layer["outputs"], 1, (1, 1), size, size)
-    pairs = (tuple(layer[name]) for name in ("window", "in", "out"))
-    return Shape(layer["inputs"], layer["outputs"], layer["groups"], *pairs)  # type: ignore[arg-type]  # pairs
+        return LayerShape("linear", layer["inputs"], layer["outputs"], 1, (1, 1), size, size, True)
+    window, read, written = (tuple(layer[name]) for name in ("window", "in", "out"))
+    return LayerShape("conv", layer["inputs"], layer["outputs"], layer["groups"], window, read, written, True)
 
 
-def layers_of(row: Mapping[str, Any]) -> list[tuple[Shape, float]]:
+def layers_of(row: Mapping[str, Any]) -> list[tuple[LayerShape, float]]:
     """Each layer of a file and its instructions."""
     counts = [count for name, count in row["operators"] if name.startswith(WEIGHTED)]
     shapes = [shape_of(layer) for layer in row["layers"]]
@@ -92,7 +80,7 @@ def layers_of(row: Mapping[str, Any]) -> list[tuple[Shape, float]]:
     return list(zip(shapes, counts, strict=True))
 
 
-def fit_kernels(samples: Iterable[tuple[Shape, float]], tiles: Tiles) -> dict[str, dict[str, float]]:
+def fit_kernels(samples: Iterable[tuple[LayerShape, float]], tiles: Tiles) -> dict[str, dict[str, float]]:
     """Instructions for each unit of work by kernel, of least squares of relative errors."""
     found: dict[str, list[tuple[dict[str, float], float]]] = defaultdict(list)
     for shape, count in samples:
@@ -113,7 +101,7 @@ def fit_kernels(samples: Iterable[tuple[Shape, float]], tiles: Tiles) -> dict[st
     return fitted
 
 
-def predicted(kernels: Mapping[str, Mapping[str, float]], shape: Shape, tiles: Tiles) -> float:
+def predicted(kernels: Mapping[str, Mapping[str, float]], shape: LayerShape, tiles: Tiles) -> float:
     kernel, units = work(shape, tiles)
     return sum(kernels[kernel].get(name, 0.0) * amount for name, amount in units.items())
 

@@ -69,5 +69,6 @@ constexpr Entry<78, Status(OrtAllocator**)> default_allocator;
 constexpr Entry<96, void(OrtValue*)> release_value;
 constexpr Entry<99, void(OrtShape*)> release_shape;
 constexpr Entry<110, Status(OrtSession*, OrtAllocator*, char**)> end_profiling;
+constexpr Entry<130, Status(OrtSessionOptions*, const char*, const char*)> add_session_config_entry;
 
 }  // namespace ort

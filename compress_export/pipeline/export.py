@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
-import msgspec
-import numpy as np
-import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.utils.data import DataLoader, Subset
 
-from bench.run_files import COMPRESSED, ORIGINAL, FileAccuracy, RunFile, network_of, type_of
-from compress_export.data.datasets import Data, spread_places
+from bench.run_files import COMPRESSED, ORIGINAL, RunFile, network_of, type_of
 from compress_export.errors import InputError
+from compress_export.pipeline.file_accuracy import TestSplit
 from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.quantize import DTYPES, quantize_stage, recorded
 from compress_export.settings import ExportSettings
-from compressor.training.loop import Accuracy
 from exporters.artifact import Artifact, read_artifacts, size_and_sha256, write_artifacts
-from exporters.export_all import Array, Exported
+from exporters.export_all import Exported
 from exporters.formats import FORMATS
-
-TEST_BYTES = 4 << 30
-"""Test images that files classify take so many bytes at most, for they lie on the disk while they do."""
 
 
 def check_types(formats: Sequence[str], settings: ExportSettings) -> str:
@@ -35,10 +25,10 @@ def check_types(formats: Sequence[str], settings: ExportSettings) -> str:
     wanted = settings.quantize
     if wanted == "none":
         return ""
-    dtype = DTYPES[wanted]
-    lacking = [f".{name} ({FORMATS[name].refused[dtype]})" for name in formats if dtype not in FORMATS[name].dtypes]
+    reasons = {name: _why_not(name, DTYPES[wanted]) for name in formats}
+    lacking = [f".{name} ({reason})" for name, reason in reasons.items() if reason]
     if len(lacking) == len(formats):
-        takes = ", ".join(name for name, kind in FORMATS.items() if dtype in kind.dtypes)
+        takes = ", ".join(name for name in FORMATS if not _why_not(name, DTYPES[wanted]))
         raise InputError(f"--quantize {wanted}: there is no such file of {', '.join(lacking)}; add --format {takes}")
     return f"--quantize {wanted}: not for {', '.join(lacking)}" if lacking else ""
 
@@ -58,36 +48,8 @@ def export_stage(
 
     run, images = context.run, context.images.numpy()
     run.begin("export", settings)
-    found = read_artifacts(run / RunFile.ARTIFACTS) if run.has(RunFile.ARTIFACTS) else ()
-    damaged = {
-        artifact.format
-        for artifact in found
-        if not artifact.path.exists() or size_and_sha256(artifact.path) != (artifact.bytes, artifact.sha256)
-    }
-    for name in sorted(damaged):
-        cure = "exporting them again" if name in formats else f"`compress-export export {run.path} --format {name}`"
-        context.reporter.say(f"files of {name} are gone or have changed: {cure}")
-    stays = [artifact for artifact in found if artifact.format in damaged - set(formats)]
-    wanted = _networks(formats, settings)
-    # calibrated on another number of images, or not judged on as many
-    calibrated = {name: entry.calibration for name, entry in recorded(run).items()}
-    test = _TestImages.of(context, settings)
-    again = {
-        (artifact.format, artifact.network)
-        for artifact in found
-        if artifact.network in wanted.get(artifact.format, ())
-        and (
-            calibrated.get(artifact.network, settings.calibration) != settings.calibration
-            or (test is not None and FORMATS[artifact.format].runs_here and not test.judged(context, artifact))
-        )
-    }
-    kept = {(one.format, one.network): one for one in found if one.format not in damaged}
-    artifacts = [artifact for key, artifact in kept.items() if key not in again]
-    missing = {
-        name: [each for each in own if (name, each) in again or (name, each) not in kept]
-        for name, own in wanted.items()
-    }
-    missing = {name: own for name, own in missing.items() if own}
+    test = TestSplit.of(context, settings)
+    artifacts, stays, missing = _left_to_do(context, formats, settings, test)
     if not missing:
         return tuple(artifacts)
     work = run / "artifacts" / ".work"
@@ -137,80 +99,54 @@ def export_stage(
     return tuple(artifacts)
 
 
+def _left_to_do(
+    context: RunContext, formats: Sequence[str], settings: ExportSettings, test: TestSplit | None
+) -> tuple[list[Artifact], list[Artifact], dict[str, list[str]]]:
+    """The artifacts that hold, those of damaged files that nobody asked for, and the networks to export by format: what
+    is not there, is damaged, was calibrated on another number of images, or was not judged on as many."""
+    run, wanted = context.run, _networks(formats, settings)
+    found = read_artifacts(run / RunFile.ARTIFACTS) if run.has(RunFile.ARTIFACTS) else ()
+    damaged = {
+        artifact.format
+        for artifact in found
+        if not artifact.path.exists() or size_and_sha256(artifact.path) != (artifact.bytes, artifact.sha256)
+    }
+    for name in sorted(damaged):
+        cure = "exporting them again" if name in formats else f"`compress-export export {run.path} --format {name}`"
+        context.reporter.say(f"files of {name} are gone or have changed: {cure}")
+    calibrated = {name: entry.calibration for name, entry in recorded(run).items()}
+    networks = {name for own in wanted.values() for name in own}
+    for artifact in found:  # a network that is calibrated anew is exported anew in every format: its files share scales
+        own = wanted.setdefault(artifact.format, [])
+        anew = calibrated.get(artifact.network, settings.calibration) != settings.calibration
+        if anew and artifact.network in {*networks} - {*own} and artifact.format not in damaged:
+            own.append(artifact.network)
+
+    def holds(artifact: Artifact) -> bool:
+        name = artifact.network
+        if artifact.format in damaged or name not in wanted.get(artifact.format, ()):
+            return artifact.format not in damaged
+        judged = test is None or not FORMATS[artifact.format].runs_here or test.judged(context, artifact)
+        return judged and calibrated.get(name, settings.calibration) == settings.calibration
+
+    artifacts = [artifact for artifact in found if holds(artifact)]
+    there = {(artifact.format, artifact.network) for artifact in artifacts}
+    missing = {name: [each for each in own if (name, each) not in there] for name, own in wanted.items()}
+    stays = [artifact for artifact in found if artifact.format in damaged - set(formats)]
+    return artifacts, stays, {name: own for name, own in missing.items() if own}
+
+
 def _networks(formats: Sequence[str], settings: ExportSettings) -> dict[str, list[str]]:
     """The networks of each format's files."""
     found = {}
     for name in formats:
         found[name] = [ORIGINAL, COMPRESSED]
-        if settings.quantize != "none" and DTYPES[settings.quantize] in FORMATS[name].dtypes:
+        if settings.quantize != "none" and not _why_not(name, DTYPES[settings.quantize]):
             found[name] += [f"{network}.{settings.quantize}" for network in (ORIGINAL, COMPRESSED)]
     return found
 
 
-class _TestImages:
-    """The test images that every file classifies: `count` of them, spread over the set, and what is recorded."""
-
-    def __init__(self, data: Data, size: tuple[int, ...], most: int | None) -> None:
-        self.data, self.size = data, size
-        self.total = len(data.test.dataset)  # type: ignore[arg-type]  # each of ours has a length
-        fitting = TEST_BYTES // (4 * int(np.prod(size)))
-        self.count = min(self.total, fitting if most is None else most)
-        self.labels: list[int] = []
-
-    @staticmethod
-    def of(context: RunContext, settings: ExportSettings) -> _TestImages | None:
-        """None where accuracy means nothing: without data, or with untrained weights."""
-        if not context.trainable or context.data is None:
-            return None
-        found = _TestImages(context.data, context.network.input, settings.test_images)
-        if settings.test_images is None and found.count < found.total:
-            context.reporter.say(
-                f"note: files classify {found.count:,} of {found.total:,} test images, which take 4 GB; "
-                "set export.test_images to another number"
-            )
-        return found
-
-    def judged(self, context: RunContext, artifact: Artifact) -> bool:
-        """True if the accuracy of this very file on as many images is known."""
-        row = context.run.read_json(RunFile.ACCURACY).get(artifact.path.name)
-        return row is not None and (row["sha256"], row["images"]) == (artifact.sha256, self.count)
-
-    def write(self, path: Path) -> Path:
-        """The images as an .npy (N, C, H, W)."""
-        places, loader = spread_places(self.total, self.count), self.data.test
-        part = DataLoader(Subset(loader.dataset, places), loader.batch_size, num_workers=loader.num_workers)
-        array = np.lib.format.open_memmap(path, "w+", np.float32, (self.count, *self.size))  # type: ignore[no-untyped-call]  # numpy's own gap
-        self.labels = []
-        for images, labels in part:
-            array[len(self.labels) : len(self.labels) + len(labels)] = images.cpu().numpy()
-            self.labels += labels.tolist()
-        array.flush()
-        return path
-
-    def record(self, context: RunContext, made: Sequence[Exported]) -> None:
-        """Adds the accuracy of the files to accuracy.json."""
-        rows = context.run.read_json(RunFile.ACCURACY)
-        before = msgspec.convert(rows[ORIGINAL], Accuracy).predictions
-        places = spread_places(self.total, self.count)
-        for each in made:
-            if each.logits is not None:
-                rows[each.artifact.path.name] = asdict(
-                    _accuracy(each.logits, self.labels, [before[place] for place in places], each.artifact.sha256)
-                )
-        context.run.write_json(RunFile.ACCURACY, rows)
-
-
-def _accuracy(logits: Array, labels: Sequence[int], before: Sequence[int], sha256: str) -> FileAccuracy:
-    """The accuracy of a file by its logits (N, classes); `before` are the original network's predictions."""
-    best = torch.from_numpy(logits).topk(min(5, logits.shape[1]), dim=1).indices.numpy()
-    hits = best == np.asarray(labels)[:, None]
-    correct, count = hits[:, 0], len(labels)
-    return FileAccuracy(
-        top1=100 * float(correct.mean()),
-        top5=100 * float(hits.any(axis=1).mean()),
-        flipped=int((best[:, 0] != np.asarray(before)).sum()),
-        images=count,
-        sha256=sha256,
-        predictions=tuple(best[:, 0].tolist()),
-        correct=tuple(correct.tolist()),
-    )
+def _why_not(name: str, dtype: str) -> str:
+    """The reason why a format has no further files of that number type; "" where it has."""
+    kind = FORMATS[name]
+    return f"its files are {dtype} anyway" if kind.computes == dtype else kind.refused.get(dtype, "")

@@ -82,13 +82,16 @@ def device_text(device: Device) -> str:
 
 
 def parity(file: FileRow) -> str:
-    """The file's outputs against the PyTorch model's; the error is relative to the standard deviation of the logits."""
+    """The file's outputs against those of the PyTorch model, or of the quantized program where that is what it was made
+    from; the error is relative to the standard deviation of the logits."""
     found = file.artifact.parity
     if found is None:
         return "not checked"
     if not found.executed or found.relative_error is None or found.top1_agreement is None:
         return found.note
     same = round(found.top1_agreement * found.images)
+    if file.artifact.dtype == "int8" and found.rms_error is not None:
+        return f"RMS error {found.rms_error:.1e} to its int8 program; same class {same} of {found.images}"
     return f"relative error {found.relative_error:.1e}; same class {same} of {found.images}"
 
 
@@ -197,7 +200,7 @@ def flipped(accuracy: FileAccuracy) -> str:
 
 def files_table(report: Report) -> Table:
     head = (
-        "file", "format", "bytes", "size", "type", "parity", "against the PyTorch model", "cosine", "top-1", "flipped",
+        "file", "format", "bytes", "size", "type", "parity", "against its model", "cosine", "top-1", "flipped",
         "p50", "sha256",
     )  # fmt: skip
     rows = []

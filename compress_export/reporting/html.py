@@ -136,9 +136,11 @@ def parity_verdict(report: Report) -> tuple[str, bool]:
     verdicts = Counter(file.verdict for file in files)
     passed = verdicts["passed"]
     images = min((file.artifact.parity.images for file in files if file.artifact.parity), default=0)
-    sentence = f"{passed} of {len(files)} files match the PyTorch model"
+    quantized = sum(file.artifact.dtype == "int8" for file in files)
+    whose = f", {quantized} of them its int8 program" if quantized else ""
+    sentence = f"{passed} of {len(files)} files match the PyTorch model{whose}"
     if passed == len(files):
-        sentence = f"All {len(files)} files match the PyTorch model ({images} images)"
+        sentence = f"All {len(files)} files match the PyTorch model{whose} ({images} images)"
     waiting = f"; {verdicts['not executed']} not executed on this system" if verdicts["not executed"] else ""
     gone = f"; {verdicts['gone']} no longer there (see Notes)" if verdicts["gone"] else ""
     return f"{sentence}{waiting}{gone}.", all(row.compressed.verdict != "gone" for row in report.formats)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.measurement import Device, Measurement, NotMeasured, Simulated
@@ -302,26 +302,3 @@ class Report:
 def comparable(first: Simulated, last: Simulated) -> bool:
     """True where both counts were made by the same emulator and runtime."""
     return (first.emulator, first.runtime_version) == (last.emulator, last.runtime_version)
-
-
-@dataclass(frozen=True)
-class McNemarTest:
-    """`only_first` and `only_second` count images that one of the two alone has right; `p` is the probability of a
-    difference at least as large if both were equally good (McNemar's exact test, two-sided)."""
-
-    flipped: int
-    only_first: int
-    only_second: int
-    p: float
-
-
-def mcnemar(first: Sequence[int], second: Sequence[int], labels: Sequence[int]) -> McNemarTest:
-    """McNemar's test of two networks' predictions for images with these labels."""
-    from scipy.stats import binomtest
-
-    rows = list(zip(first, second, labels, strict=True))
-    only_first = sum(one == label != other for one, other, label in rows)
-    only_second = sum(other == label != one for one, other, label in rows)
-    split = only_first + only_second
-    p = float(binomtest(only_first, split).pvalue) if split else 1.0
-    return McNemarTest(sum(one != other for one, other, _ in rows), only_first, only_second, p)

@@ -9,7 +9,8 @@ from typing import Any
 from bench.measurement import NotMeasured
 from bench.simulator.latency_estimate import estimate_ms, operators_of, read_models
 from bench.statistics import is_busy, times_remark
-from compress_export.reporting.model import Epoch, FileRow, FormatRow, NetworkAccuracy, SharedWeights, mcnemar
+from compress_export.reporting.model import Epoch, FileRow, FormatRow, NetworkAccuracy, SharedWeights
+from compressor.mcnemar import mcnemar
 from compressor.plan import Plan
 from compressor.planning.limits import parse_limit
 from exporters.artifact import Artifact, Quantization
@@ -50,7 +51,7 @@ def tuning_notes(accuracy: Mapping[str, NetworkAccuracy]) -> list[str]:
     factorized, tuned = accuracy.get("untuned"), accuracy.get("unshared", accuracy["compressed"])
     if factorized is None or tuned.top1 >= factorized.top1:
         return []
-    p = mcnemar(factorized.correct, tuned.correct, [True] * len(tuned.correct)).p
+    p = mcnemar(factorized.correct, tuned.correct).p
     if p > SIGNIFICANCE:
         return []
     return [
@@ -143,7 +144,7 @@ def ruined_files(formats: Sequence[FormatRow], quantization: Mapping[str, Quanti
             first, last = before.accuracy, after.accuracy
             if first is not None and last is not None and first.images == last.images:
                 lost = first.top1 - last.top1
-                p = mcnemar(first.correct, last.correct, [True] * last.images).p
+                p = mcnemar(first.correct, last.correct).p
                 if lost > RUINED_POINTS and p < SIGNIFICANCE:
                     loss = f"{lost:.2f} points of top-1 ({first.top1:.2f} to {last.top1:.2f} %)"
             elif last is None and entry is not None and entry.signal_to_noise < RUINED_DB:
@@ -229,14 +230,17 @@ def failures(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
     found = []
     for artifact in artifacts:
         name, parity = artifact.path.name, artifact.parity
+        model = "its int8 program" if artifact.dtype == "int8" else "the PyTorch model"
         if artifact.not_delegated:
             layers = ", ".join(artifact.not_delegated)
             found.append(
                 f"{name}: {layers} would run outside XNNPACK, many times slower; keep the layer, or take .onnx"
             )
         if artifact.verdict == "failed" and parity is not None:
+            whole = artifact.dtype == "int8" and parity.rms_error is not None
+            error = f"RMS error {parity.rms_error:.1e}" if whole else f"relative error {parity.relative_error:.1e}"
             found.append(
-                f"{name} does not match the PyTorch model: relative error {parity.relative_error:.1e}, "
+                f"{name} does not match {model}: {error}, "
                 f"top-1 agreement {100 * (parity.top1_agreement or 0):.1f} % on {parity.images} images"
             )
     return tuple(found)

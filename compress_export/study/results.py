@@ -15,8 +15,8 @@ import msgspec
 
 from bench.statistics import Ratio
 from compress_export.errors import InputError
-from compress_export.reporting.model import McNemarTest, mcnemar
 from compress_export.study.grids import GRIDS, SYSTEMS, Cell
+from compressor.mcnemar import mcnemar
 from exporters.artifact import write_whole
 
 VERSION = 2
@@ -177,7 +177,7 @@ def trained_table(lines: Sequence[Line]) -> Table:
         difference = ["", ""]
         if pairs and system != REFERENCE:
             points = mean(ours.top1["compressed"] - line.top1["compressed"] for ours, line in pairs)
-            p = max(_compared(ours, "compressed", line).p for ours, line in pairs)
+            p = max(mcnemar(_correct(ours), _correct(line)).p for ours, line in pairs)
             difference = [f"{points:+.2f}", f"{p:.1g}" if p > 1e-300 else "below 1e-300"]
         before, after = ([line.top1[name] for line in own] for name in ("original", "compressed"))
         stability = [value for line in own for value in line.stability.values() if value is not None]
@@ -217,14 +217,16 @@ def groups_of(lines: Sequence[Line]) -> dict[Group, list[TrainedLine]]:
     return dict(sorted(found.items(), key=lambda pair: (*pair[0][:2], -float(pair[0][2].rstrip("x")), pair[0][3])))
 
 
-def _compared(first: TrainedLine, name: str, second: TrainedLine) -> McNemarTest:
-    predictions = first.predictions[name], second.predictions["compressed"]
-    return mcnemar(unpacked(predictions[0]), unpacked(predictions[1]), unpacked(first.labels))
+def _correct(line: TrainedLine) -> list[bool]:
+    """The test images that the compressed network has right."""
+    pairs = zip(unpacked(line.predictions["compressed"]), unpacked(line.labels), strict=True)
+    return [predicted == label for predicted, label in pairs]
 
 
 def _flipped(line: TrainedLine) -> float:
     """The percentage of predictions that are others than the original's."""
-    return 100 * _compared(line, "original", line).flipped / len(unpacked(line.labels))
+    before, after = (unpacked(line.predictions[name]) for name in ("original", "compressed"))
+    return 100 * sum(one != other for one, other in zip(before, after, strict=True)) / len(before)
 
 
 def _faster(own: Sequence[TrainedLine]) -> str:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from compressor.distributed import SINGLE_PROCESS, Batches, ProcessGroup
 from compressor.layers import evaluating
+from compressor.mcnemar import mcnemar
 from compressor.plan import LayerPlan
 from compressor.surgery import skeleton
 from compressor.training.options import TrainOptions, loss_of, make_optimizer, rate_at
@@ -64,18 +65,6 @@ def accuracy(network: nn.Module, batches: Iterable[Batch], device: torch.device 
     network.to(home)
     count = max(1, len(correct))
     return Accuracy(100 * sum(correct) / count, 100 * top5 / count, tuple(predictions), tuple(correct))
-
-
-def significantly_better(first: Sequence[bool], second: Sequence[bool]) -> bool:
-    """True if the first network has more of the same images right than the second, by more than chance: exact one-sided
-    McNemar's test on the images that only one of them has right."""
-    from scipy.stats import binomtest  # takes half a second to import
-
-    only_first = sum(one and not other for one, other in zip(first, second, strict=True))
-    only_second = sum(other and not one for one, other in zip(first, second, strict=True))
-    if only_first <= only_second:
-        return False
-    return float(binomtest(only_first, only_first + only_second, alternative="greater").pvalue) < CHANCE
 
 
 class TrainingError(RuntimeError):
@@ -282,7 +271,7 @@ class _Course:
             if state.epoch == 0:
                 state.untrained = found.correct
             elif reference is not None and state.rows[-state.epoch].top1 >= reference:
-                replaces = significantly_better(found.correct, state.untrained)
+                replaces = mcnemar(found.correct, state.untrained, "greater").p < CHANCE
         top1, replaces = self.group.broadcast((top1, replaces))
         kept = True
         if options.best or (state.epoch > 0 and options.patience is not None):

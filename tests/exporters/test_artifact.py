@@ -86,6 +86,12 @@ def test_move_replaces_a_folder_that_is_there(tmp_path):
         (replace(GOOD, relative_error=float("nan")), "float32", "failed"),
         (replace(GOOD, top1_agreement=0.875), "float32", "failed"),
         (UNSEEN, "float16", "not executed"),
+        # one image that a rounding has led away passes, a shift of all does not
+        (replace(GOOD, relative_error=0.35, rms_error=0.05), "int8", "passed"),
+        (replace(GOOD, relative_error=0.2, rms_error=0.11), "int8", "failed"),
+        (replace(GOOD, relative_error=0.2, rms_error=0.05, top1_agreement=0.875), "int8", "failed"),
+        (replace(GOOD, relative_error=0.2), "int8", "failed"),
+        (replace(GOOD, relative_error=0.2, rms_error=1e-6), "float32", "failed"),
     ],
 )
 def test_a_file_passes_by_its_error_and_its_classes_and_never_unseen(parity, dtype, verdict):

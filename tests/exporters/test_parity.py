@@ -76,3 +76,11 @@ def test_a_file_that_its_runtime_refuses_is_named(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     with pytest.raises(ExportError, match=r"ONNX Runtime cannot run broken.onnx: .*leave the onnx format out"):
         check(tmp_path / "broken.onnx", "onnx", images().numpy(), np.zeros((5, 10), np.float32))
+
+
+def test_the_rms_error_is_that_of_all_logits():
+    given = GOLDEN.copy()
+    given[0, 0] += 2.0
+    found = compare(given, GOLDEN)
+    assert found.rms_error == pytest.approx(2.0 / np.sqrt(GOLDEN.size) / GOLDEN.std(), rel=1e-5)
+    assert found.rms_error < found.relative_error

@@ -164,6 +164,25 @@ def test_weights_that_only_float32_read_are_left_out(quantized):
     assert sum(t.numel() for t in quantized.program.state_dict.values() if t.dtype == torch.float32) == 42 + 50
 
 
+def test_biases_are_whole_steps_of_their_products(quantized):
+    graph = graph_of(quantized.program)
+    layers = [node for node in graph.graph.nodes if str(node.target).startswith(("aten.conv2d", "aten.linear"))]
+    checked = 0
+    for layer in layers:
+        image, weight, bias = layer.args[:3]
+        if bias is None:
+            continue
+        values = getattr(graph.get_submodule(str(bias.target).rpartition(".")[0]), str(bias.target).rpartition(".")[2])
+        scales = weight.args[1]
+        step = image.args[1] * getattr(graph.get_submodule(scales.target.rpartition(".")[0]),
+                                       scales.target.rpartition(".")[2])  # fmt: skip
+        codes = (values / step).detach()
+        assert float((codes - codes.round()).abs().max()) < 0.02
+        assert float(codes.abs().max()) > 10
+        checked += 1
+    assert checked >= 3
+
+
 def test_calibration_is_repeatable(program, quantized):
     again = quantize(program, IMAGES, Calibration())
     assert again.signal_to_noise == quantized.signal_to_noise

@@ -9,7 +9,6 @@ from scipy.stats import binom
 
 from compress_export.errors import InputError
 from compress_export.pipeline.validate import RunRequest
-from compress_export.reporting.model import mcnemar
 from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, plain
 from compress_export.study.cells import borrow
 from compress_export.study.grids import GRIDS, SYSTEMS, cells_of
@@ -55,13 +54,6 @@ def test_predictions_survive_packing():
     classes = [0, 9, 999, 3] * 100
     assert unpacked(packed(classes)) == classes
     assert len(packed(classes)) < 100
-
-
-def test_the_comparison_is_mcnemars():
-    found = mcnemar([0] * 14 + [1] * 6, [0] * 5 + [1] * 15, [0] * 20)
-    assert (found.flipped, found.only_first, found.only_second) == (9, 9, 0)
-    assert found.p == pytest.approx(2 * binom.cdf(0, 9, 0.5))
-    assert mcnemar([1, 2], [1, 2], [1, 0]).p == 1
 
 
 def test_the_spread_is_told_where_there_is_one():

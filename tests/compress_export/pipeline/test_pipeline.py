@@ -295,9 +295,18 @@ def test_files_that_are_there_are_not_written_again(quantized, call):
     status, _, err = call(run.parent.parent, *words)
     assert status == 0
     later = {path.name for path in (run / "artifacts").iterdir() if path.stat().st_mtime_ns != times[path.name]}
-    assert later == {"original.int8.onnx", "compressed.int8.onnx"}
+    assert later == {f"{name}.int8.{suffix}" for name in ("original", "compressed") for suffix in ("onnx", "pte")}
     assert json.loads((run / "quantization.json").read_text())["compressed.int8"]["images"] == 64
-    status, _, err = call(run.parent.parent, "export", "runs/int8", "--format", "ptl")
+    status, _, err = call(run.parent.parent, "export", "runs/int8", "--format", "onnx", "--quantize", "fp16")
+    assert status == 0
+    rows = {Path(row["path"]).name: row for row in json.loads((run / "artifacts.json").read_text())}
+    assert (rows["compressed.fp16.onnx"]["dtype"], rows["compressed.fp16.onnx"]["parity"]["top1_agreement"]) == (
+        "float16",
+        1,
+    )
+    status, _, err = call(run.parent.parent, "export", "runs/int8", "--format", "mlpackage", "--quantize", "fp16")
+    assert (status, "there is no such file of .mlpackage (its files are float16 anyway)" in err) == (1, True)
+    status, _, err = call(run.parent.parent, "export", "runs/int8", "--format", "ptl", "--quantize", "int8")
     assert status == 1
     assert "--quantize int8: there is no such file of .ptl (its phone runtimes end at PyTorch 2.1, before" in err
     assert "; add --format pte, onnx" in err

@@ -21,7 +21,6 @@ from compressor.training.loop import (
     fit,
     layout_on,
     rebatched,
-    significantly_better,
 )
 from compressor.training.options import Distillation, rate_at
 from compressor.training.schedules import SCHEDULES, Step, within
@@ -154,24 +153,6 @@ def test_the_best_epoch_is_returned_where_asked_for_and_after_a_kill(tmp_path):
         fit(network(), train, validation, (Step((), 5),), options, checkpoint=path, watch=Watch(kill))
     fit(resumed, train, validation, (Step((), 5),), options, checkpoint=path)
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in resumed.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("only_first", "only_second", "better"),
-    [
-        (4, 0, True),  # p 1/16
-        (3, 0, False),  # 1/8
-        (9, 3, True),  # 299/4096, 0.073
-        (8, 3, False),  # 232/2048, 0.113
-        (0, 0, False),
-        (0, 9, False),
-    ],
-)
-def test_more_images_right_by_more_than_chance(only_first, only_second, better):
-    both = [True] * 50 + [False] * 7
-    first = [*both, *[True] * only_first, *[False] * only_second]
-    second = [*both, *[False] * only_first, *[True] * only_second]
-    assert significantly_better(first, second) is better
 
 
 @pytest.mark.parametrize(
