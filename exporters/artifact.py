@@ -47,8 +47,8 @@ LIMITS = {"float32": (1e-4, 1.0), "float16": (2e-2, 1.0), "int8": (0.1, 0.9)}
 """Greatest relative error and least agreement of classes that pass, by the type the file computes in.
 
 float16 keeps 11 bits through every layer. An int8 file is held against the quantized program, by the root mean square
-of its errors: a runtime may round a value that lies between two codes to the other one, which a deep network can carry on
-into a large error of one image, while another bias or scale moves all of them.
+of its errors: a runtime may round a value that lies between two codes to the other one, which a deep network can carry
+on into a large error of one image, while another bias or scale moves all of them.
 """
 
 
