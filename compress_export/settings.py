@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from compress_export.errors import InputError
 
@@ -28,6 +28,7 @@ Quantize = Literal["none", "int8", "fp16"]
 Fit = Literal["outputs", "weights"]
 Trainable = Literal["all", "new", "downstream"]
 LayerOrder = Literal["network", "sensitive"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 LIMIT = "a limit with its unit"
 NAMES = "names between commas"
@@ -66,6 +67,16 @@ class SourceSettings:
     std: tuple[float, ...] | None = setting(
         None, "Standard deviation that images are normalized by.  [default: the network's, else ImageNet's]",
         takes="a number for each channel, such as 0.5,0.5,0.5")  # fmt: skip
+    resize: tuple[int, ...] | None = setting(
+        None, "Pixels of a picture's shorter side, or of both (224x320), before its centre is cropped.  [default: as "
+        "the weights publish; exactly --input for a network of your file]",
+        takes="a number of pixels from 1, such as 256, or height x width", least=1)  # fmt: skip
+    crop_pct: float | None = setting(
+        None, "Fraction of the resized picture's side that the centre crop keeps, in place of resize.", least=ABOVE_0
+    )
+    interpolation: Interpolation | None = setting(
+        None, "Interpolation that pictures are resized with.  [default: as the weights publish, else bilinear]"
+    )
     data: str | None = setting(None, "digits, mnist, cifar10, imagenet, or a folder with train/ and val/.",
                                "--data NAME|DIR", "a name or a folder")  # fmt: skip
     data_root: str = setting("data", "Where torchvision keeps data.", "--data-root DIR", "a folder")
@@ -233,6 +244,8 @@ class Setting:
         try:
             if shape is Literal or self.kind is bool:
                 return {said(choice): choice for choice in parts or (True, False)}[text]
+            if shape is tuple and parts == (int, Ellipsis):
+                return tuple(self._number(int, part) for part in text.split("x"))
             if shape is tuple and Ellipsis not in parts:  # an image
                 channels, height, width = (self._number(int, part) for part in text.split("x"))
                 return channels, height, width
@@ -278,7 +291,7 @@ def _settable() -> Iterator[Setting]:
             if not field.metadata:
                 continue
             facts, hint = field.metadata, types[field.name]
-            kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+            kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
             option, _, metavar = facts["option"].partition(" ")
             takes = " or ".join(get_args(kinds[0])) if get_origin(kinds[0]) is Literal else facts["takes"]
             takes = takes or {int: f"a whole number from {facts['least']}", bool: "true or false"}.get(kinds[0], "")

@@ -169,7 +169,7 @@ def export(context: click.Context, run_directory: Path, target: str | None, form
 @option("--profile", group=MEASURING, is_flag=True, help="Cost by layer, worst first, by each engine's own profiler; "
         "on the simulated ARM CPU in instructions.")  # fmt: skip
 @option("--images", group="Files outside a run", type=click.Path(path_type=Path), metavar="FILE.npy|DIR|PICTURE",
-        help="A float32 NxCxHxW array, or pictures that are cut to size.  [default: crops of photographs]")  # fmt: skip
+        help="A float32 NxCxHxW array, or pictures, which are resized.  [default: crops of photographs]")  # fmt: skip
 @option("--input", "image", group="Files outside a run", metavar="CxHxW",
         help="Size of the image where the files do not tell it (.ptl).")  # fmt: skip
 @option("--out", group="Files outside a run", type=click.Path(path_type=Path), metavar="FILE", help="Where rows are "

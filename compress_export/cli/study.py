@@ -143,7 +143,8 @@ def _cells(grid: str, chosen: StudyOptions, source: SourceSettings, tune: TuneSe
     network = (chosen.network or "").rpartition("/")[2]
     weights = source.weights if source.weights_sha256 is None else source.weights_sha256
     # tells networks of one name apart: where files lie, and what differs between cells, is no part of it
-    identity = [source.network_sha256, weights, source.input, source.mean, source.std, source.train]
+    identity: list[object] = [source.network_sha256, weights, source.input, source.mean, source.std, source.train]
+    identity += filter(None, (source.resize, source.crop_pct, source.interpolation))
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     course = f"{tune.optimizer} {tune.rate} {tune.rate_schedule}, batches of {source.batch}"
     return [

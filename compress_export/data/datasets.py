@@ -25,12 +25,11 @@ from compress_export.data.images import (
     SmallImages,
     View,
     grey_digits,
-    read_image,
     read_sheets,
     read_torchvision,
     sheets_of,
-    transform,
 )
+from compress_export.data.picture_files import class_folders, labelled_pictures, left_out, transform
 from compress_export.errors import InputError, nearest
 
 VALIDATION_FRACTION = 0.15
@@ -46,7 +45,7 @@ class Source:
     """A data set before any image is read: its classes, the size it suggests, and a way to open its parts.
 
     `open(view, train, augment)` gives one part as a dataset. `wnids` says that the classes are named by ImageNet's
-    wnids, which map onto a 1000-class network's own outputs.
+    wnids, which map onto a 1000-class network's own outputs. `folder` holds the pictures, where they are files.
     """
 
     name: str
@@ -54,6 +53,19 @@ class Source:
     open: Callable[[View, bool, bool], Images]
     size: int | None = None
     wnids: bool = False
+    folder: Path | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on the data itself, before a network sees it."""
+        note = "" if self.folder is None else left_out(self.folder, ("train", "val"))
+        return [note] if note else []
+
+    def shown(self, view: View) -> str:
+        """A sentence on what is done to an image of the set before the network sees it."""
+        if self.folder is None:
+            return f"each image of {self.name} is resized to {view.input[1]}x{view.input[2]} (bilinear), uncropped"
+        return f"each picture is {view.resize.text(view.input)}"
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,11 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
     count = len(plain)
     if min(count, len(test)) < 2:
         raise InputError(f"{source.name} has {count} training and {len(test)} test images; both need some")
+    if outputs == 1:
+        raise InputError(
+            f"{source.name} has one class, {source.classes[0]}, so every answer is right and accuracy proves nothing; "
+            "add the folders of other classes"
+        )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     split = max(1, min(int(VALIDATION_FRACTION * count), VALIDATION_MOST))
     calibration = min(count - split, CALIBRATION)
@@ -224,37 +241,17 @@ def _small_part(name: str, root: Path, train: bool, _where: str, device: torch.d
 
 def _folder(folder: Path) -> Source:
     """A folder with train/ and val/, a subfolder for each class in both."""
-    classes = _class_folders(folder, "train")
-    tested = _class_folders(folder, "val")
+    classes = class_folders(folder, "train")
+    tested = class_folders(folder, "val")
     for part, missing in (("val", set(classes) - set(tested)), ("train", set(tested) - set(classes))):
         if missing:
             raise InputError(f"{folder}: train/ and val/ must hold the same classes; {part}/ lacks {min(missing)}")
 
     def opened(view: View, train: bool, augment: bool) -> Images:
-        from torchvision import datasets
+        return labelled_pictures(folder / ("train" if train else "val"), classes, transform(view, augment, True))
 
-        part = folder / ("train" if train else "val")
-        try:
-            found = datasets.ImageFolder(part, transform=transform(view, augment, 256 / 224, True), loader=read_image)
-        except (FileNotFoundError, PermissionError) as error:
-            raise InputError(f"{part} cannot be read as image folders: {error}") from error
-        return cast(Images, found)
-
-    return Source(str(folder), tuple(classes), opened, wnids=all(WNID.fullmatch(name) for name in classes))
-
-
-def _class_folders(folder: Path, part: str) -> list[str]:
-    if not (folder / part).is_dir():
-        raise InputError(
-            f"{folder} has no {part}/ folder; it needs train/ and val/ with a folder for each class in both"
-        )
-    try:
-        classes = sorted(entry.name for entry in os.scandir(folder / part) if entry.is_dir())
-    except PermissionError as error:
-        raise InputError(f"{folder / part} cannot be read: {error.strerror}") from error
-    if not classes:
-        raise InputError(f"{folder / part} is empty; it needs a folder of images for each class")
-    return classes
+    wnids = all(WNID.fullmatch(name) for name in classes)
+    return Source(str(folder), tuple(classes), opened, wnids=wnids, folder=folder)
 
 
 SOURCES: dict[str, Callable[[Path], Source]] = {

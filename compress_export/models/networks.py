@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import traceback
 from collections import OrderedDict
@@ -17,6 +18,8 @@ from torch.nn import functional
 
 from compress_export.errors import InputError, nearest
 from compress_export.models.checkpoint_file import load_into, outputs_of, published_names, read_weights
+from compress_export.models.resize import Resize, whole
+from compress_export.settings import Interpolation
 
 Image = tuple[int, int, int]
 Origin = Literal["pretrained", "file", "trained", "untrained", "module file"]
@@ -31,8 +34,8 @@ WAYS_ON = (
 
 @dataclass(frozen=True)
 class Network:
-    """A module in evaluation mode, the image it takes (channels, height, width), how many logits it has, and
-    where its weights come from."""
+    """A module in evaluation mode, the image it takes (channels, height, width), how many logits it has, where its
+    weights come from, and how a picture becomes such an image. `notes` are what its user should know of it."""
 
     name: str
     module: nn.Module
@@ -41,6 +44,8 @@ class Network:
     origin: Origin
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    resize: Resize | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class _Built:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     origin: Origin = "pretrained"
+    resize: Resize | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_network(request: NetworkRequest) -> Network:
@@ -116,7 +123,8 @@ def load_network(request: NetworkRequest) -> Network:
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise InputError(f"{request.name} does not answer an image with a row of logits, so it is no classifier")
     mean, std = (built.mean, built.std) if len(built.mean) == size[0] else usual_normalization(size[0])
-    return Network(request.name, module, size, int(logits.shape[1]), origin, mean, std)
+    resize = whole(size) if built.resize is None or built.input is None else built.resize.scaled(built.input, size)
+    return Network(request.name, module, size, int(logits.shape[1]), origin, mean, std, resize, built.notes)
 
 
 def usual_normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -153,11 +161,14 @@ def _from_torchvision(request: NetworkRequest) -> _Built:
         if getattr(module, name, None) is not None:
             setattr(module, name, None)
             module.aux_logits = False
-    return _Built(module, size, tuple(preset.mean), tuple(preset.std))
+    side = preset.resize_size[0]
+    resize = Resize((side, side), True, cast(Interpolation, preset.interpolation.value))
+    return _Built(module, size, tuple(preset.mean), tuple(preset.std), resize=resize)
 
 
 def _from_timm(request: NetworkRequest) -> _Built:
     import timm
+    from timm.data.config import resolve_data_config
 
     name = request.name.removeprefix("timm:")
     if not timm.is_model(name.split(".")[0]):
@@ -172,8 +183,14 @@ def _from_timm(request: NetworkRequest) -> _Built:
         raise InputError(
             f"the pretrained weights of {request.name} cannot be downloaded ({reason}): {WAYS_ON}"
         ) from error
-    settings = cast(dict[str, Any], module.pretrained_cfg)
-    return _Built(module, tuple(settings["input_size"]), tuple(settings["mean"]), tuple(settings["std"]))
+    # timm's own defaults stand where a network says nothing
+    data = resolve_data_config(pretrained_cfg=module.pretrained_cfg)  # type: ignore[no-untyped-call]  # timm's own gap
+    size = cast(Image, tuple(data["input_size"]))
+    sides = math.floor(size[1] / data["crop_pct"]), math.floor(size[2] / data["crop_pct"])
+    resize = Resize(sides, data["crop_mode"] != "squash", data["interpolation"])
+    padded = ("the weights publish pictures padded to a square, and here their centre is cropped",)
+    notes = padded if data["crop_mode"] == "border" else ()
+    return _Built(module, size, tuple(data["mean"]), tuple(data["std"]), resize=resize, notes=notes)
 
 
 def _from_file(request: NetworkRequest) -> _Built:
@@ -252,7 +269,8 @@ def alexnet_caffe(num_classes: int = 1000) -> nn.Sequential:
 def _caffe(request: NetworkRequest) -> _Built:
     if not request.fresh:
         raise InputError(f"nobody publishes weights of alexnet-caffe for torch: {WAYS_ON}")
-    return _Built(alexnet_caffe(request.outputs or 1000), (3, 227, 227))
+    # Krizhevsky 2012, section 2: the shorter side to 256, then the centre
+    return _Built(alexnet_caffe(request.outputs or 1000), (3, 227, 227), resize=Resize((256, 256), True))
 
 
 OWN: dict[str, Callable[[NetworkRequest], _Built]] = {"alexnet-caffe": _caffe}

@@ -103,7 +103,8 @@ def images_for(artifacts: Sequence[Artifact], source: Path | None) -> Images:
     none tells its own."""
     import numpy as np
 
-    from compress_export.data.images import PICTURES, View, photograph_crops, pictures
+    from compress_export.data.images import View, photograph_crops
+    from compress_export.data.picture_files import PICTURES, pictures
     from compress_export.models.networks import usual_normalization
 
     if source is not None and source.suffix == ".npy":

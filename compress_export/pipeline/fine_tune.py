@@ -11,7 +11,8 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from bench.run_files import RunFile
 from compress_export.data.datasets import device_of
-from compress_export.data.images import View, unlabelled_images
+from compress_export.data.images import View
+from compress_export.data.picture_files import unlabelled_images
 from compress_export.pipeline.load import RunContext, logged_training
 from compress_export.pipeline.validate import regularization_of
 from compress_export.settings import TuneSettings, keeps_best
@@ -137,7 +138,7 @@ def _training_images(context: RunContext, settings: TuneSettings) -> Loader:
     if settings.unlabelled is None:
         return train
     device = device_of(train.dataset)
-    more = unlabelled_images(Path(settings.unlabelled), View(network.input, network.mean, network.std, device))
+    more = unlabelled_images(Path(settings.unlabelled), View.of(network, device))
     return DataLoader(
         ConcatDataset([train.dataset, more]),
         train.batch_size,

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from compress_export.data.datasets import Data, Source, check_order, few_images,
 from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
 from compress_export.models.networks import Network, NetworkRequest, load_network, settle
+from compress_export.models.resize import Resize, chosen, whole
 from compress_export.pipeline.validate import regularization_of
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, SourceSettings, training_epochs
@@ -123,7 +125,8 @@ def load(
         request = NetworkRequest(
             settings.network, "none", tuple(record["input"]), int(record["outputs"]), origin=record["origin"]
         )
-        network = _normalized(load_network(request), settings)
+        network = _normalized(load_network(request), settings, source)
+        network = replace(network, resize=recorded_resize(record))
         load_weights(network.module, run / RunFile.ORIGINAL_WEIGHTS)
         data, images = _data(source, network, settings, group)
         return RunContext(run, reporter, network, data, survey(network.module, images), images, settings.seed, group)
@@ -140,8 +143,9 @@ def load(
     torch.manual_seed(settings.seed)
     notes: list[str] = []
     with reporter.stage(f"Loading {settings.network}"):
-        network = _normalized(load_network(request), settings)
+        network = _normalized(load_network(request), settings, source)
         data, images = _data(source, network, settings, group)
+        notes += [*network.notes, *([] if source is None else source.notes)]
         if source is not None and data is not None:
             notes.append(few_images(len(data.validation.dataset)))  # type: ignore[arg-type]  # each of ours has a length
             if epochs is None and network.origin != "untrained" and len(source.classes) == network.outputs:
@@ -171,13 +175,16 @@ def load(
     save_weights(network.module, run / RunFile.ORIGINAL_WEIGHTS)
     run.write_json(RunFile.SURVEY, asdict(found))
     facts = {name: getattr(network, name) for name in ("name", "input", "outputs", "origin", "mean", "std")}
-    run.write_json(RunFile.NETWORK, {**facts, "notes": notes})
+    shown = "" if source is None else source.shown(View.of(network))
+    resize = None if network.resize is None else asdict(network.resize)
+    run.write_json(RunFile.NETWORK, {**facts, "resize": resize, "shown": shown, "notes": notes})
     (run / RunFile.TRAINING_CHECKPOINT).unlink(missing_ok=True)
     return RunContext(run, reporter, network, data, found, images, settings.seed, group)
 
 
-def _normalized(network: Network, settings: SourceSettings) -> Network:
-    """The network with the mean and deviation asked for. InputError unless there is one for each channel."""
+def _normalized(network: Network, settings: SourceSettings, source: Source | None) -> Network:
+    """The network with the mean, the deviation and the resizing asked for. InputError unless there is a mean and a
+    deviation for each channel, and for a resizing that cannot be."""
     mean, std = settings.mean or network.mean, settings.std or network.std
     if not len(mean) == len(std) == network.input[0]:
         raise InputError(
@@ -186,7 +193,24 @@ def _normalized(network: Network, settings: SourceSettings) -> Network:
         )
     if min(std) <= 0:
         raise InputError(f"source.std {min(std)}: a deviation is above 0")
-    return replace(network, mean=mean, std=std)
+    if source is None or source.folder is not None:
+        resize = chosen(network.resize or whole(network.input), network.input, settings)
+    else:  # a set in memory, whose images are resized whole
+        resize = whole(network.input)
+        asked = next((name for name in ("resize", "crop_pct", "interpolation") if getattr(settings, name)), None)
+        if asked is not None:
+            raise InputError(
+                f"source.{asked} is for folders of pictures, and {source.shown(View.of(network))}; leave it out"
+            )
+    return replace(network, mean=mean, std=std, resize=resize)
+
+
+def recorded_resize(record: dict[str, Any]) -> Resize:
+    """The resizing that the run was made with. Before it was written down, both sides were enlarged by an eighth."""
+    if record.get("resize") is None:
+        high, wide = (round(side * 256 / 224) for side in record["input"][1:])
+        return Resize((high, wide), keep_ratio=False)
+    return msgspec.convert(record["resize"], Resize)
 
 
 def _data(
@@ -194,8 +218,8 @@ def _data(
 ) -> tuple[Data | None, Tensor]:
     """The data as the network takes it, and the real images on which layers are surveyed and files compared."""
     if source is None:
-        return None, photograph_crops(View(network.input, network.mean, network.std), REAL_IMAGES)
-    view = View(network.input, network.mean, network.std, group.device)
+        return None, photograph_crops(View.of(network), REAL_IMAGES)
+    view = View.of(network, group.device)
     data = load_data(source, view, settings.batch, network.outputs, settings.seed, settings.images)
     return data, data.images(REAL_IMAGES)
 

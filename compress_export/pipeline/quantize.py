@@ -61,9 +61,7 @@ def calibration_images(context: RunContext, most: int) -> tuple[NDArray[np.float
     what they are."""
     if context.data is not None:
         return spread_images(context.data.validation, most).numpy(), "the validation split"
-    network = context.network
-    view = View(network.input, network.mean, network.std)
-    return photograph_crops(view, min(most, PHOTOGRAPHS)).numpy(), "crops of photographs"
+    return photograph_crops(View.of(context.network), min(most, PHOTOGRAPHS)).numpy(), "crops of photographs"
 
 
 def quantize_stage(

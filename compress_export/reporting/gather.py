@@ -77,6 +77,7 @@ class _Network:
     input: tuple[int, ...]
     outputs: int
     origin: str
+    shown: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -191,7 +192,7 @@ def _gather(run: RunDirectory) -> Report:
             *notes.ruined_files(formats, quantization),
         ),
         notes=(
-            *notes.origin_notes(network.origin, network.notes, source.data, judged),
+            *notes.origin_notes(network.origin, (*filter(None, (network.shown,)), *network.notes), source.data, judged),
             *(notes.tuning_notes(accuracy) if judged else ()),
             *notes.kept_notes(tuning),
             *notes.plan_notes(plan, run.has(RunFile.TUNED_WEIGHTS) or shared is not None),

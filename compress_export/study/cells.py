@@ -100,7 +100,7 @@ def timed(line: TrainedLine, network: Network, cap: float) -> Times:
     from bench.statistics import summarize, time_ratio
     from exporters.export import export
 
-    image = photograph_crops(View(network.input, network.mean, network.std), 1)
+    image = photograph_crops(View.of(network), 1)
     weights = {layer.name: layer.weight for layer in survey(network.module, image).layers}
     plans = [
         LayerPlan(name, weights[name], str(method), tuple(map(int, rank)), "")

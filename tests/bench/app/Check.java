@@ -99,7 +99,7 @@ public final class Check {
         long[] sides = Arrays.stream(shape).mapToLong(side -> (long) side).toArray();
         FloatBuffer image = Pixels.image(
                 pixels, asked.getInt("width"), sides, doubles(asked.getJSONArray("mean")),
-                doubles(asked.getJSONArray("std")));
+                doubles(asked.getJSONArray("std")), Resize.of(asked, sides));
         float[] values = new float[image.remaining()];
         image.get(values);
         Files.writeFloats(out, new float[][] {values});

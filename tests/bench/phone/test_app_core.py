@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from bench.phone.app import AppPlan, read_answer
 from bench.phone.app_build import libraries
 from bench.runner.build import lane
 from bench.statistics import summarize
+from compress_export.models.resize import Resize
 from exporters.artifact import Artifact, Parity, read_artifacts
 from exporters.formats import FORMATS
 from exporters.parity import compare
@@ -123,21 +124,33 @@ def test_agreement_is_pythons(core: Core, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "shape"), [((53, 31), (3, 16, 24)), ((9, 7), (3, 16, 16)), ((40, 40), (1, 8, 8))])
-def test_a_picture_is_resized_as_torchvision_does(
-    core: Core, tmp_path: Path, size: tuple[int, int], shape: tuple[int, int, int]
+@pytest.mark.parametrize(
+    ("size", "shape", "resize"),
+    [
+        ((53, 31), (3, 16, 24), None),
+        ((9, 7), (3, 16, 16), None),
+        ((40, 40), (1, 8, 8), None),
+        ((53, 31), (3, 16, 16), Resize((18, 18), True)),
+        ((31, 53), (3, 15, 16), Resize((19, 21), True, "bicubic")),
+        ((70, 61), (1, 16, 16), Resize((16, 20), False, "bicubic")),
+        ((40, 31), (3, 16, 16), Resize((13, 13), True)),
+    ],
+)
+def test_a_picture_is_resized_as_python_does(
+    core: Core, tmp_path: Path, size: tuple[int, int], shape: tuple[int, int, int], resize: Resize | None
 ) -> None:
     from PIL import Image
-    from torchvision import transforms
+
+    from compress_export.data.images import View
+    from compress_export.data.picture_files import transform
 
     mean, std = (0.5, 0.4, 0.3)[: shape[0]], (0.2, 0.25, 0.3)[: shape[0]]
     picture = np.random.default_rng(2).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     colors = (picture.astype(np.int64) * (1 << 16, 1 << 8, 1)).sum(axis=2)
     asked = {"pixels": colors.ravel().tolist(), "width": size[0], "shape": (1, *shape), "mean": mean, "std": std}
+    asked |= {} if resize is None else {"resize": asdict(resize)}
     told = core.check("pixels", tmp_path, json.dumps(asked)).encode("latin-1")
-    steps = [transforms.Resize(list(shape[1:])), transforms.ToTensor(), transforms.Normalize(mean, std)]
-    wanted = transforms.Compose([transforms.Grayscale(1), *steps] if shape[0] == 1 else steps)
-    image = wanted(Image.fromarray(picture)).numpy()
+    image = transform(View(shape, mean, std, published=resize), False, False)(Image.fromarray(picture)).numpy()
     # Pillow rounds to whole colors after each of its two passes.
     assert np.abs(np.frombuffer(told, "<f4").reshape(shape) - image).max() < 1.01 / 255 / min(std)
 

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ import compress_export as ce
 from bench.measurement import Measurement, NotMeasured, from_line
 from bench.phone.app import AppPlan
 from bench.statistics import summarize
+from compress_export.models.resize import Resize
 from exporters.artifact import write_artifacts
 from exporters.formats import FORMATS
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parents[1]
-SIDE = 24
+SIDE, RESIZE = 24, Resize((28, 28), True)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGES = np.random.default_rng(3).random((3, 3, 16, 16), dtype=np.float32)
 
@@ -83,7 +84,8 @@ def write_run(folder: Path) -> None:
     shutil.copy(HERE / "files/tiny.ptl", folder / "compressed.ptl")
     files.append(replace(artifact(folder / "compressed.ptl"), input=files[0].input))
     write_artifacts(folder / "artifacts.json", files)
-    (folder / "network.json").write_text(json.dumps({"input": [3, SIDE, SIDE], "mean": MEAN, "std": STD}))
+    fields = {"input": [3, SIDE, SIDE], "mean": MEAN, "std": STD, "resize": asdict(RESIZE)}
+    (folder / "network.json").write_text(json.dumps(fields))
 
 
 def photograph(path: Path) -> None:
@@ -175,7 +177,7 @@ def test_a_picture_is_classified_by_original_and_compressed(told: Told) -> None:
     from PIL import Image
     from torchvision import transforms
 
-    steps = [transforms.Resize([SIDE, SIDE]), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    steps = [transforms.Resize(28), transforms.CenterCrop(SIDE), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     image = transforms.Compose(steps)(Image.open(told.files / "picture.png")).numpy()[None]
     shown = told.json("picture.json")
     assert shown["picked"] == "3 files to measure"

@@ -43,6 +43,10 @@ SMALL = "the small network"
         (["alexnet", "--set", "source.mean=a,b,c"], "source.mean takes a number for each channel"),
         (["squeezenet1_1", "--set", "source.mean=0.5", *NONE], "takes 3 channel(s), but is normalized by 1 mean(s)"),
         (["squeezenet1_1", "--set", "source.std=0.5,0,0.5", *NONE], "source.std 0.0: a deviation is above 0"),
+        (
+            ["squeezenet1_1", "--data", "digits", "--set", "source.crop_pct=0.9", *NONE],
+            "source.crop_pct is for folders of pictures, and each image of digits is resized to 224x224 (bilinear), unc",
+        ),
         (["alexnet", "--ranks", "a"], "--ranks takes layer=rank,... or a paper's, not 'a'"),
         (["alexnet", "--ranks", "a=0"], "--ranks takes layer=rank"),
         (["alexnet", "--plan", "p.json", "--max-params", "0.5x"], "--plan replays ranks that are chosen already"),
@@ -198,7 +202,7 @@ def test_outputs_in_another_order_than_the_folders_are_named(tmp_path, call):
         (lambda folder: shutil.rmtree(folder / "val"), "photos has no val/ folder"),
         (lambda folder: shutil.rmtree(folder / "val" / "bee"), "must hold the same classes; val/ lacks bee"),
         (lambda folder: [shutil.rmtree(f) for f in (folder / "train").iterdir()], "train is empty"),
-        (lambda folder: [f.unlink() for f in (folder / "val" / "ant").iterdir()], "cannot be read as image folders"),
+        (lambda folder: [f.unlink() for f in (folder / "val" / "ant").iterdir()], "photos/val/ant holds no pictures"),
     ],
     ids=["no val", "a class in one only", "no classes", "a class without images"],
 )

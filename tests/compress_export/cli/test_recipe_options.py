@@ -7,7 +7,7 @@ import pytest
 from compress_export.cli.main import run
 from compress_export.cli.options import Given, given_in
 from compress_export.cli.to_settings import plan_of, source_of, tune_again_of, tune_of
-from compress_export.data.images import unlabelled_images
+from compress_export.data.picture_files import unlabelled_images
 from compress_export.errors import InputError
 from compress_export.pipeline.run import compressed_run, initialize
 from compress_export.pipeline.validate import RunRequest

@@ -44,7 +44,7 @@ def test_the_command_compresses_a_network_and_exports_it_to_all_formats(call, tm
 @pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x1_0", "squeezenet1_1"])
 def test_another_network_is_compressed_and_exported_to_all_formats(name, tmp_path):
     network = load_network(NetworkRequest(name, "none", input=(3, SIDE, SIDE)))
-    images = photograph_crops(View(network.input, network.mean, network.std), 24)
+    images = photograph_crops(View.of(network), 24)
     settle(network.module, images)
     plan = ce.make_plan(network.module, ce.survey(network.module, images[:1]), ce.Goal(max_params="0.5x"))
     smaller = ce.compress(network.module, plan)

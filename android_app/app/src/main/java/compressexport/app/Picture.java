@@ -6,6 +6,7 @@ import android.graphics.BitmapFactory;
 import android.net.Uri;
 import compressexport.core.Files;
 import compressexport.core.Pixels;
+import compressexport.core.Resize;
 import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
@@ -42,7 +43,8 @@ final class Picture {
         int[] pixels = new int[picture.getWidth() * picture.getHeight()];
         picture.getPixels(pixels, 0, picture.getWidth(), 0, 0, picture.getWidth(), picture.getHeight());
         double[] mean = numbers(network.getJSONArray("mean"));
-        FloatBuffer image = Pixels.image(pixels, picture.getWidth(), shape, mean, numbers(network.getJSONArray("std")));
+        double[] std = numbers(network.getJSONArray("std"));
+        FloatBuffer image = Pixels.image(pixels, picture.getWidth(), shape, mean, std, Resize.of(network, shape));
         float[] values = new float[image.remaining()];
         image.get(values);
         Files.writeFloats(file, new float[][] {values});
