@@ -45,7 +45,7 @@ SMALL = "the small network"
         (["squeezenet1_1", "--set", "source.std=0.5,0,0.5", *NONE], "source.std 0.0: a deviation is above 0"),
         (
             ["squeezenet1_1", "--data", "digits", "--set", "source.crop_pct=0.9", *NONE],
-            "source.crop_pct is for folders of pictures, and each image of digits is resized to 224x224 (bilinear), unc",
+            "source.crop_pct is for folders of pictures, and each image of digits is resized to 224x224 (bilinear), u",
         ),
         (["alexnet", "--ranks", "a"], "--ranks takes layer=rank,... or a paper's, not 'a'"),
         (["alexnet", "--ranks", "a=0"], "--ranks takes layer=rank"),
