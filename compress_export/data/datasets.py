@@ -29,7 +29,6 @@ from compress_export.data.images import (
     read_torchvision,
     sheets_of,
 )
-from compress_export.data.picture_files import class_folders, labelled_pictures, left_out, transform
 from compress_export.errors import InputError, nearest
 
 VALIDATION_FRACTION = 0.15
@@ -58,6 +57,8 @@ class Source:
     @property
     def notes(self) -> list[str]:
         """Notes on the data itself, before a network sees it."""
+        from compress_export.data.picture_files import left_out
+
         note = "" if self.folder is None else left_out(self.folder, ("train", "val"))
         return [note] if note else []
 
@@ -241,6 +242,8 @@ def _small_part(name: str, root: Path, train: bool, _where: str, device: torch.d
 
 def _folder(folder: Path) -> Source:
     """A folder with train/ and val/, a subfolder for each class in both."""
+    from compress_export.data.picture_files import class_folders, labelled_pictures, transform
+
     classes = class_folders(folder, "train")
     tested = class_folders(folder, "val")
     for part, missing in (("val", set(classes) - set(tested)), ("train", set(tested) - set(classes))):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from compress_export.errors import InputError
-from compress_export.models.networks import Network
 from compress_export.models.resize import Resize, whole
+
+if TYPE_CHECKING:
+    from compress_export.models.networks import Network
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SMALLEST_CROP = 120

@@ -12,7 +12,6 @@ from torch.utils.data import ConcatDataset, DataLoader
 from bench.run_files import RunFile
 from compress_export.data.datasets import device_of
 from compress_export.data.images import View
-from compress_export.data.picture_files import unlabelled_images
 from compress_export.pipeline.load import RunContext, logged_training
 from compress_export.pipeline.validate import regularization_of
 from compress_export.settings import TuneSettings, keeps_best
@@ -137,6 +136,8 @@ def _training_images(context: RunContext, settings: TuneSettings) -> Loader:
     train, network = context.data.train, context.network
     if settings.unlabelled is None:
         return train
+    from compress_export.data.picture_files import unlabelled_images
+
     device = device_of(train.dataset)
     more = unlabelled_images(Path(settings.unlabelled), View.of(network, device))
     return DataLoader(
