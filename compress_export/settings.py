@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -55,8 +56,8 @@ class SourceSettings:
 
     network: str
     network_sha256: str | None = None
-    weights: str = setting("default", "Weights (state_dict or safetensors); none: untrained.  [default: pretrained]",
-                           "--weights FILE|none", "a file, none or default")  # fmt: skip
+    weights: str = setting("default", "Weights (FILE#NAME: one of several); none: untrained.  [default: pretrained]",
+                           "--weights FILE|none", "a file, FILE#NAME, none or default")  # fmt: skip
     weights_sha256: str | None = None
     input: tuple[int, int, int] | None = setting(
         None, "Size of the image, where the network does not tell it.", "--input CxHxW",
@@ -328,6 +329,12 @@ def recipe_values(recipe: Recipe) -> dict[str, object]:
         if section in ("plan", "fine_tune", "share") and field in own:
             found[name] = getattr(recipe, field)
     return found | ({"fine_tune.rate": None} if recipe.paces else {})
+
+
+def weights_file(weights: str) -> tuple[Path, str]:
+    """The file of --weights FILE#NAME, and the name of the state dict within it; "" where none is named."""
+    path, _, name = weights.rpartition("#")
+    return (Path(path), name) if path and not Path(weights).is_file() else (Path(weights), "")
 
 
 def training_epochs(settings: SourceSettings) -> int | None:

@@ -28,6 +28,7 @@ from compress_export.settings import (
     TuneSettings,
     recipe_values,
     said,
+    weights_file,
 )
 from compressor.planning.limits import UNITS, parse_limit
 from compressor.planning.recipes import RECIPES
@@ -95,12 +96,16 @@ def source_of(network: str, given: Given) -> SourceSettings:
     settings = choice_of(given).section(SourceSettings, network=network)
     if settings.train is not None and settings.data is None:
         raise InputError("--train needs --data to train on, such as --data digits")
-    if settings.weights not in ("default", "none") and not Path(settings.weights).is_file():
-        raise InputError(f"--weights {settings.weights}: there is no such file")
+    weights, part = weights_file(settings.weights)
+    if settings.weights not in ("default", "none") and not weights.is_file():
+        raise InputError(f"--weights {weights}: there is no such file")
     if settings.data is not None and "/" in settings.data and not Path(settings.data).is_dir():
         raise InputError(f"--data {settings.data}: there is no such folder")
+    content = _sha256(str(weights))
     return replace(
-        settings, network_sha256=_sha256(network.rpartition(":")[0]), weights_sha256=_sha256(settings.weights)
+        settings,
+        network_sha256=_sha256(network.rpartition(":")[0]),
+        weights_sha256=f"{content}#{part}" if content and part else content,
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_export.errors import InputError, nearest
-from compress_export.models.checkpoint_file import load_into, outputs_of, published_names, read_weights
+from compress_export.models.checkpoint_file import fitted, load_checkpoint, outputs_of, read_checkpoint
 from compress_export.models.resize import Resize, whole
 from compress_export.settings import Interpolation
 
@@ -94,10 +94,11 @@ def load_network(request: NetworkRequest) -> Network:
         build = _from_timm
     elif ".py:" in request.name:
         build = _from_file
-    weights = None if request.weights in ("default", "none") else read_weights(Path(request.weights))
-    if weights is not None and request.outputs is None and ".py:" not in request.name:
+    checkpoint = None if request.weights in ("default", "none") else read_checkpoint(request.weights)
+    if checkpoint is not None and request.outputs is None and ".py:" not in request.name:
         with torch.device("meta"):  # only the names are looked at
-            request = replace(request, outputs=outputs_of(weights, build(request).module))
+            module = build(request).module
+            request = replace(request, outputs=outputs_of(fitted(checkpoint.weights, module).weights, module))
     built = build(request)
     size = request.input or built.input
     if size is None:
@@ -105,8 +106,9 @@ def load_network(request: NetworkRequest) -> Network:
             f"{request.name} does not tell the size of its images; pass --input, such as --input 3x224x224"
         )
     origin: Origin = built.origin
-    if weights is not None:
-        load_into(built.module, published_names(weights, built.module), f"--weights {request.weights}")
+    notes = built.notes
+    if checkpoint is not None:
+        notes += load_checkpoint(built.module, checkpoint, f"--weights {request.weights}")
         origin = "file"
     elif request.train:
         origin = "trained"
@@ -124,7 +126,7 @@ def load_network(request: NetworkRequest) -> Network:
         raise InputError(f"{request.name} does not answer an image with a row of logits, so it is no classifier")
     mean, std = (built.mean, built.std) if len(built.mean) == size[0] else usual_normalization(size[0])
     resize = whole(size) if built.resize is None or built.input is None else built.resize.scaled(built.input, size)
-    return Network(request.name, module, size, int(logits.shape[1]), origin, mean, std, resize, built.notes)
+    return Network(request.name, module, size, int(logits.shape[1]), origin, mean, std, resize, notes)
 
 
 def usual_normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,24 +8,15 @@ from torch import nn
 from torchvision import models
 
 from compress_export.errors import InputError
-from compress_export.models.checkpoint_file import load_into, outputs_of, published_names, read_weights
+from compress_export.models.checkpoint_file import load_into, outputs_of, published_names, read_checkpoint
 
 
 def network():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 5))
 
 
-WRAPPERS = {"bare": lambda s: s, "state_dict": lambda s: {"state_dict": s}, "model": lambda s: {"model": s}}
-
-
-@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-def test_a_torch_file_is_read_wrapped_or_not(tmp_path, wrap):
-    state = network().state_dict()
-    torch.save(wrap({f"module.{name}": value for name, value in state.items()}), tmp_path / "w.pt")
-    read = read_weights(tmp_path / "w.pt")
-    assert list(read) == list(state)
-    assert all(torch.equal(read[name], state[name]) for name in state)
-    assert outputs_of(read, network()) == 5
+def read_weights(path):
+    return read_checkpoint(str(path)).weights
 
 
 def test_safetensors_are_read(tmp_path):
