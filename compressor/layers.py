@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from compressor.factored_layer import is_factored
 from compressor.layer_shape import LayerShape, PlanError
 
 L = TypeVar("L", nn.Conv2d, nn.Linear)
@@ -31,13 +32,26 @@ def layer_shape(layer: Layer, in_size: tuple[int, int] = (1, 1), out_size: tuple
     )
 
 
+def own_layers(network: nn.Module) -> dict[str, Layer]:
+    """Every convolution and fully connected layer by name; where one is factored, its factors alone."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and not is_factored(module)
+    }
+
+
 def find_layer(network: nn.Module, name: str) -> Layer:
-    """The layer of that name. PlanError with the nearest names if there is none, or if it is another kind of module."""
+    """The layer of that name. PlanError with the nearest names if there is none, if it is another kind of module, or
+    factored already."""
     modules = dict(network.named_modules(remove_duplicate=False))
     if name not in modules:
         known = [own for own, module in modules.items() if isinstance(module, nn.Conv2d | nn.Linear)]
         raise no_such_layer(name, known)
     layer = modules[name]
+    if is_factored(layer):
+        parts = ", ".join(f"{name}.{part}" for part in layer._modules)
+        raise PlanError(f"{name} is factored already, into {parts}; name one of these, or start from the original")
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise PlanError(
             f"{name or 'the network'} is a {type(layer).__name__}, neither a convolution nor a fully connected layer; "
@@ -114,7 +128,7 @@ def refuse_own_forward(layer: Layer) -> None:
     """Raises PlanError for a subclass that computes something else, such as timm's Conv2dSame, which pads by itself."""
     plain: type[Layer] = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
     names = ("forward", "_conv_forward") if plain is nn.Conv2d else ("forward",)
-    if any(getattr(type(layer), name) is not getattr(plain, name) for name in names):
+    if any(name in vars(layer) or getattr(type(layer), name) is not getattr(plain, name) for name in names):
         raise PlanError(
             f"{type(layer).__name__} has a forward pass of its own, so factors of its weight may compute something "
             f"else than it does; replace it by nn.{plain.__name__}, or keep the layer with --keep-layers"
@@ -133,8 +147,9 @@ def conv_like(
     """A convolution from `channels[0]` to `channels[1]`, all zeros but for the layer's bias where `bias` asks for it.
 
     Along an axis (height, width) that it `owns` it takes the layer's stride, padding and dilation, along the others it
-    has none, so the factors of one layer own each axis once. Type, device, requires_grad and the training flag are the
-    layer's. A padding mode commutes with a 1x1 convolution that has no bias, so any factor before the last may pad.
+    has none, so the factors of one layer own each axis once. Type, device and the training flag are the layer's; its
+    weights are to be trained, even those that stand in the place of frozen ones. A padding mode commutes with a 1x1
+    convolution that has no bias, so any factor before the last may pad.
     """
     stride, dilation = (_along(sizes, owns, 1) for sizes in (layer.stride, layer.dilation))
     # 'same' adds nothing along an axis where the window is 1, so a factor that owns one axis can keep the word.
@@ -165,6 +180,14 @@ def linear_like(layer: nn.Linear, features: tuple[int, int], *, bias: bool = Fal
     return _finish(new, layer)
 
 
+def like(layer: Layer) -> Layer:
+    """An ordinary layer of the same geometry and bias, its weight zeros."""
+    if isinstance(layer, nn.Linear):
+        return linear_like(layer, (layer.in_features, layer.out_features), bias=True)
+    channels, window = (layer.in_channels, layer.out_channels), (layer.kernel_size[0], layer.kernel_size[1])
+    return conv_like(layer, channels, window=window, groups=layer.groups, owns=(True, True), bias=True)
+
+
 def fill(layer: nn.Module, weight: Tensor) -> None:
     """Copies `weight`, in any shape of as many elements, into the layer's weight, with its type and device."""
     target = layer.get_parameter("weight")
@@ -188,7 +211,7 @@ def _along(sizes: tuple[int, ...], owns: tuple[bool, bool], otherwise: int) -> t
 def _finish(new: L, layer: Layer) -> L:
     # skip_init leaves whatever the memory held, which may be NaN.
     with torch.no_grad():
-        new.weight.zero_().requires_grad_(layer.weight.requires_grad)
+        new.weight.zero_()
         if new.bias is not None and layer.bias is not None:
-            new.bias.copy_(layer.bias).requires_grad_(layer.bias.requires_grad)
+            new.bias.copy_(layer.bias)
     return new.train(layer.training)

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from compressor.calibration import Moments
 from compressor.decompositions.fits import Fits
 from compressor.decompositions.methods import METHODS, Decompositions, check_rank, decomposition
+from compressor.equivalence import check_factors
+from compressor.factored_layer import put_factors
 from compressor.layer_shape import PlanError
-from compressor.layers import Layer, find_layer, layer_shape, replace_module
+from compressor.layers import Layer, find_layer, layer_shape
 from compressor.plan import LayerPlan, Plan
 from compressor.threads import in_threads
 
@@ -51,18 +53,22 @@ def compress(
     decompositions: Decompositions | None = None,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
     moments: Mapping[str, Moments] | None = None,
+    images: Tensor | None = None,
 ) -> CompressedModel:
     """A copy of `network` with the plan's factors in place; the original stays as it is.
 
     Without `decompositions` those that `make_plan` made the plan from are taken, where the layers are still the same
     with the same weights; else those given are, and new ones added, with the plan's seed. `progress` hears how many
     layers of how many are done, and the name of the last. With `moments` of a layer's inputs (see
-    `calibration.collect`) new decompositions are fitted to its outputs. PlanError as from `apply`.
+    `calibration.collect`) new decompositions are fitted to its outputs. With `images` the whole network is then held
+    against the original with the weights that the factors reconstruct. PlanError as from `apply`, or if these differ.
     """
     if decompositions is None and isinstance(plan.fits, Fits):
         decompositions = plan.fits.of(network, plan.seed, moments)
     module = copy.deepcopy(network)
     apply(module, plan.layers, decompositions, plan.seed, progress, moments)
+    if images is not None:
+        check_factors(network, module, [row.name for row in plan.factored], images)
     return describe(module, plan, network)
 
 
@@ -85,7 +91,7 @@ def apply(
     progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
     moments: Mapping[str, Moments] | None = None,
 ) -> None:
-    """Replaces each layer of `network` that the plan factors by its factors, in place.
+    """Makes each layer of `network` that the plan factors compute its outputs by its factors, in place.
 
     All rows are checked before the first is replaced. PlanError, with the cure, for a name that the network lacks, a
     weight of another shape, a method that cannot express the layer, a rank that does not fit.
@@ -103,14 +109,14 @@ def apply(
     for done, (row, own) in enumerate(in_threads(factors, largest_first), 1):
         progress(done, len(rows), row.name)
         made[row.name] = own
-    for row, _ in rows:
-        replace_module(network, row.name, made[row.name])
+    for row, layer in rows:
+        put_factors(layer, made[row.name])
 
 
 def skeleton(network: nn.Module, layers: Iterable[LayerPlan]) -> None:
     """Like `apply`, but computes nothing: the factors are zeros, for weights that are loaded next."""
     for row, layer in _checked(network, layers):
-        replace_module(network, row.name, METHODS[row.method].layers(layer, row.rank))
+        put_factors(layer, METHODS[row.method].layers(layer, row.rank))
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -13,12 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
+from compressor.equivalence import layers_that_differ
+from compressor.factored_layer import is_factored, shapes_only
 from compressor.layer_shape import Cost, LayerShape, PlanError, dense_cost
-from compressor.layers import Layer, evaluating, layer_shape, refuse_own_forward
+from compressor.layers import Layer, evaluating, layer_shape, own_layers, refuse_own_forward
 
 NEVER_RUN = "never called on the example image"
+READ = "its weight is read directly, not through the layer"
+FACTS = ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "layout", "size", "dim", "numel", "nelement",
+         "element_size", "is_floating_point")  # fmt: skip
+"""What may be asked of a weight without reading its numbers."""
+MULTIPLYING = ("mv", "addmv", "dot", "vdot", "addbmm", "addr", "_cdist_forward", "_trilinear", "mkldnn_rnn_layer",
+               "_fft_r2c", "_fft_c2c", "_fft_c2r", "_native_multi_head_attention")  # fmt: skip
+"""Operators of torch that multiply and add, which its flop counter passes by."""
 FEWEST_IMAGES = 16
 """Images that tell a copied input from one that agrees by accident (overlapping pooling windows share maxima)."""
 
@@ -46,14 +57,21 @@ class LayerCost:
 class Survey:
     """Layers in the order in which they run (those that never run come last), and totals of the whole network.
 
-    `parameters` and `bytes` count every parameter once, those outside the listed layers too; `macs` is the sum over
-    the layers, for one image.
+    `parameters` and `bytes` count every parameter once, those outside the listed layers too. `macs` are those of one
+    image through the whole network, by torch's flop counter: what is no Conv2d or Linear layer included. `uncounted`
+    are operators that multiply and add too, which that counter does not know.
     """
 
     layers: tuple[LayerCost, ...]
     parameters: int
     macs: int
     bytes: int
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def macs_elsewhere(self) -> int:
+        """MACs of one image outside the layers."""
+        return self.macs - sum(layer.cost.macs for layer in self.layers)
 
     def layer(self, name: str) -> LayerCost:
         return next(layer for layer in self.layers if layer.name == name)
@@ -73,7 +91,8 @@ class _Trace:
 class _WeightReads(TorchFunctionMode):
     """Collects the layers whose weight a function outside their own forward reads.
 
-    Attention hands `out_proj.weight` on, others look up `.weight.dtype`: such a layer cannot become a Sequential.
+    Attention hands `out_proj.weight` on; factors in the layer's place would be multiplied out for it in every pass.
+    What is only asked for its shape, type or device costs nothing.
     """
 
     def __init__(self, layers: Mapping[str, Layer]) -> None:
@@ -86,6 +105,8 @@ class _WeightReads(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         del types  # part of the protocol
+        if getattr(getattr(func, "__self__", func), "__name__", "") in FACTS:
+            return func(*args, **(kwargs or {}))
         for value in tree_leaves((args, kwargs)):
             owner = self.owners.get(id(value)) if isinstance(value, nn.Parameter) else None
             if owner is not None and owner not in self.running:
@@ -100,7 +121,7 @@ def survey(network: nn.Module, example: Tensor) -> Survey:
     directly or computed by a parametrization, a forward or hooks of its own. PlanError if the network refuses the
     example.
     """
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    layers = own_layers(network)
     reasons = _fixed_reasons(layers)
     reads = _WeightReads(layers)
     traces: dict[str, _Trace] = {}
@@ -111,7 +132,9 @@ def survey(network: nn.Module, example: Tensor) -> Survey:
         size = "x".join(map(str, example.shape[1:]))
         raise PlanError(f"the network does not take a {size} image: {error}; pass the size with --input") from error
     for name in reads.outside:
-        reasons.setdefault(name, "its weight is read directly, not through the layer")
+        reasons.setdefault(name, READ)
+    if not any(map(is_factored, network.modules())):
+        reasons |= layers_that_differ(network, example, [name for name in traces if name not in reasons])
     rows = []
     for name, trace in traces.items():
         weight, dense = layers[name].weight, dense_cost(trace.shape)
@@ -133,14 +156,49 @@ def survey(network: nn.Module, example: Tensor) -> Survey:
             cost = Cost(sum(p.numel() for p in tensors), 0, 0)
             stored = sum(p.numel() * p.element_size() for p in tensors)
             shape = layer_shape(layer, (0, 0))
-            rows.append(LayerCost(name, tuple(layer.weight.shape), shape, cost, stored, 0, NEVER_RUN))
+            reason = READ if name in reads.outside else NEVER_RUN
+            rows.append(LayerCost(name, tuple(layer.weight.shape), shape, cost, stored, 0, reason))
     parameters = list(network.parameters())
+    macs, uncounted = _whole_macs(network, example[:1])
     return Survey(
         layers=tuple(rows),
         parameters=sum(p.numel() for p in parameters),
-        macs=sum(row.cost.macs for row in rows),
+        macs=max(macs, sum(row.cost.macs for row in rows)),
         bytes=sum(p.numel() * p.element_size() for p in parameters),
+        uncounted=uncounted,
     )
+
+
+class _Unknown(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch publishes no types for it
+    """Collects operators that multiply and add and that the flop counter does not know, other libraries' too."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        self.found: dict[str, None] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
+        del types  # part of the protocol
+        if func.namespace not in ("aten", "prim", "prims", "profiler") or func._opname in MULTIPLYING:
+            self.found[f"{func.namespace}::{func._opname}"] = None
+        return func(*args, **(kwargs or {}))
+
+
+def _whole_macs(network: nn.Module, image: Tensor) -> tuple[int, tuple[str, ...]]:
+    """MACs of one image through the network by torch's flop counter, and the operators that it does not count."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator that the counter does not know
+    try:
+        with (
+            evaluating(network),
+            torch.no_grad(),
+            shapes_only(),
+            _Unknown() as unknown,
+            FlopCounterMode(display=False) as counter,
+        ):
+            network(image)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return counter.get_total_flops() // 2, tuple(unknown.found)
 
 
 def _fixed_reasons(layers: Mapping[str, Layer]) -> dict[str, str]:
@@ -161,8 +219,8 @@ def _fixed_reasons(layers: Mapping[str, Layer]) -> dict[str, str]:
         except PlanError:
             reasons[name] = f"{type(layer).__name__} has a forward of its own"
             continue
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            reasons[name] = "it carries hooks of its own"
+        if layer._state_dict_hooks or layer._load_state_dict_pre_hooks:
+            reasons[name] = "it carries hooks on its weights"
     return reasons
 
 
@@ -198,7 +256,7 @@ def _watching(
     with ExitStack() as hooks:
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_pre_hook(partial(enter, name)).remove)
-            hooks.callback(layer.register_forward_hook(partial(leave, name)).remove)
+            hooks.callback(layer.register_forward_hook(partial(leave, name), prepend=True).remove)
         yield
 
 

@@ -28,7 +28,7 @@ def compress_stage(context: RunContext, plan: Plan, verified: nn.Module | None =
         run.clear_from("compress")
     if verified is None:
         with context.reporter.stage(f"Factoring {len(plan.factored)} layers") as advance:
-            module = compress(original, plan, context.decompositions, advance, context.moments).module
+            module = compress(original, plan, context.decompositions, advance, context.moments, context.images).module
             if plan.factored:
                 context.settle_statistics(module, original)
     else:

@@ -17,6 +17,7 @@ from compress_export.pipeline.validate import regularization_of
 from compress_export.settings import TuneSettings, keeps_best
 from compressor.calibration import collect
 from compressor.decompositions.methods import decomposition
+from compressor.equivalence import check_factors
 from compressor.layers import find_layer
 from compressor.plan import LayerPlan, Plan
 from compressor.planning.loss_model import Evaluator
@@ -86,6 +87,7 @@ def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: n
         else:
             moments = collect(module, data.calibration, names, seed=plan.seed) if context.fits_outputs else None
             apply(module, layers, seed=plan.seed, moments=moments)
+        check_factors(before, module, names, context.images)
         context.settle_statistics(module, before)
 
     title = f"Fine-tuning, {settings.schedule}, {len(plan.factored)} layers"

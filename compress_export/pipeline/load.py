@@ -27,6 +27,7 @@ from compress_export.settings import PlanSettings, SourceSettings, training_epoc
 from compressor.calibration import Moments, carry_over, collect
 from compressor.decompositions.methods import Decompositions
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
+from compressor.equivalence import check_deterministic
 from compressor.plan import Plan
 from compressor.surgery import load_weights, save_weights, skeleton
 from compressor.survey import Survey, survey
@@ -35,6 +36,9 @@ from compressor.training.schedules import Step
 
 REAL_IMAGES = 32
 """Real images on which layers are surveyed and files are compared with the module."""
+
+LEAST_ELSEWHERE = 1
+"""Per cent of the MACs outside the layers from which on a person is told."""
 
 FROM_SCRATCH = TrainOptions(optimizer="adamw", rate=5e-4, rate_schedule="one-cycle", weight_decay=1e-2)
 
@@ -145,6 +149,7 @@ def load(
     with reporter.stage(f"Loading {settings.network}"):
         network = _normalized(load_network(request), settings, source)
         data, images = _data(source, network, settings, group)
+        check_deterministic(network.module, images)
         notes += [*network.notes, *([] if source is None else source.notes)]
         if source is not None and data is not None:
             notes.append(few_images(len(data.validation.dataset)))  # type: ignore[arg-type]  # each of ours has a length
@@ -172,6 +177,9 @@ def load(
     if network.origin == "untrained":
         settle(network.module, images)
     found = survey(network.module, images)
+    for note in network_notes(network.module, found, data is not None):
+        reporter.say(f"note: {note}")
+        notes.append(note)
     save_weights(network.module, run / RunFile.ORIGINAL_WEIGHTS)
     run.write_json(RunFile.SURVEY, asdict(found))
     facts = {name: getattr(network, name) for name in ("name", "input", "outputs", "origin", "mean", "std")}
@@ -180,6 +188,25 @@ def load(
     run.write_json(RunFile.NETWORK, {**facts, "resize": resize, "shown": shown, "notes": notes})
     (run / RunFile.TRAINING_CHECKPOINT).unlink(missing_ok=True)
     return RunContext(run, reporter, network, data, found, images, settings.seed, group)
+
+
+def network_notes(module: nn.Module, found: Survey, data: bool) -> Iterator[str]:
+    """Notes on work that no plan makes less, on work that nobody counts and, where there is data, on frozen weights."""
+    elsewhere = 100 * found.macs_elsewhere / max(1, found.macs)
+    if elsewhere >= LEAST_ELSEWHERE:
+        yield (
+            f"{elsewhere:.0f} % of the network's {found.macs / 1e6:,.1f}M MACs lie outside Conv2d and Linear layers "
+            "(transposed, 1-d and 3-d convolutions, products of its own): no plan makes these fewer"
+        )
+    if found.uncounted:
+        yield f"MACs are without those of {', '.join(found.uncounted)}, which torch's flop counter does not count"
+    parameters = dict(module.named_parameters())
+    frozen = [name for name, value in parameters.items() if not value.requires_grad]
+    if frozen and data:
+        yield (
+            f"{len(frozen)} of {len(parameters)} weights are frozen (requires_grad=False), {frozen[0]} first: where "
+            "such a layer is factored its factors are trained, all others stay as they are"
+        )
 
 
 def _normalized(network: Network, settings: SourceSettings, source: Source | None) -> Network:

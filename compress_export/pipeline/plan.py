@@ -20,6 +20,7 @@ from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.validate import goal_of
 from compress_export.settings import Costs, PlanSettings
 from compressor.decompositions.methods import METHODS, Decomposition, decomposition, default_method
+from compressor.equivalence import check_factors
 from compressor.plan import LayerVariant, Plan
 from compressor.planning.budget_rule import free_layers
 from compressor.planning.cost_model import CostModel, CountedCosts
@@ -129,6 +130,7 @@ def verified_plan(
         if evaluator is not None and "drop" in goal.limits and plan.factored:
             compressed = copy.deepcopy(problem.network)
             apply(compressed, plan.layers, problem.decompositions, context.seed, moments=problem.moments)
+            check_factors(problem.network, compressed, [row.name for row in plan.factored], context.images)
             context.settle_statistics(compressed, problem.network)
             harder = _if_lossy(context, problem, plan, evaluator, compressed)
         if harder is None and isinstance(costs, MeasuredCosts) and plan.factored:

@@ -93,7 +93,9 @@ class Method:
         """
         self._refuse(layer)
         measure: Measure = "weights" if moments is None else "outputs"
-        return Decomposition(self, layer, self.solver(layer, seed, moments), measure)
+        own = type(layer).__new__(type(layer))  # with the same tensors; stays as it is where the layer is factored
+        vars(own).update(vars(layer))
+        return Decomposition(self, own, self.solver(own, seed, moments), measure)
 
     def check_rank(self, rank: Rank, shape: LayerShape, weight: tuple[int, ...], name: str = "") -> None:
         """Raises PlanError where a rank is not one number for each mode, each from 1 to the full rank."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup
-from compressor.layers import find_layer, replace_module
+from compressor.factored_layer import factors_in_place
+from compressor.layers import find_layer
 from compressor.plan import LayerVariant
 from compressor.planning.options import OPTIONS
 
@@ -176,14 +177,10 @@ class Evaluator:
         )
         return max(0.0, divergence / self.images), 100 * (self._hits - self._count(outputs)) / self.images
 
-    def alone(self, layer: str, factors: nn.Module) -> tuple[float, float]:
-        """`compare` of the original with one layer replaced; the original is as before afterwards."""
-        before = find_layer(self._network, layer)
-        replace_module(self._network, layer, factors.to(self._device))
-        try:
+    def alone(self, layer: str, factors: nn.Sequential) -> tuple[float, float]:
+        """`compare` of the original with one layer factored; the original is as before afterwards."""
+        with factors_in_place(find_layer(self._network, layer), factors.to(self._device)):
             return self.compare(self._network)
-        finally:
-            replace_module(self._network, layer, before)
 
     @staticmethod
     def _run(network: nn.Module, images: Tensor) -> Tensor:
@@ -200,7 +197,7 @@ class Evaluator:
 def probe_losses(
     evaluator: Evaluator,
     probe_points: Mapping[str, Sequence[tuple[LayerVariant, float]]],
-    factors: Callable[[LayerVariant], nn.Module],
+    factors: Callable[[LayerVariant], nn.Sequential],
     known: Sequence[Probe] = (),
     found: Callable[[Probe], None] = lambda _probe: None,
     group: ProcessGroup = SINGLE_PROCESS,

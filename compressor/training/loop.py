@@ -236,7 +236,7 @@ class _Course:
         looks = (options.trainable == "downstream" and new) or options.regularizer is not None
         images = next(iter(self.loader))[0] if looks else torch.empty(0)
         images = images.to(next(network.parameters()).device)
-        # Anew for each step: factors are other parameters than the layer's, and as frozen as its own were.
+        # Anew for each step: factors are other parameters than the layer's, and are trained where it was frozen.
         self.fixed = frozenset(id(value) for value in network.parameters() if not value.requires_grad)
         self.frozen = frozen_modules(network, new, options.trainable, images)
         if options.regularizer is not None:

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 
 from compressor.calibration import Moments
 from compressor.layer_shape import PlanError
-from compressor.layers import Layer, conv_like, fill, find_layer, linear_like, no_such_layer, replace_module
+from compressor.layers import Layer, fill, find_layer, like, no_such_layer, replace_module
 from compressor.surgery import WeightsError, check_fit, unique_state, write_tensors
 from compressor.survey import LayerCost, Survey
 from compressor.weight_sharing.product_quantization import (
@@ -194,13 +194,7 @@ def plain(network: nn.Module) -> nn.Module:
     module = copy.deepcopy(network)
     for name, shared in shared_weights(module).items():
         layer = find_layer(module, name)
-        new: Layer
-        # parametrize's own removal edits the layer's class, which copies of a network have in common.
-        if isinstance(layer, nn.Linear):
-            new = linear_like(layer, (layer.in_features, layer.out_features), bias=True)
-        else:
-            channels, window = (layer.in_channels, layer.out_channels), (layer.kernel_size[0], layer.kernel_size[1])
-            new = conv_like(layer, channels, window=window, groups=layer.groups, owns=(True, True), bias=True)
+        new = like(layer)  # parametrize's own removal edits the layer's class, which copies of a network have in common
         fill(new, shared.decoded())
         replace_module(module, name, new)
     return module

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compressor.layer_shape import PlanError
+from compressor.layers import own_layers
 from compressor.weight_sharing.product_quantization import ROUGH, Sharing, grid, quantize
 
 RAMP = 0.5
@@ -78,7 +79,7 @@ def penalty_of(
     kind = REGULARIZERS[regularization.name]
     layers = [
         (name, module)
-        for name, module in network.named_modules()
+        for name, module in own_layers(network).items()
         if isinstance(module, nn.Linear) and not parametrize.is_parametrized(module)
         if running is None or name in running
     ]

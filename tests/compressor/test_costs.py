@@ -7,7 +7,7 @@ from torchvision import models
 
 from compressor.layer_shape import PlanError
 from compressor.planning.cost_model import calls_of
-from compressor.survey import NEVER_RUN, survey
+from compressor.survey import NEVER_RUN, READ, survey
 
 
 @pytest.mark.parametrize("name", ["alexnet", "mobilenet_v3_small", "shufflenet_v2_x1_0", "googlenet"])
@@ -39,13 +39,15 @@ class Odd(nn.Module):
         self.looked_at = nn.Linear(8, 8)
         self.hooked = nn.Linear(8, 8)
         self.hooked.register_forward_hook(lambda _m, _i, output: output + 1)
+        self.stored = nn.Linear(8, 8)
+        self.stored.register_state_dict_post_hook(lambda *_arguments: None)
 
     def forward(self, x):
         x = self.twice(self.twice(self.stem(x))).mean((2, 3))
         x = nn.functional.linear(x, self.read.weight, self.read.bias)
         x = self.other(self.tied(self.normed(x)))
         x = self.looked_at(x.to(self.looked_at.weight.dtype))
-        return self.late(self.hooked(x))
+        return self.late(self.stored(self.hooked(x)))
 
 
 def test_layers_that_cannot_be_exchanged_are_kept_with_the_reason():
@@ -55,12 +57,13 @@ def test_layers_that_cannot_be_exchanged_are_kept_with_the_reason():
         "twice": None,
         "late": None,
         "idle": NEVER_RUN,
-        "read": NEVER_RUN,
+        "read": READ,
         "tied": "its weight is tied to other",
         "other": "its weight is tied to tied",
         "normed": "its weight is computed by a parametrization",
-        "looked_at": "its weight is read directly, not through the layer",
-        "hooked": "it carries hooks of its own",
+        "looked_at": None,
+        "hooked": None,
+        "stored": "it carries hooks on its weights",
     }
 
 
@@ -71,7 +74,7 @@ def test_a_layer_called_twice_costs_twice_and_stores_once():
 
 def test_layers_come_in_the_order_in_which_they_run():
     names = [layer.name for layer in survey(Odd(), torch.zeros(2, 3, 16, 16)).layers if layer.calls]
-    assert names == ["stem", "twice", "normed", "tied", "other", "looked_at", "hooked", "late"]
+    assert names == ["stem", "twice", "normed", "tied", "other", "looked_at", "hooked", "stored", "late"]
 
 
 def test_the_survey_leaves_the_network_as_it_was():

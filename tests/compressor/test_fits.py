@@ -79,7 +79,7 @@ def test_a_weight_that_changed_is_decomposed_anew(network, decomposed, through: 
     made = compress(network, plan).module
     assert len(decomposed) == before + 1
     fresh = compress(network, plan, decompositions={}).module
-    assert torch.equal(made.get_submodule(name)[0].weight, fresh.get_submodule(name)[0].weight)
+    assert torch.equal(*(each.get_submodule(f"{name}.0").weight for each in (made, fresh)))
 
 
 def test_another_network_seed_or_moments_get_fits_of_their_own(network, decomposed) -> None:

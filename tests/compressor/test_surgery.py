@@ -59,8 +59,8 @@ def test_compress_works_on_a_copy_and_replaces_a_module_everywhere(bag: Bag) -> 
     made = compress(bag, Plan(ROWS, "given", "test"))
     assert torch.equal(bag(IMAGE), before)
     assert made.module.first is made.module.again
-    assert isinstance(made.module.first, nn.Sequential)
-    assert isinstance(made.module.inside["deep"][0], nn.Sequential)
+    assert [type(layer) for layer in (made.module.first, *made.module.first.children())] == [nn.Conv2d] * 4
+    assert [tuple(layer.kernel_size) for layer in made.module.inside["deep"][0].children()] == [(1, 1), (1, 3), (1, 1)]
     factors = 4 * (6 + 9 + 6) + 6 + 3 * (6 + 3 + 8) + 8
     assert made.after.parameters == factors + 16 + 45
     # BatchNorm's two running statistics of 8 floats and its counter of 8 bytes.
@@ -78,7 +78,7 @@ def test_ready_decompositions_are_taken_and_new_ones_kept(bag: Bag) -> None:
     known = decomposition(ready, bag, "first", "cp", 7)
     heard: list[tuple[int, int, str]] = []
     made = compress(bag, Plan(ROWS, "given", "test"), ready, lambda *step: heard.append(step))
-    assert torch.equal(made.module.first[0].weight, known.factors((4,))[0].weight)
+    assert torch.equal(made.module.get_submodule("first.0").weight, known.factors((4,))[0].weight)
     assert set(ready) == {("first", "cp"), ("inside.deep.0", "cp")}
     assert [step[:2] for step in heard] == [(1, 2), (2, 2)]
     assert {name for _, _, name in heard} == {"first", "inside.deep.0"}
@@ -130,7 +130,7 @@ def test_weights_come_back_in_a_skeleton(bag: Bag, tmp_path: Path) -> None:
     torch.manual_seed(1)
     fresh = Bag().eval()
     skeleton(fresh, ROWS)
-    assert not fresh.first[0].weight.any()
+    assert not fresh.get_submodule("first.0").weight.any()
     load_weights(fresh, tmp_path / "weights.safetensors")
     assert torch.equal(fresh(IMAGE), made.module(IMAGE))
     assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]

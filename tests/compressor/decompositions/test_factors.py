@@ -149,14 +149,14 @@ def test_an_all_zero_kernel_stays_zero(method: str) -> None:
 
 @pytest.mark.parametrize("method", FORMS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_factors_keep_type_training_flag_and_requires_grad(method: str, dtype: torch.dtype) -> None:
+def test_factors_keep_type_and_training_flag_and_are_trained(method: str, dtype: torch.dtype) -> None:
     layer = layer_for(method).to(dtype).eval()
     layer.weight.requires_grad_(False)
     factors = METHODS[method].decompose(layer, 0).factors(rank_of(method, layer, 2))
     assert layer.bias is not None
     assert not factors.training
     assert {factor.weight.dtype for factor in factors} == {dtype}
-    assert [factor.weight.requires_grad for factor in factors] == [False] * len(factors)
+    assert [factor.weight.requires_grad for factor in factors] == [True] * len(factors)
     assert [factor.bias is not None for factor in factors] == [False] * (len(factors) - 1) + [True]
     last = factors[-1].bias
     assert last.requires_grad

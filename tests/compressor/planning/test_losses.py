@@ -94,13 +94,13 @@ def test_the_evaluator_measures_divergence_and_points_and_puts_the_layer_back(pr
     assert evaluator.images == 75
     assert evaluator.compare(network) == (pytest.approx(0, abs=1e-12), 0.0)
     broken = nn.Linear(6, 3)
-    divergence, drop = evaluator.alone("2", broken)
+    divergence, drop = evaluator.alone("2", nn.Sequential(broken))
     images, labels = (torch.cat(parts)[:75] for parts in zip(*batches, strict=True))
     old, new = network(images), broken(network[:2](images))
     expected = (old.softmax(1) * (old.log_softmax(1) - new.log_softmax(1))).sum(1).mean()
     assert divergence == pytest.approx(expected.item(), rel=1e-5)
     assert drop == pytest.approx(100 * (1 - (new.argmax(1) == labels).double().mean().item()))
-    assert evaluator.alone("2", network[2]) == (pytest.approx(0, abs=1e-12), 0.0)
+    assert evaluator.alone("2", nn.Sequential(network[2])) == (pytest.approx(0, abs=1e-12), 0.0)
 
 
 def test_probes_measured_before_are_not_measured_again(problem):
