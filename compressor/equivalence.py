@@ -16,9 +16,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from compressor.factored_layer import factors_in_place, put_factors
 from compressor.layer_shape import PlanError
-from compressor.layers import evaluating, fill, find_layer, like
+from compressor.layers import evaluating, factors_in_place, fill, find_layer, like, put_factors
 
 IMAGES = 4
 """Images on which networks are compared."""

@@ -62,7 +62,7 @@ class Point:
 
 
 class PlanFits:
-    """Decompositions that a plan was made from: an opaque handle here, see `decompositions.fits`."""
+    """Decompositions that a plan was made from: an opaque handle here, see `decompositions.methods`."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compressor.calibration import Moments
-from compressor.decompositions.fits import Fits
-from compressor.decompositions.methods import METHODS, Decompositions, check_rank, decomposition
+from compressor.decompositions.methods import METHODS, Decompositions, Fits, check_rank, decomposition
 from compressor.equivalence import check_factors
-from compressor.factored_layer import put_factors
 from compressor.layer_shape import PlanError
-from compressor.layers import Layer, find_layer, layer_shape
+from compressor.layers import Layer, find_layer, layer_shape, put_factors
 from compressor.plan import LayerPlan, Plan
 from compressor.threads import in_threads
 

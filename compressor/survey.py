@@ -18,9 +18,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.equivalence import layers_that_differ
-from compressor.factored_layer import is_factored, shapes_only
 from compressor.layer_shape import Cost, LayerShape, PlanError, dense_cost
-from compressor.layers import Layer, evaluating, layer_shape, own_layers, refuse_own_forward
+from compressor.layers import Layer, evaluating, is_factored, layer_shape, own_layers, refuse_own_forward, shapes_only
 
 NEVER_RUN = "never called on the example image"
 READ = "its weight is read directly, not through the layer"

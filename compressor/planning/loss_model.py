@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup
-from compressor.factored_layer import factors_in_place
-from compressor.layers import find_layer
+from compressor.layers import factors_in_place, find_layer
 from compressor.plan import LayerVariant
 from compressor.planning.options import OPTIONS
 

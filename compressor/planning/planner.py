@@ -8,8 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from compressor.calibration import Moments
-from compressor.decompositions.fits import Fits
-from compressor.decompositions.methods import METHODS, Decompositions, check_rank, default_method
+from compressor.decompositions.methods import METHODS, Decompositions, Fits, check_rank, default_method
 from compressor.layer_shape import PlanError, dense_cost
 from compressor.layers import check_layer_names
 from compressor.plan import KEEP, LayerPlan, LayerVariant, Plan

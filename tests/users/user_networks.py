@@ -48,7 +48,7 @@ class AsksType(Base):
 
 
 class AsksForNoSequential(Base):
-    """What is a container is skipped."""
+    """Skips containers."""
 
     def features(self, x):
         for layer in self.children():
