@@ -331,6 +331,11 @@ def recipe_values(recipe: Recipe) -> dict[str, object]:
     return found | ({"fine_tune.rate": None} if recipe.paces else {})
 
 
+def own_code(network: str) -> bool:
+    """True if the network is a function of the user's own code: FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION."""
+    return ":" in network and not network.startswith("timm:")
+
+
 def weights_file(weights: str) -> tuple[Path, str]:
     """The file of --weights FILE#NAME, and the name of the state dict within it; "" where none is named."""
     path, _, name = weights.rpartition("#")
@@ -341,7 +346,7 @@ def training_epochs(settings: SourceSettings) -> int | None:
     """Epochs of training from scratch: as set, or the embedded default's when a named network meets the digits."""
     if settings.train is not None or settings.data != "digits" or settings.weights != "default":
         return settings.train
-    return None if ".py:" in settings.network else DIGITS_EPOCHS
+    return None if own_code(settings.network) else DIGITS_EPOCHS
 
 
 SCHEDULE_NAMES = ("auto", "iterative", "one-shot", "hybrid")

@@ -61,7 +61,7 @@ def rows_of(kind: str) -> Iterator[Row]:
         yield from ((name, "torchvision") for name in models.list_models(module=models))
         yield from ((name, "compress-export") for name in OWN)
         yield "timm:NAME", "any classification network of timm"
-        yield "FILE.py:FUNCTION", "a network of your own"
+        yield "FILE.py:FUNCTION", "a network of your own; PACKAGE.MODULE:FUNCTION where it is part of a package"
     elif kind == "methods":
         from compressor.decompositions.methods import METHODS
 

@@ -101,10 +101,10 @@ def source_of(network: str, given: Given) -> SourceSettings:
         raise InputError(f"--weights {weights}: there is no such file")
     if settings.data is not None and "/" in settings.data and not Path(settings.data).is_dir():
         raise InputError(f"--data {settings.data}: there is no such folder")
-    content = _sha256(str(weights))
+    content, place = _sha256(str(weights)), network.rpartition(":")[0]
     return replace(
         settings,
-        network_sha256=_sha256(network.rpartition(":")[0]),
+        network_sha256=_sha256(place if place.endswith(".py") else f"{place.replace('.', '/')}.py"),
         weights_sha256=f"{content}#{part}" if content and part else content,
     )
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -19,7 +15,7 @@ from torch.nn import functional
 from compress_export.errors import InputError, nearest
 from compress_export.models.checkpoint_file import fitted, load_checkpoint, outputs_of, read_checkpoint
 from compress_export.models.resize import Resize, whole
-from compress_export.settings import Interpolation
+from compress_export.settings import Interpolation, own_code
 
 Image = tuple[int, int, int]
 Origin = Literal["pretrained", "file", "trained", "untrained", "module file"]
@@ -92,10 +88,10 @@ def load_network(request: NetworkRequest) -> Network:
     build = OWN.get(request.name, _from_torchvision)
     if request.name.startswith("timm:"):
         build = _from_timm
-    elif ".py:" in request.name:
-        build = _from_file
+    elif own_code(request.name):
+        build = _from_own_code
     checkpoint = None if request.weights in ("default", "none") else read_checkpoint(request.weights)
-    if checkpoint is not None and request.outputs is None and ".py:" not in request.name:
+    if checkpoint is not None and request.outputs is None and not own_code(request.name):
         with torch.device("meta"):  # only the names are looked at
             module = build(request).module
             request = replace(request, outputs=outputs_of(fitted(checkpoint.weights, module).weights, module))
@@ -114,19 +110,38 @@ def load_network(request: NetworkRequest) -> Network:
         origin = "trained"
     elif request.weights == "none":
         origin = request.origin or "untrained"
-    module = built.module.eval()
+    module, other = built.module.eval(), _other_types(built.module)
+    if other:
+        module = module.float()
+        notes += (f"the weights of {request.name} are {other}, and are converted to float32 here",)
     try:
         with torch.no_grad():
             logits = module(torch.zeros(1, *size))
     except Exception as error:  # the network's own code may raise anything at an image that it does not take
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         image = "x".join(map(str, size))
+        if other:
+            raise InputError(
+                f"{request.name} computes in {other} by casts of its own ({reason}), and files hold float32: take the "
+                "casts out of its forward, or build it in float32"
+            ) from error
         raise InputError(f"{request.name} does not take a {image} image: {reason}; pass another --input") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise InputError(f"{request.name} does not answer an image with a row of logits, so it is no classifier")
+    if logits.dtype != torch.float32:
+        raise InputError(
+            f"{request.name} answers in {str(logits.dtype).removeprefix('torch.')}, and files hold float32: take the "
+            "cast out of its forward"
+        )
     mean, std = (built.mean, built.std) if len(built.mean) == size[0] else usual_normalization(size[0])
     resize = whole(size) if built.resize is None or built.input is None else built.resize.scaled(built.input, size)
     return Network(request.name, module, size, int(logits.shape[1]), origin, mean, std, resize, notes)
+
+
+def _other_types(network: nn.Module) -> str:
+    """The floating-point types other than float32 in which a network holds its weights, "" where there are none."""
+    types = {value.dtype for value in network.state_dict().values() if value.is_floating_point()} - {torch.float32}
+    return " and ".join(sorted(str(each).removeprefix("torch.") for each in types))
 
 
 def usual_normalization(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -142,6 +157,12 @@ def _from_torchvision(request: NetworkRequest) -> _Built:
 
     names = models.list_models(module=models)
     if request.name not in names:
+        if request.name in models.list_models():
+            task = models.get_model_builder(request.name).__module__.split(".")[2]
+            raise InputError(
+                f"{request.name} is one of torchvision.models.{task}, and this tool takes classifiers in float32, "
+                "which answer an image with a row of logits"
+            )
         raise InputError(f"there is no network {request.name!r}: {nearest(request.name, [*names, *OWN])}")
     meta = models.get_model_weights(request.name)["DEFAULT"]
     preset = meta.transforms()
@@ -195,35 +216,10 @@ def _from_timm(request: NetworkRequest) -> _Built:
     return _Built(module, size, tuple(data["mean"]), tuple(data["std"]), resize=resize, notes=notes)
 
 
-def _from_file(request: NetworkRequest) -> _Built:
-    """The module that a function of the user's own file returns. This runs the user's code, and says so."""
-    path_text, _, function = request.name.rpartition(":")
-    path = Path(path_text)
-    if not path.is_file():
-        raise InputError(f"{request.name}: there is no file {path}")
-    print(f"running {function}() of {path}: code of yours, not checked", file=sys.stderr)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None  # a file named .py always has a loader
-    assert spec.loader is not None
-    code = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = code  # dataclasses and pickles of the file look themselves up
-    try:
-        spec.loader.exec_module(code)
-        build = getattr(code, function, None)
-        if build is None:
-            functions = [name for name, value in vars(code).items() if callable(value) and not name.startswith("_")]
-            raise InputError(f"{path} has no function {function}: {nearest(function, functions)}")
-        module = build()
-    except InputError:
-        raise
-    except Exception as error:  # the user's code may raise anything; the last line of it tells where
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise InputError(
-            f"{request.name} raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise InputError(f"{request.name} returned {type(module).__name__}; it must return a torch.nn.Module")
-    return _Built(module, None, origin="module file")
+def _from_own_code(request: NetworkRequest) -> _Built:
+    from compress_export.models.own_code import build_own
+
+    return _Built(build_own(request.name), None, origin="module file")
 
 
 class LocalResponseNorm(nn.Module):
@@ -303,8 +299,9 @@ def settle(network: nn.Module, images: Tensor) -> None:
                 norm.running_var.clamp_(min=float(norm.running_var.median()))
         network.eval()
         logits = torch.cat([network(batch) for batch in torch.split(images, 16)])
-        head = network.get_submodule([row.name for row in survey(network, images[:1]).layers if row.calls][-1])
+        layers = [row.name for row in survey(network, images[:1]).layers if row.calls]
+        head = network.get_submodule(layers[-1]) if layers else nn.Identity()
         spread = float(logits.std())
-        for value in (head.weight, head.bias):
+        for value in (getattr(head, "weight", None), getattr(head, "bias", None)):
             if isinstance(value, Tensor) and spread > 0:
                 value.div_(spread)
