@@ -52,7 +52,7 @@ def setting(
 @dataclass(frozen=True)
 class SourceSettings:
     """The network, its weights and its data. The hashes tell a user's file from a later one of the same name;
-    `regularizer` and its weight are those of the fine-tuning, where the network is trained from scratch."""
+    `regularizer`, its weight and `augment` are those of the fine-tuning, where the network is trained from scratch."""
 
     network: str
     network_sha256: str | None = None
@@ -87,6 +87,7 @@ class SourceSettings:
     seed: int = setting(0, "Seed of every random choice.", "--seed N", least=0, group="The run")
     regularizer: str | None = None
     regularizer_weight: float | None = None
+    augment: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,9 @@ class TuneSettings:
                                    "layers are compressed]")  # fmt: skip
     unlabelled: str | None = setting(None, "With distill: a folder of images without labels to learn from too.",
                                      takes="a folder")  # fmt: skip
+    augment: str = setting("auto", "Random changes of training images: none, crop, flip (mirrored) or crop,flip; auto: "
+                           "those usual for the set; pictures of a folder are mirrored only where the network is as "
+                           "right on mirrored ones.", takes="auto, none, crop, flip or crop,flip")  # fmt: skip
     mixed_precision: bool = setting(False, "Train in half precision where it is safe; needs a CUDA GPU.")
     recipe: str = DEFAULT_RECIPE
     regularizer: str | None = setting(

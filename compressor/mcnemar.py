@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+CHANCE = 0.1
+"""One-sided p from which on a difference of two networks is put down to chance."""
+
 
 @dataclass(frozen=True)
 class McNemarTest:

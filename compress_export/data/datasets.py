@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from compress_export.data.images import (
     CIFAR10_CLASSES,
     CPU,
+    Changes,
     DigitImages,
     Image,
     Images,
@@ -30,6 +31,7 @@ from compress_export.data.images import (
     sheets_of,
 )
 from compress_export.errors import InputError, nearest
+from compressor.mcnemar import CHANCE, mcnemar
 
 VALIDATION_FRACTION = 0.15
 """Share of the training images kept for the tool's own choices: ranks, early stopping, calibration."""
@@ -43,13 +45,16 @@ WNID = re.compile(r"n\d{8}")
 class Source:
     """A data set before any image is read: its classes, the size it suggests, and a way to open its parts.
 
-    `open(view, train, augment)` gives one part as a dataset. `wnids` says that the classes are named by ImageNet's
-    wnids, which map onto a 1000-class network's own outputs. `folder` holds the pictures, where they are files.
+    `open(view, train, changes)` gives one part as a dataset. `changes` are those that its training images get unless
+    others are asked for; where the set is a folder, mirroring them still has to be judged. `wnids` says that the
+    classes are named by ImageNet's wnids, which map onto a 1000-class network's own outputs. `folder` holds the
+    pictures, where they are files.
     """
 
     name: str
     classes: tuple[str, ...]
-    open: Callable[[View, bool, bool], Images]
+    open: Callable[[View, bool, Changes], Images]
+    changes: Changes = ()
     size: int | None = None
     wnids: bool = False
     folder: Path | None = None
@@ -75,7 +80,8 @@ class Data:
     Images of a set that lies on a GPU come from there, their labels and all else from the CPU.
 
     `calibration` is a small, unchanged part of the training images, always in the same order: what factors and
-    statistics are fitted to.
+    statistics are fitted to. `changes` are the random changes of the training images, and `changed` gives those images
+    with others.
     """
 
     name: str
@@ -84,6 +90,12 @@ class Data:
     validation: DataLoader[tuple[Tensor, Tensor]]
     test: DataLoader[tuple[Tensor, Tensor]]
     calibration: DataLoader[tuple[Tensor, Tensor]]
+    changed: Callable[[Changes], DataLoader[tuple[Tensor, Tensor]]]
+    changes: Changes = ()
+
+    def with_changes(self, changes: Changes) -> Data:
+        """The same data with these random changes of the training images."""
+        return replace(self, train=self.changed(changes), changes=changes)
 
     def images(self, count: int) -> Tensor:
         """`count` images of the validation split, N x C x H x W on the CPU, spread evenly over the set."""
@@ -135,9 +147,8 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
         if foreign:
             raise InputError(f"{source.name}: {foreign[0]} is none of ImageNet's 1000 classes")
         places = [index[name] for name in source.classes]
-    plain = _Mapped(source.open(view, True, False), places)
-    changed = _Mapped(source.open(view, True, True), places)
-    test = _Mapped(source.open(view, False, False), places)
+    plain = _Mapped(source.open(view, True, ()), places)
+    test = _Mapped(source.open(view, False, ()), places)
     count = len(plain)
     if min(count, len(test)) < 2:
         raise InputError(f"{source.name} has {count} training and {len(test)} test images; both need some")
@@ -151,14 +162,19 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
     calibration = min(count - split, CALIBRATION)
     if calibration >= 64:  # whole batches of 64, for a last batch of one would count like the others
         calibration -= calibration % 64
-    train: Images = Subset(changed, order[split:][:most])
+
+    def changed(changes: Changes) -> DataLoader[tuple[Tensor, Tensor]]:
+        return _loader(Subset(_Mapped(source.open(view, True, changes), places), order[split:][:most]), batch, True)
+
     return Data(
         source.name,
         outputs,
-        _loader(train, batch, shuffle=True),
+        changed(source.changes),
         _loader(Subset(plain, order[:split]), 64),
         _loader(test, 64),
         _loader(Subset(plain, order[split:][:calibration]), 64),
+        changed,
+        source.changes,
     )
 
 
@@ -213,10 +229,14 @@ class _Mapped(Dataset[Image]):
 def _digits(root: Path) -> Source:
     del root  # the images come with scikit-learn
 
-    def opened(view: View, train: bool, augment: bool) -> Images:
+    def opened(view: View, train: bool, changes: Changes) -> Images:
         from sklearn.model_selection import train_test_split
 
-        del augment  # a mirrored or cropped digit is another one
+        if changes:
+            raise InputError(
+                f"fine_tune.augment={','.join(changes)}: a mirrored or cropped digit is another one, and digits are "
+                "trained on as they are; leave it out"
+            )
         labels = grey_digits()[1]
         parts = train_test_split(range(len(labels)), test_size=DIGITS_VALIDATION, stratify=labels, random_state=0)
         return DigitImages(view, parts[0 if train else 1])
@@ -224,12 +244,12 @@ def _digits(root: Path) -> Source:
     return Source("digits", tuple("0123456789"), opened, size=64)
 
 
-def _small(name: str, root: Path, classes: tuple[str, ...], flip: bool) -> Source:
-    def opened(view: View, train: bool, augment: bool) -> Images:
+def _small(name: str, root: Path, classes: tuple[str, ...], changes: Changes) -> Source:
+    def opened(view: View, train: bool, changes: Changes) -> Images:
         pixels, labels = _small_part(name, root, train, str(root.resolve()), view.device)
-        return SmallImages(pixels, labels, view, augment, flip)
+        return SmallImages(pixels, labels, view, "crop" in changes, "flip" in changes)
 
-    return Source(name, classes, opened, size=64)
+    return Source(name, classes, opened, changes, size=64)
 
 
 @lru_cache(maxsize=4)
@@ -250,17 +270,17 @@ def _folder(folder: Path) -> Source:
         if missing:
             raise InputError(f"{folder}: train/ and val/ must hold the same classes; {part}/ lacks {min(missing)}")
 
-    def opened(view: View, train: bool, augment: bool) -> Images:
-        return labelled_pictures(folder / ("train" if train else "val"), classes, transform(view, augment, True))
+    def opened(view: View, train: bool, changes: Changes) -> Images:
+        return labelled_pictures(folder / ("train" if train else "val"), classes, transform(view, changes))
 
     wnids = all(WNID.fullmatch(name) for name in classes)
-    return Source(str(folder), tuple(classes), opened, wnids=wnids, folder=folder)
+    return Source(str(folder), tuple(classes), opened, ("crop",), wnids=wnids, folder=folder)
 
 
 SOURCES: dict[str, Callable[[Path], Source]] = {
     "digits": _digits,
-    "mnist": lambda root: _small("mnist", root, tuple("0123456789"), flip=False),
-    "cifar10": lambda root: _small("cifar10", root, CIFAR10_CLASSES, flip=True),
+    "mnist": lambda root: _small("mnist", root, tuple("0123456789"), ("crop",)),
+    "cifar10": lambda root: _small("cifar10", root, CIFAR10_CLASSES, ("crop", "flip")),
     "imagenet": lambda root: _folder(root / "imagenet" if (root / "imagenet").is_dir() else root),
 }
 
@@ -269,6 +289,8 @@ IMAGES_OF_CLASS, MOST = 20, 512
 """Images looked at for each class, and in all."""
 SURE = 2.5
 """Standard deviations by which another order must explain more images than the given one."""
+FEWEST_HITS = 4
+"""Images of a class that the network has right, from which on the class can decide against mirroring."""
 FEW = 50
 """Below so many validation images, one of them is two points of top-1 or more."""
 
@@ -312,6 +334,34 @@ def check_order(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], cl
             "its weights, source.mean and source.std, and that its outputs are these classes"
         )
     return ""
+
+
+def alike_mirrored(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[bool, str]:
+    """True if the network is as right on mirrored images as on the images themselves, and a note that says so.
+
+    McNemar's test judges all images together, and a class of which most hits are lost decides alone: of a hundred
+    classes perhaps two, left and right, are each other's mirror image.
+    """
+    device = next((value.device for value in network.parameters()), CPU)
+    plain, turned, labels, count = list[Tensor](), list[Tensor](), list[Tensor](), 0
+    network.eval()
+    with torch.no_grad():
+        for images, own in batches:
+            given = images[: MOST - count].to(device)
+            labels.append(own[: len(given)])
+            plain.append(network(given).argmax(1).cpu() == labels[-1])
+            turned.append(network(given.flip(3)).argmax(1).cpu() == labels[-1])
+            count += len(given)
+            if count >= MOST:
+                break
+    before, after, classes = torch.cat(plain), torch.cat(turned), torch.cat(labels)
+    worse = mcnemar(before.tolist(), after.tolist(), "greater").p < CHANCE
+    hits, kept = (torch.bincount(classes[right], minlength=int(classes.max()) + 1) for right in (before, after))
+    alike = not worse and not bool(((hits >= FEWEST_HITS) & (2 * kept <= hits)).any())
+    return alike, (
+        f"pictures are {'' if alike else 'not '}mirrored by chance in training: the network is right on "
+        f"{int(before.sum())} of {count} validation images, mirrored on {int(after.sum())} (fine_tune.augment)"
+    )
 
 
 def few_images(images: int) -> str:

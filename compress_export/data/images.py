@@ -25,6 +25,8 @@ CPU = torch.device("cpu")
 
 Image = tuple[Tensor, int]
 Images = Dataset[Image]
+Changes = tuple[str, ...]
+"""Random changes of training images: "crop" and "flip", which mirrors them left to right."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,12 @@ class DigitImages(Dataset[Image]):
 
 
 class SmallImages(Dataset[Image]):
-    """Images N x C x H x W of bytes as a network takes them; with `augment` shifted by up to an eighth, and where
-    `flip` allows it mirrored, by torch's own random numbers. They are changed where the bytes lie, and stay there."""
+    """Images N x C x H x W of bytes as a network takes them; with `crop` shifted by up to an eighth, with `flip`
+    mirrored by chance, by torch's own random numbers. They are changed where the bytes lie, and stay there."""
 
-    def __init__(self, pixels: Tensor, labels: Sequence[int], view: View, augment: bool = False, flip: bool = False):
+    def __init__(self, pixels: Tensor, labels: Sequence[int], view: View, crop: bool = False, flip: bool = False):
         self.pixels, self.labels, self.view = pixels, labels, view
-        self.augment, self.flip = augment, flip
+        self.crop, self.flip = crop, flip
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (view.mean, view.std))
         self._scale, self._shift = 1 / (255 * std), mean / std
 
@@ -124,9 +126,9 @@ class SmallImages(Dataset[Image]):
             images = images.float().mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1)
         if images.shape[2:] != self.view.input[1:]:
             images = functional.interpolate(images.float(), self.view.input[1:], mode="bilinear", antialias=True)
-        if self.augment:  # each is shifted, black where nothing was, and by chance mirrored
+        if self.crop or self.flip:  # each is shifted, black where nothing was, and by chance mirrored
             count, depth, height, width = images.shape
-            reach = max(1, height // 8)
+            reach = max(1, height // 8) if self.crop else 0
             wide = functional.pad(images, (reach,) * 4)
             down, right = torch.randint(0, 2 * reach + 1, (2, count, 1))
             rows, columns = down + torch.arange(height), right + torch.arange(width)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from compress_export.data.images import CPU, Image, Images, View
+from compress_export.data.images import CPU, Changes, Image, Images, View
 from compress_export.errors import InputError
 from compress_export.models.resize import Resize
 from compressor.training.options import UNLABELLED
@@ -111,20 +111,20 @@ def labelled_pictures(part: Path, classes: Sequence[str], change: Callable[[Any]
     return PictureFiles(paths, labels, change)
 
 
-def unlabelled_images(folder: Path, view: View) -> Images:
-    """Every image below a folder, whatever it shows, changed as for training. InputError where there is none."""
+def unlabelled_images(folder: Path, view: View, changes: Changes = ()) -> Images:
+    """Every image below a folder, whatever it shows, changed like those with labels. InputError where there is none."""
     if not folder.is_dir():
         raise InputError(f"--set fine_tune.unlabelled={folder}: there is no such folder")
     paths = pictures_below(folder)[0]
     if not paths:
         raise InputError(f"--set fine_tune.unlabelled={folder} holds no images ({' '.join(PICTURES)})")
-    return PictureFiles(paths, [UNLABELLED] * len(paths), transform(view, True, True), view.device)
+    return PictureFiles(paths, [UNLABELLED] * len(paths), transform(view, changes), view.device)
 
 
 def pictures(files: Sequence[Path], view: View) -> Tensor:
     """Picture files as a validation set shows them: N x C x H x W, cut to size and normalized. InputError for a file
     that is no picture."""
-    change = transform(view, False, False)
+    change = transform(view)
     return torch.stack([change(read_image(str(file))) for file in files])
 
 
@@ -180,9 +180,9 @@ class _Resized:
         return functional.resize(picture, list(sides), InterpolationMode(self.resize.interpolation))
 
 
-def transform(view: View, augment: bool, flip: bool) -> Callable[[Any], Tensor]:
-    """The change of a picture into an image of the network: for training a random crop, mirrored by chance where `flip`
-    allows it, else what `view.resize` says. InputError for a number of channels that pictures do not have."""
+def transform(view: View, changes: Changes = ()) -> Callable[[Any], Tensor]:
+    """The change of a picture into an image of the network: what `view.resize` says, or with the change "crop" a random
+    part of it, by chance mirrored with "flip". InputError for a number of channels that pictures do not have."""
     from torchvision import transforms
 
     channels, size = view.input[0], list(view.input[1:])
@@ -192,11 +192,11 @@ def transform(view: View, augment: bool, flip: bool) -> Callable[[Any], Tensor]:
             "leave --data out"
         )
     steps: list[Callable[[Any], Any]] = [transforms.Grayscale(1)] if channels == 1 else []
-    if augment:
+    if "crop" in changes:
         interpolation = transforms.InterpolationMode(view.resize.interpolation)
         steps.append(transforms.RandomResizedCrop(size, interpolation=interpolation))
-        steps += [transforms.RandomHorizontalFlip()] if flip else []
     else:
         steps += [_Resized(view.resize), transforms.CenterCrop(size)]
+    steps += [transforms.RandomHorizontalFlip()] if "flip" in changes else []
     steps += [transforms.ToTensor(), transforms.Normalize(view.mean, view.std)]
     return cast(Callable[[Any], Tensor], transforms.Compose(steps))

@@ -13,7 +13,7 @@ from bench.run_files import RunFile
 from compress_export.data.datasets import device_of
 from compress_export.data.images import View
 from compress_export.pipeline.load import RunContext, logged_training
-from compress_export.pipeline.validate import regularization_of
+from compress_export.pipeline.validate import changes_of, regularization_of
 from compress_export.settings import TuneSettings, keeps_best
 from compressor.calibration import collect
 from compressor.decompositions.methods import decomposition
@@ -135,13 +135,15 @@ def options_of(settings: TuneSettings, seed: int, layers: int, origin: str) -> T
 def _training_images(context: RunContext, settings: TuneSettings) -> Loader:
     """The training images, and with them those of the folder without labels."""
     assert context.data is not None  # it is trainable
-    train, network = context.data.train, context.network
+    changes = changes_of(settings)
+    data = context.data if changes is None else context.data.with_changes(changes)
+    train, network = data.train, context.network
     if settings.unlabelled is None:
         return train
     from compress_export.data.picture_files import unlabelled_images
 
     device = device_of(train.dataset)
-    more = unlabelled_images(Path(settings.unlabelled), View.of(network, device))
+    more = unlabelled_images(Path(settings.unlabelled), View.of(network, device), data.changes)
     return DataLoader(
         ConcatDataset([train.dataset, more]),
         train.batch_size,

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from bench.run_files import RunFile
 from compress_export.console import Reporter
-from compress_export.data.datasets import Data, Source, check_order, few_images, find_data, load_data
+from compress_export.data.datasets import Data, Source, alike_mirrored, check_order, few_images, find_data, load_data
 from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
 from compress_export.models.networks import Network, NetworkRequest, load_network, settle
 from compress_export.models.resize import Resize, chosen, whole
-from compress_export.pipeline.validate import regularization_of
+from compress_export.pipeline.validate import changes_of, regularization_of
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, SourceSettings, training_epochs
 from compressor.calibration import Moments, carry_over, collect
@@ -133,6 +133,8 @@ def load(
         network = replace(network, resize=recorded_resize(record))
         load_weights(network.module, run / RunFile.ORIGINAL_WEIGHTS)
         data, images = _data(source, network, settings, group)
+        if data is not None and "augment" in record:
+            data = data.with_changes(tuple(record["augment"]))
         return RunContext(run, reporter, network, data, survey(network.module, images), images, settings.seed, group)
     epochs = training_epochs(settings)
     fresh_head = epochs is not None or settings.weights == "none"
@@ -166,7 +168,7 @@ def load(
         with logged_training(run, title, RunFile.TRAINING, text) as watch:
             fit(
                 network.module,
-                data.train,
+                data.train if (changes := changes_of(settings)) is None else data.changed(changes),
                 data.validation,
                 (Step((), epochs),),
                 options,
@@ -177,15 +179,22 @@ def load(
     if network.origin == "untrained":
         settle(network.module, images)
     found = survey(network.module, images)
-    for note in network_notes(network.module, found, data is not None):
+    later = [*network_notes(network.module, found, data is not None)]
+    if data is not None and source is not None and source.folder is not None and network.origin != "untrained":
+        alike, note = alike_mirrored(network.module, data.validation)
+        later.append(note)
+        if alike:
+            data = data.with_changes((*data.changes, "flip"))
+    for note in later:
         reporter.say(f"note: {note}")
-        notes.append(note)
+    notes += later
     save_weights(network.module, run / RunFile.ORIGINAL_WEIGHTS)
     run.write_json(RunFile.SURVEY, asdict(found))
     facts = {name: getattr(network, name) for name in ("name", "input", "outputs", "origin", "mean", "std")}
     shown = "" if source is None else source.shown(View.of(network))
     resize = None if network.resize is None else asdict(network.resize)
-    run.write_json(RunFile.NETWORK, {**facts, "resize": resize, "shown": shown, "notes": notes})
+    augment = () if data is None else data.changes
+    run.write_json(RunFile.NETWORK, {**facts, "resize": resize, "shown": shown, "augment": augment, "notes": notes})
     (run / RunFile.TRAINING_CHECKPOINT).unlink(missing_ok=True)
     return RunContext(run, reporter, network, data, found, images, settings.seed, group)
 

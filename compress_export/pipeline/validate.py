@@ -57,7 +57,19 @@ def validated(request: RunRequest) -> RunRequest:
     source = while_training(request.source, tune)
     check_goal(source, request.plan)
     check_regularizer(source, tune)
+    _ = changes_of(tune)
     return replace(request, source=source, tune=tune)
+
+
+def changes_of(settings: SourceSettings | TuneSettings) -> tuple[str, ...] | None:
+    """The random changes of training images that are set, None where the data decide. InputError for others."""
+    if settings.augment == "auto":
+        return None
+    names = () if settings.augment == "none" else tuple(name.strip() for name in settings.augment.split(","))
+    foreign = [name for name in names if name not in ("crop", "flip")]
+    if foreign:
+        raise InputError(f"fine_tune.augment takes auto, none, crop, flip or crop,flip, not {settings.augment!r}")
+    return names
 
 
 def regularization_of(settings: SourceSettings | TuneSettings) -> Regularization | None:
@@ -115,7 +127,9 @@ def while_training(source: SourceSettings, tune: TuneSettings) -> SourceSettings
     """The source with the term of the tuning, where the network is trained from scratch."""
     if training_epochs(source) is None:
         return source
-    return replace(source, regularizer=tune.regularizer, regularizer_weight=tune.regularizer_weight)
+    return replace(
+        source, regularizer=tune.regularizer, regularizer_weight=tune.regularizer_weight, augment=tune.augment
+    )
 
 
 def check_goal(source: SourceSettings, plan: PlanSettings) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from compressor.distributed import SINGLE_PROCESS, Batches, ProcessGroup
 from compressor.layers import evaluating
-from compressor.mcnemar import mcnemar
+from compressor.mcnemar import CHANCE, mcnemar
 from compressor.plan import LayerPlan
 from compressor.surgery import skeleton
 from compressor.training.options import TrainOptions, loss_of, make_optimizer, rate_at
@@ -29,9 +29,6 @@ Batch = tuple[Tensor, Tensor]
 Loader = DataLoader[Batch]
 Factorize = Callable[[nn.Module, tuple[LayerPlan, ...]], None]
 """Puts the factors of some layers in place in a network."""
-
-CHANCE = 0.1
-"""One-sided p of McNemar's test from which on a difference of two networks is put down to chance."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_augmented_images_are_shifted_and_mirrored_originals():
     pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     plain = SmallImages(pixels, [3], VIEW)[0][0]
     torch.manual_seed(0)
-    changed = SmallImages(pixels, [3], VIEW, augment=True, flip=True)
+    changed = SmallImages(pixels, [3], VIEW, crop=True, flip=True)
     seen = {tuple(changed[0][0][:, 16, 16].tolist()) for _ in range(200)}
     originals = {tuple(plain[:, row, column].tolist()) for row in range(32) for column in range(32)}
     assert 50 < len(seen) <= 2 * 81
