@@ -174,7 +174,7 @@ PUBLISHED = {
 def test_a_picture_is_shown_as_the_network_was_trained_to_see_it(name, published):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (231, 307, 3), np.uint8))
     network = load_network(NetworkRequest(name if published is published_by_torchvision else f"timm:{name}", "none"))
-    assert torch.equal(transform(View.of(network), False, False)(picture), published(name)(picture))
+    assert torch.equal(transform(View.of(network))(picture), published(name)(picture))
 
 
 OWN, SQUARE, WIDE = (3, 32, 32), Resize((256, 256), True), Resize((73, 146), True)
