@@ -61,6 +61,7 @@ class RunFile(StrEnum):
     SHARING_CHECKPOINT = "sharing.pt"
     QUANTIZATION = "quantization.json"
     ARTIFACTS = "artifacts.json"
+    UNWRITTEN = "unwritten.json"
     ARTIFACTS_FOLDER = "artifacts"
     MEASUREMENTS = "measurements.jsonl"
     PROFILES = "profiles.jsonl"

@@ -45,6 +45,7 @@ OUTPUTS: dict[str, tuple[RunFile, ...]] = {
     "export": (
         RunFile.QUANTIZATION,
         RunFile.ARTIFACTS,
+        RunFile.UNWRITTEN,
         RunFile.ARTIFACTS_FOLDER,
         RunFile.MEASUREMENTS,
         RunFile.PROFILES,

@@ -76,6 +76,15 @@ class Exported:
     logits: Array | None = None
 
 
+@dataclass(frozen=True)
+class FailedFormat:
+    """A format whose export failed, the reason, and the files of it that were whole by then."""
+
+    format: str
+    reason: str
+    exported: tuple[Exported, ...]
+
+
 def export_all(
     programs: Mapping[str, Path],
     formats: Mapping[str, Sequence[str]],
@@ -86,6 +95,7 @@ def export_all(
     test: Path | None = None,
     progress: Progress = lambda _format, _network, _stage: None,
     finished: Callable[[tuple[Exported, ...]], None] = lambda _exported: None,
+    failed: Callable[[FailedFormat], None] | None = None,
     processes: int | None = None,
 ) -> tuple[Exported, ...]:
     """`directory`/{network}.{suffix} for the networks of every format, each run on `images` and compared with
@@ -95,10 +105,11 @@ def export_all(
     networks of each format; `images` are float32 (N, C, H, W); `reference` the logits (N, classes) to compare with, by
     network. With `test`, an .npy like `images`, each file's logits for these come with it. `processes` run at a time,
     one for each core unless given. What is exported comes format by format; `finished` gets the files of a format as
-    soon as they are whole, so that a caller can record them before another format fails.
+    soon as they are whole, so that a caller can record them before another format fails. `failed` gets a format that
+    fails, and the others go on.
 
-    Raises ExportError when a format fails. Then, and on Ctrl-C, the other processes are ended; files that were
-    complete stay, half-written ones go.
+    Raises ExportError when a format fails and there is no `failed`. Then, and on Ctrl-C, the other processes are ended;
+    files that were complete stay, half-written ones go.
     """
     for name, networks in formats.items():
         versions(find_format(name).requires)
@@ -137,8 +148,13 @@ def export_all(
         def placed(exported: tuple[Exported, ...]) -> None:
             finished(tuple(replace(each, artifact=_in(directory, each.artifact)) for each in exported))
 
-        made = _run(jobs, processes or _cores(), progress, placed)
-    rows = [made[network, name] for name, networks in formats.items() for network in networks]
+        def gone(format: FailedFormat) -> None:
+            assert failed is not None  # else nothing calls this
+            whole = tuple(replace(each, artifact=_in(directory, each.artifact)) for each in format.exported)
+            failed(replace(format, exported=whole))
+
+        made = _run(jobs, processes or _cores(), progress, placed, None if failed is None else gone)
+    rows = [made[network, name] for name, own in formats.items() for network in own if (network, name) in made]
     return tuple(replace(row, artifact=_in(directory, row.artifact)) for row in rows)
 
 
@@ -147,9 +163,14 @@ def _in(directory: Path, artifact: Artifact) -> Artifact:
 
 
 def _run(
-    jobs: Sequence[Job], processes: int, progress: Progress, finished: Callable[[tuple[Exported, ...]], None]
+    jobs: Sequence[Job],
+    processes: int,
+    progress: Progress,
+    finished: Callable[[tuple[Exported, ...]], None],
+    failed: Callable[[FailedFormat], None] | None,
 ) -> dict[tuple[str, str], Exported]:
-    """The files by network and format. At most `processes` workers at a time; all are ended when one fails."""
+    """The files by network and format. At most `processes` workers at a time; all are ended when one fails, unless
+    there is a `failed` to tell of it."""
     threads = max(1, _cores() // min(processes, len(jobs)))
     made: dict[tuple[str, str], Exported] = {}
     waiting, running = list(jobs), dict[Worker, tuple[Job, ExitStack]]()
@@ -160,7 +181,16 @@ def _run(
                 running[own.enter_context(start_export(job, threads))] = job, own
             worker = wait_for_any(list(running))
             job, own = running[worker]
-            step = worker.receive("export", Step)
+            try:
+                step = worker.receive("export", Step)
+            except ExportError as error:
+                if failed is None:
+                    raise
+                del running[worker]
+                own.close()
+                whole = [made.pop((name, job.format)) for name in job.programs if (name, job.format) in made]
+                failed(FailedFormat(job.format, str(error), tuple(whole)))
+                continue
             if step.artifact is not None:
                 logits = None if step.logits is None else np.load(step.logits)
                 made[step.network, job.format] = Exported(step.artifact, logits)

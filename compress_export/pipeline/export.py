@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 
+import msgspec
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -14,9 +15,10 @@ from compress_export.errors import InputError
 from compress_export.pipeline.file_accuracy import TestSplit
 from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.quantize import DTYPES, quantize_stage, recorded
+from compress_export.run_directory import RunDirectory
 from compress_export.settings import ExportSettings
-from exporters.artifact import Artifact, read_artifacts, size_and_sha256, write_artifacts
-from exporters.export_all import Exported
+from exporters.artifact import Artifact, ExportError, read_artifacts, size_and_sha256, write_artifacts
+from exporters.export_all import Exported, FailedFormat
 from exporters.formats import FORMATS
 
 
@@ -40,7 +42,8 @@ def export_stage(
     before included. Each file has then classified the test images, where there are any.
 
     Files that are no longer as they were recorded are exported again if asked for; else they are left out, and stay on
-    record as such.
+    record as such. A format that cannot be written leaves the others written, and its reason in unwritten.json;
+    ExportError where no format can be.
     """
     from exporters import capture as program
     from exporters.export_all import export_all
@@ -81,6 +84,22 @@ def export_stage(
                 artifacts.extend(each.artifact for each in made)
                 write_artifacts(run / RunFile.ARTIFACTS, [*artifacts, *stays])
 
+            unwritten = {name: why for name, why in unwritten_formats(run).items() if name not in missing}
+            run.write_json(RunFile.UNWRITTEN, unwritten)
+
+            def fail(failed: FailedFormat) -> None:
+                unwritten[failed.format] = failed.reason
+                run.write_json(RunFile.UNWRITTEN, unwritten)
+                made = {each.artifact.network for each in failed.exported}
+                made |= {artifact.network for artifact in artifacts if artifact.format == failed.format}
+                # a network's file is compared with the other network's, so one alone does not stay
+                alone = {name for name in made if not {*_pair(type_of(name))} <= made}
+                record(tuple(each for each in failed.exported if each.artifact.network not in alone))
+                for each in failed.exported:
+                    if each.artifact.network in alone:
+                        each.artifact.path.unlink()
+                context.reporter.say(f"files of {failed.format} are not written: {failed.reason}")
+
             programs, reference = {}, {}
             for name in networks:
                 advance(0, steps, f"capturing the {name} network")
@@ -93,10 +112,23 @@ def export_stage(
                 )
             written = None if test is None else test.write(work / "test.npy")
             folder = run / RunFile.ARTIFACTS_FOLDER
-            export_all(programs, missing, folder, images, reference, test=written, progress=progress, finished=record)
+            hooks = {"progress": progress, "finished": record, "failed": fail}
+            export_all(programs, missing, folder, images, reference, test=written, **hooks)  # type: ignore[arg-type]
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    if not artifacts:
+        raise ExportError("; ".join(unwritten.values()))
     return tuple(artifacts)
+
+
+def _pair(kind: str) -> tuple[str, str]:
+    """The names of both networks in that number type; "" is float32."""
+    return f"{ORIGINAL}.{kind}".rstrip("."), f"{COMPRESSED}.{kind}".rstrip(".")
+
+
+def unwritten_formats(run: RunDirectory) -> dict[str, str]:
+    """The formats that could not be written, and why, as unwritten.json keeps them."""
+    return msgspec.convert(run.read_json(RunFile.UNWRITTEN), dict[str, str]) if run.has(RunFile.UNWRITTEN) else {}
 
 
 def _left_to_do(

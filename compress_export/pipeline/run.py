@@ -19,7 +19,7 @@ from bench.run_files import COMPRESSED, ORIGINAL, RunFile
 from compress_export.console import Reporter, console, output_options, print_result, quietly
 from compress_export.errors import InputError
 from compress_export.pipeline.compress import compress_stage
-from compress_export.pipeline.export import check_types, export_stage
+from compress_export.pipeline.export import check_types, export_stage, unwritten_formats
 from compress_export.pipeline.fine_tune import fine_tune_stage, train
 from compress_export.pipeline.load import RunContext, load, stored_source
 from compress_export.pipeline.measure import choose_device, measure_stage
@@ -123,8 +123,8 @@ def _load(
 def run_all(path: Path, request: RunRequest, force: bool = False, group: ProcessGroup = SINGLE_PROCESS) -> Report:
     """The report of a whole run in the directory `path`, printed as well.
 
-    ExportError after the report is written, if a file is not to be shipped: a layer that was not delegated, or outputs
-    that differ from the module's.
+    ExportError after the report is written, if a file is not to be shipped (a layer that was not delegated, or outputs
+    that differ from the module's), or a format could not be written.
     """
     request = validated(request)
     device = choose_device(request.bench, Reporter())
@@ -139,7 +139,7 @@ def run_all(path: Path, request: RunRequest, force: bool = False, group: Process
         artifacts = export_stage(context, module, request.formats, request.export)
         measure_stage(context, artifacts, request.bench, device)
         report = _report(run)
-    _stop(report.failures)
+    _stop(report.failures, report.unwritten)
     return report
 
 
@@ -254,7 +254,8 @@ def export_only(path: Path, formats: tuple[str, ...], settings: ExportSettings) 
         for artifact in artifacts:
             Reporter().say(f"{artifact.path}: {artifact.bytes:,} bytes, parity {artifact.verdict}")
         Reporter().say(f"go on with `compress-export bench {path}`")
-    _stop(failures(artifacts))
+        unwritten = unwritten_formats(run)
+    _stop(failures(artifacts), unwritten)
 
 
 def bench_only(path: Path, settings: BenchSettings) -> None:
@@ -276,7 +277,7 @@ def report_only(path: Path | str) -> Report:
     """
     with open_run(Path(path), create=False) as run:
         report = _report(run)
-    _stop(report.failures)
+    _stop(report.failures, report.unwritten)
     return report
 
 
@@ -346,6 +347,8 @@ def _tell(report: Report) -> None:
     print_result(as_json(report) if output_options().as_json else "", lambda: show(report, console()))
 
 
-def _stop(found: tuple[str, ...]) -> None:
-    if found:
-        raise ExportError(f"do not ship this: {'; '.join(found)}")
+def _stop(found: tuple[str, ...], unwritten: Mapping[str, str]) -> None:
+    said = [f"do not ship this: {'; '.join(found)}"] if found else []
+    said += [f"{reason} (files of .{name} are missing, the others are written)" for name, reason in unwritten.items()]
+    if said:
+        raise ExportError("; ".join(said))

@@ -12,6 +12,7 @@ from compress_export.reporting.model import Epoch, FileRow, Pair, ParetoPoint, R
 from exporters.formats import FORMATS
 
 NOT_MEASURED = "not measured"
+NOT_WRITTEN = "not written"
 
 
 # ---- figures -----------------------------------------------------------------------------------------------------
@@ -190,6 +191,7 @@ def format_rows(report: Report) -> list[tuple[str, str, str, str]]:
             if row.base is not None and one.device.name in before:
                 change += f"; {counted_change(before[one.device.name], other)} than {whole.path.name}"
             rows.append((f"{name} instructions, {one.device.cpu}", *counts, change))
+    rows += [(f".{name}", NOT_WRITTEN, NOT_WRITTEN, reason) for name, reason in report.unwritten.items()]
     return rows
 
 
@@ -224,6 +226,8 @@ def files_table(report: Report) -> Table:
                     artifact.sha256[:12],
                 )
             )
+    for name, reason in report.unwritten.items():
+        rows.append((f".{name}", FORMATS[name].title, "", "", "", NOT_WRITTEN, reason, "", "", "", "", ""))
     return Table(head, rows)
 
 

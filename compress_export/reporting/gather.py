@@ -147,6 +147,7 @@ def _gather(run: RunDirectory) -> Report:
     device = next((row.device for row in reversed(rows) if not isinstance(row, Simulated)), None)
     again = bench_command(run.path, device, rows)
     names = dict.fromkeys(artifact.format for artifact in artifacts)
+    unwritten = msgspec.convert(run.read_json(RunFile.UNWRITTEN), dict[str, str]) if run.has(RunFile.UNWRITTEN) else {}
     files_accuracy = {name: row for name, row in stored.items() if "." in name}
     judged_files = msgspec.convert(files_accuracy, dict[str, FileAccuracy])
     formats = tuple(
@@ -177,7 +178,7 @@ def _gather(run: RunDirectory) -> Report:
     layers = tuple(_layer_row(layer, costs[layer.name], after) for layer in plan.layers)
     return Report(
         run=run.path.name,
-        command=command(settings, names, every_row, run.path.name),
+        command=command(settings, [*names, *unwritten], every_row, run.path.name),
         title=network.name,
         origin=network.origin,
         input="x".join(map(str, network.input)),
@@ -191,7 +192,9 @@ def _gather(run: RunDirectory) -> Report:
             *notes.failures(artifacts),
             *notes.ruined_files(formats, quantization),
         ),
+        unwritten=unwritten,
         notes=(
+            *(f"Files of .{name} are missing: {reason}." for name, reason in unwritten.items()),
             *notes.origin_notes(network.origin, (*filter(None, (network.shown,)), *network.notes), source.data, judged),
             *(notes.tuning_notes(accuracy) if judged else ()),
             *notes.kept_notes(tuning),

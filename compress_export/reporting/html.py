@@ -143,7 +143,10 @@ def parity_verdict(report: Report) -> tuple[str, bool]:
         sentence = f"All {len(files)} files match the PyTorch model{whose} ({images} images)"
     waiting = f"; {verdicts['not executed']} not executed on this system" if verdicts["not executed"] else ""
     gone = f"; {verdicts['gone']} no longer there (see Notes)" if verdicts["gone"] else ""
-    return f"{sentence}{waiting}{gone}.", all(row.compressed.verdict != "gone" for row in report.formats)
+    lacking = "".join(f"; files of .{name} are missing (see Notes)" for name in report.unwritten)
+    return f"{sentence}{waiting}{gone}{lacking}.", not lacking and all(
+        row.compressed.verdict != "gone" for row in report.formats
+    )
 
 
 def _card(

@@ -265,6 +265,8 @@ class Report:
     settings: Mapping[str, Mapping[str, object]]
     changed_settings: Mapping[str, Mapping[str, object]]
     failures: tuple[str, ...]
+    unwritten: Mapping[str, str]
+    """Formats that could not be written, and why."""
     notes: tuple[str, ...]
     parameters: Pair
     macs: Pair

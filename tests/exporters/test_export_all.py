@@ -88,6 +88,25 @@ def test_formats_that_finished_are_handed_on_before_another_fails(tmp_path, netw
     assert artifact.path.exists()
 
 
+def test_a_format_that_fails_is_told_of_and_the_others_go_on(tmp_path, networks, monkeypatch):
+    broken, failed, start = tmp_path / "broken.pt2", [], export_all_module.start_export
+    broken.write_bytes(b"no zip")
+
+    def spoil(job, threads):
+        programs = job.programs | ({"compressed": broken} if job.format == "onnx" else {})
+        return start(replace(job, programs=programs), threads)
+
+    monkeypatch.setattr(export_all_module, "start_export", spoil)
+    exported = export_all(
+        networks[0], two("onnx", "ptl"), tmp_path, IMAGES, networks[1], failed=failed.append, processes=1
+    )
+    assert [each.artifact.path.name for each in exported] == ["original.ptl", "compressed.ptl"]
+    ((format, reason, whole),) = ((each.format, each.reason, each.exported) for each in failed)
+    assert format == "onnx"
+    assert "broken.pt2 is not a captured program" in reason
+    assert [each.artifact.path for each in whole] == [tmp_path / "original.onnx"]
+
+
 @pytest.mark.slow
 def test_all_formats(tmp_path, networks):
     exported = export_all(networks[0], two(*FORMATS), tmp_path, IMAGES, networks[1])

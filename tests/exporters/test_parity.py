@@ -34,6 +34,14 @@ def test_the_least_cosine_counts_and_ignores_the_mean():
     assert parity.top1_agreement == 0.5
 
 
+@pytest.mark.parametrize(("gap", "agreement"), [(0.0, 1.0), (1e-6, 1.0), (1e-2, 0.5)])
+def test_equal_logits_of_the_module_are_a_tie(gap, agreement):
+    tied, given = GOLDEN.copy(), GOLDEN.copy()
+    tied[0] = (3.0, 1.0, 3.0 - gap)
+    given[0] = (3.0, 1.0, 3.0 + 1e-6)
+    assert compare(given, tied).top1_agreement == agreement
+
+
 def test_logits_without_spread_prove_nothing():
     flat = np.zeros((2, 3), dtype=np.float32)
     parity = compare(flat, flat)
