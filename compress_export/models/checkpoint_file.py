@@ -98,8 +98,8 @@ def _read(path: Path) -> Any:
 
 
 def _harmless() -> list[Any]:
-    """What training scripts store beside the weights and what runs no code: their arguments, and numpy's numbers, which
-    numpy 1 wrote under another name."""
+    """Types that training scripts store beside the weights and that run no code: their arguments, and numpy's numbers,
+    which numpy 1 wrote under another name."""
     import numpy as np
     from numpy._core.multiarray import scalar
 

@@ -57,7 +57,9 @@ def test_the_newest_row_of_each_core_is_told_and_no_time_is_made_of_it():
 
 def closing_rows(both):
     """Lines of the closing table on instructions."""
-    return [row for row in figures.format_rows(SimpleNamespace(formats=(both,))) if "instructions" in row[0]]
+    return [
+        row for row in figures.format_rows(SimpleNamespace(formats=(both,), unwritten={})) if "instructions" in row[0]
+    ]
 
 
 def test_the_closing_table_has_a_line_for_each_core_that_counted_both():
@@ -79,7 +81,7 @@ def test_a_change_is_told_where_it_can_be(last, text):
 
 def test_the_page_has_a_row_for_each_file():
     both = form((row("original", 3600),), (replace(row("small", 600), traffic=None),))
-    table = figures.instructions_table(SimpleNamespace(formats=(both,)), "simulated cortex-a76")
+    table = figures.instructions_table(SimpleNamespace(formats=(both,), unwritten={}), "simulated cortex-a76")
     first, last = (dict(zip(table.head, cells, strict=True)) for cells in table.rows)
     assert first == {
         "file": "original.pte",

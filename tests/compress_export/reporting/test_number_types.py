@@ -65,7 +65,7 @@ def test_a_row_compares_with_the_file_of_the_same_type_and_with_float32():
     assert (floats.title, int8.title) == ("pte", "pte int8")
     assert (floats.before.name, int8.before.name) == ("original.pte", "original.pte")
     assert int8.bytes.smaller == 2
-    report = type("Report", (), {"formats": (floats, int8)})
+    report = type("Report", (), {"formats": (floats, int8), "unwritten": {}})
     cells = {row[0]: row[1:] for row in figures.format_rows(report)}
     assert cells[".pte size"] == ("4.0 kB", "2.0 kB", "2.00x smaller")
     assert cells[".pte int8 size"] == ("1.0 kB", "0.5 kB", "2.00x smaller; 8.00x smaller than original.pte")
