@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from compressor.layer_shape import PlanError
 from compressor.layers import evaluating, factors_in_place, fill, find_layer, like, put_factors
 
-IMAGES = 4
+IMAGES = 2
 """Images on which networks are compared."""
 SAME = 1e-4
 """Outputs that differ by less than this fraction of the largest are one computation: float32 rounds by 1e-6 of it."""

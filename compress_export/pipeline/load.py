@@ -205,7 +205,7 @@ def network_notes(module: nn.Module, found: Survey, data: bool) -> Iterator[str]
     if elsewhere >= LEAST_ELSEWHERE:
         yield (
             f"{elsewhere:.0f} % of the network's {found.macs / 1e6:,.1f}M MACs lie outside Conv2d and Linear layers "
-            "(transposed, 1-d and 3-d convolutions, products of its own): no plan makes these fewer"
+            "(transposed, 1-d and 3-d convolutions, attention, weights read directly): no plan makes these fewer"
         )
     if found.uncounted:
         yield f"MACs are without those of {', '.join(found.uncounted)}, which torch's flop counter does not count"

@@ -199,7 +199,7 @@ DETERMINISTIC = [
     pytest.param(own.Centres, r"depend on the other images of its batch, and", id="Centres"),
     pytest.param(
         lambda: nn.Sequential(nn.Flatten(0), nn.Linear(192, 5)),
-        r"does not take 4 images at once: .*; a batch of any size must pass through its forward",
+        r"does not take 2 images at once: .*; a batch of any size must pass through its forward",
         id="one image only",
     ),
 ]

@@ -163,7 +163,7 @@ def test_work_outside_the_layers_is_said() -> None:
     share = 100 * 16 * 8 * 16 * 16 / (16 * 8 * 16 * 16 + 16 * 8 * 27 + 80)
     assert notes == [
         f"{share:.0f} % of the network's 0.0M MACs lie outside Conv2d and Linear layers (transposed, 1-d and 3-d "
-        "convolutions, products of its own): no plan makes these fewer"
+        "convolutions, attention, weights read directly): no plan makes these fewer"
     ]
     notes = [*network_notes(Fourier(), survey(Fourier(), images), True)]
     assert notes == ["MACs are without those of aten::_fft_r2c, which torch's flop counter does not count"]
