@@ -25,7 +25,9 @@ DIGITS_EPOCHS = 12
 Optimizer = Literal["adamw", "sgd"]
 RateSchedule = Literal["cosine", "step", "one-cycle"]
 Costs = Literal["auto", "measured", "instructions", "counted"]
-Quantize = Literal["none", "int8", "fp16"]
+CALIBRATED = ("int8", "auto")
+"""Values of --quantize that are calibrated on images."""
+Quantize = Literal["none", "int8", "fp16", "auto"]
 Fit = Literal["outputs", "weights"]
 Trainable = Literal["all", "new", "downstream"]
 LayerOrder = Literal["network", "sensitive"]
@@ -181,9 +183,12 @@ class ExportSettings:
     """The number type of further files beside those in float32, and the images that files are calibrated and judged
     on."""
 
-    quantize: Quantize = setting("none", "Files of this number type too: int8, fp16, or none.", "--quantize TYPE")
+    quantize: Quantize = setting("none", "Files of this number type too: int8, fp16, auto (by layer), or none.",
+                                 "--quantize TYPE")  # fmt: skip
     calibration: int = setting(512, "Images of the validation split (or photographs) that int8 is calibrated on, at "
                                "most.", least=8)  # fmt: skip
+    signal_to_noise: float = setting(20.0, "With auto: the least signal-to-noise ratio of the logits, in dB, that "
+                                     "layers in int8 leave.", least=0)  # fmt: skip
     test_images: int | None = setting(None, "Test images that each file classifies, at most.  [default: all that take "
                                       "4 GB]", least=1)  # fmt: skip
 

@@ -195,6 +195,35 @@ def write_out_hardsigmoids(program: ExportedProgram) -> ExportedProgram:
     return program_of(graph)
 
 
+def write_out_silus(graph: fx.GraphModule) -> None:
+    """Turns every SiLU into x * sigmoid(x), of which XNNPACK's quantizer knows both; the product has its name."""
+    for target in (_ATEN.silu.default, _ATEN.silu_.default):
+        for node in graph.graph.find_nodes(op="call_function", target=target):
+            with graph.graph.inserting_before(node):
+                gate = graph.graph.call_function(_ATEN.sigmoid.default, (node.args[0],))
+                product = graph.graph.call_function(_ATEN.mul.Tensor, (node.args[0], gate))
+            for each in (gate, product):
+                each.meta = dict(node.meta)
+            node.replace_all_uses_with(product)
+            name = node.name
+            graph.graph.erase_node(node)
+            product._rename(name)
+    graph.recompile()
+
+
+def make_functional(graph: fx.GraphModule) -> None:
+    """Turns operators that overwrite what they read (relu_) into those that do not, so that values can be kept.
+
+    A captured graph reads the result of such an operator, never again what it has overwritten.
+    """
+    for node in graph.graph.nodes:
+        name = str(getattr(getattr(node.target, "_schema", None), "name", ""))
+        if node.op == "call_function" and name.startswith("aten::") and name.endswith("_"):
+            packet = getattr(_ATEN, name.removeprefix("aten::").rstrip("_"))
+            node.target = getattr(packet, node.target._overloadname)
+    graph.recompile()
+
+
 def change_types(graph: fx.GraphModule, given: torch.dtype, wanted: torch.dtype) -> None:
     """Casts every constant of one type to another, and has operators that name the one name the other."""
     changed: dict[int, Tensor] = {}  # a tensor under two names stays one

@@ -2,10 +2,10 @@
 
     make runner && python results/instructions.py
 
-Chains of random layers, which instructions are fitted on, and whole networks, which judge: each in float32 and int8,
-with random weights (counts do not depend on them). A line for each file: the instructions of every operator (of one
-run, by the engine's own profiler), of a whole run, the lines that the second level of cache missed, and the layers in
-the order in which they run. Lines that are there are not counted again. Takes an hour on one core.
+Chains of random layers, which instructions are fitted on, and whole networks, which judge: each in float32, int8 and
+float16, with random weights (counts do not depend on them). A line for each file: the instructions of every operator
+(of one run, by the engine's own profiler), of a whole run, the lines that the second level of cache missed, and the
+layers in the order in which they run. Lines that are there are not counted again. Takes two hours on one core.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ from compressor.layers import find_layer, replace_module
 from compressor.survey import survey
 from exporters.capture import capture
 from exporters.export import export_program
+from exporters.quantization.half import halve
 from exporters.quantization.post_training import PLAIN, quantize
 
 TABLE = Path(__file__).with_name("instructions.jsonl")
 CORE = "cortex-a76"
-DTYPES = ("float32", "int8")
+DTYPES = ("float32", "int8", "float16")
 WINDOWS = ((1, 1), (1, 1), (3, 3), (3, 3), (1, 3), (3, 1), (5, 5), (1, 5), (7, 7))
 CHANNELS = (3, 4, 6, 8, 10, 12, 16, 20, 24, 30, 32, 40, 48, 64, 72, 96, 112, 128, 160, 192, 256, 320, 384, 512)
 FEATURES = (1, 2, 10, 16, 33, 64, 100, 128, 250, 256, 512, 1000, 1024, 2048, 4096)
@@ -204,6 +205,8 @@ def counted(machine: Machine, name: str, dtype: str) -> dict[str, Any]:
     program = capture(module, torch.from_numpy(images[:1]))
     if dtype == "int8":
         program = quantize(program, images, PLAIN).program
+    elif dtype == "float16":
+        program = halve(program)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         artifact = export_program(program, "pte", folder / "model.pte")

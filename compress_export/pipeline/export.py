@@ -17,7 +17,7 @@ from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.quantize import DTYPES, quantize_stage, recorded
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import ExportSettings
-from exporters.artifact import Artifact, ExportError, read_artifacts, size_and_sha256, write_artifacts
+from exporters.artifact import Artifact, ExportError, number_type, read_artifacts, size_and_sha256, write_artifacts
 from exporters.export_all import Exported, FailedFormat
 from exporters.formats import FORMATS
 
@@ -106,7 +106,7 @@ def export_stage(
                 programs[name] = work / f"{name}.pt2"
                 program.save(quantized[name] if name in quantized else capture(name), programs[name])
                 # float16 is held against the float32 network, int8 against its own program
-                own = type_of(name) == "int8"
+                own = name in quantized and number_type(quantized[name]) == "int8"
                 reference[name] = (
                     logits_of_program(quantized[name], images) if own else logits_of(modules[network_of(name)], images)
                 )

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bench.run_files import RunFile, type_of
+from bench.run_files import RunFile
 from compress_export.data.datasets import spread_images
 from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
 from compress_export.pipeline.load import RunContext
 from compress_export.run_directory import RunDirectory
-from compress_export.settings import ExportSettings
+from compress_export.settings import CALIBRATED, ExportSettings
 from exporters.artifact import FEWEST_IMAGES, Quantization
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.export import ExportedProgram
 
-DTYPES = {"int8": "int8", "fp16": "float16"}
-"""The number type of the layers by the value of --quantize."""
+DTYPES = {"int8": "int8", "fp16": "float16", "auto": "int8"}
+"""The number type that a format must have files of, by the value of --quantize."""
 
 FEW = 64
 """Below so many calibration images a note says how many there are."""
@@ -41,13 +41,13 @@ def recorded(run: RunDirectory) -> dict[str, Quantization]:
 
 def check_calibration(context: RunContext, settings: ExportSettings) -> None:
     """InputError where the validation split is too small to calibrate int8 on; a note where it is small."""
-    if settings.quantize != "int8" or context.data is None:
+    if settings.quantize not in CALIBRATED or context.data is None:
         return
     count = len(context.data.validation.dataset)  # type: ignore[arg-type]  # each of ours has a length
     if count < FEWEST_IMAGES:
         raise InputError(
-            f"--quantize int8 is calibrated on {FEWEST_IMAGES} images of the validation split at least, and it has "
-            f"{count} (15 % of the training images); add training images, or leave --quantize out"
+            f"--quantize {settings.quantize} is calibrated on {FEWEST_IMAGES} images of the validation split at least, "
+            f"and it has {count} (15 % of the training images); add training images, or leave --quantize out"
         )
     if min(count, settings.calibration) < FEW:
         context.reporter.say(
@@ -72,8 +72,8 @@ def quantize_stage(
     """The programs in another number type by name ("compressed.int8"), each made from the float32 program that its
     entry gives.
 
-    quantization.json then has an entry for each in int8. ExportError where there are too few images to calibrate on, or
-    a number is too large for float16.
+    quantization.json then has an entry for each that is calibrated. ExportError where there are too few images to
+    calibrate on, or a number is too large for float16.
     """
     made: dict[str, ExportedProgram] = {}
     if not networks:
@@ -82,15 +82,19 @@ def quantize_stage(
         from exporters.quantization.half import halve
 
         return {name: halve(program(), context.images.numpy()) for name, program in networks.items()}
+    from compress_export.latency.choose_types import choose_types
     from exporters.quantization.post_training import quantize
 
     entries = recorded(context.run)
     images, source = calibration_images(context, settings.calibration)
-    title = f"Quantizing to {type_of(next(iter(networks)))} on {len(images)} images of {source}"
+    title = f"Quantizing ({settings.quantize}) on {len(images)} images of {source}"
     with context.reporter.stage(title) as advance:
         for done, (name, program) in enumerate(networks.items()):
             advance(done, len(networks), name)
-            found = quantize(program(), images)
+            if settings.quantize == "int8":
+                found = quantize(program(), images)
+            else:
+                found = choose_types(program(), images, settings.signal_to_noise)
             made[name] = found.program
             entries[name] = Quantization(
                 settings.calibration, found.images, source, found.signal_to_noise, found.layers, found.notes

@@ -10,6 +10,7 @@ from bench.devices import SIMULATED
 from bench.measurement import Device
 from compress_export.errors import InputError, nearest
 from compress_export.settings import (
+    CALIBRATED,
     BenchSettings,
     Costs,
     ExportSettings,
@@ -113,7 +114,7 @@ def with_costs(plan: PlanSettings, device: str | None = None, quantize: Quantize
     a phone, else instructions, which are the same on every machine and of the core and the number type that ship."""
     timed = plan.max_latency is not None and device not in SIMULATED
     costs: Costs = plan.costs if plan.costs != "auto" else "measured" if timed else "instructions"
-    return replace(plan, costs=costs, dtype="int8" if quantize == "int8" else "float32")
+    return replace(plan, costs=costs, dtype="int8" if quantize in CALIBRATED else "float32")
 
 
 def with_centroids(tune: TuneSettings, share: ShareSettings) -> TuneSettings:

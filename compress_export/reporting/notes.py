@@ -10,6 +10,7 @@ from bench.measurement import NotMeasured
 from bench.simulator.latency_estimate import estimate_ms, operators_of, read_models
 from bench.statistics import is_busy, times_remark
 from compress_export.reporting.model import Epoch, FileRow, FormatRow, NetworkAccuracy, SharedWeights
+from compress_export.settings import CALIBRATED
 from compressor.mcnemar import mcnemar
 from compressor.plan import Plan
 from compressor.planning.limits import parse_limit
@@ -86,7 +87,7 @@ def size_notes(text: str | None, formats: Sequence[FormatRow], dtype: str) -> li
         return []
     limit, notes = parse_limit("size", text), []
     for file in formats:
-        if (file.type == "int8") != (dtype == "int8"):
+        if (file.type in CALIBRATED) != (dtype == "int8"):
             continue
         most, size = limit.most(file.before.artifact.bytes), file.compressed.artifact.bytes
         if size > most:
@@ -121,8 +122,11 @@ def quantization_notes(quantization: Mapping[str, Quantization]) -> list[str]:
     """For each network in another number type: its calibration, and the layers that stay in float32."""
     notes = []
     for name, entry in quantization.items():
-        floats = [layer for layer in entry.layers if layer.dtype == "float32"]
-        kept = "".join(f"; {layer.layer} stays in float32 ({layer.reason})" for layer in floats)
+        floats = [layer for layer in entry.layers if layer.dtype != "int8"]
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for layer in floats:
+            reasons.setdefault((layer.dtype, layer.reason), []).append(layer.layer)
+        kept = "".join(f"; in {dtype}: {', '.join(names)} ({reason})" for (dtype, reason), names in reasons.items())
         steps = "".join(f"; {note}" for note in entry.notes)
         notes.append(
             f"{name}: {len(entry.layers) - len(floats)} of {len(entry.layers)} layers compute in int8, calibrated on "

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from exporters.artifact import FEWEST_IMAGES, ExportError, LayerType
-from exporters.graph_passes import drop_unused_weights
-from exporters.quantization.noise import LAYERS, WEIGHT, decibels, layer_noise, parameter
+from exporters.graph_passes import drop_unused_weights, make_functional, write_out_silus
+from exporters.quantization.noise import LAYERS, WEIGHT, OperatorNoise, decibels, layer_noise, operator_noise, parameter
 from exporters.toolkits import quiet, versions
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 REQUIRES = ("executorch", "torch", "torchao")
 
 _ATEN = torch.ops.aten
-_RELUS = (_ATEN.relu.default, _ATEN.relu_.default)
+_RELU = _ATEN.relu.default
 _BIAS, _CONV_GROUPS = 2, 6  # argument positions
 
 
@@ -58,6 +58,8 @@ PLAIN = Calibration(balance=False, least_error=False, correct_bias=False)
 
 JUDGED = 64
 """Calibration images on which two ways of quantizing are compared."""
+EXAMINED = 16
+"""Calibration images on which the noise of each operator is worked out."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class QuantizedProgram:
     """An int8 program for every format, and how far its logits are from those of the float program.
 
     `signal_to_noise` is 10 log10 of the logits' power over that of their error, in dB, on `images` calibration images.
+    `operator_noise()` works out what each operator alone adds to that error, by its node in the float32 program.
     """
 
     program: ExportedProgram
@@ -72,21 +75,23 @@ class QuantizedProgram:
     images: int
     signal_to_noise: float
     notes: tuple[str, ...] = field(default=())
+    operator_noise: Callable[[], dict[str, OperatorNoise]] = field(default=dict, compare=False)
 
 
 def quantize(
     program: ExportedProgram,
     images: NDArray[Any],
     calibration: Calibration | None = None,
-    keep: Mapping[str, str] | None = None,
+    floats: Mapping[str, str] | None = None,
 ) -> QuantizedProgram:
     """`program` (of `capture`) in int8, calibrated on `images`, float32 (N, C, H, W).
 
-    Layers named in `keep` stay in float32, for the reason given there. Raises ExportError for fewer than FEWEST_IMAGES
-    images, images that the program does not take, or values that are not finite.
+    Operators that are in `floats`, by their nodes' names, stay in float32 for the reason given there; an int8 operator
+    next to them still gives or reads rounded numbers. Raises ExportError for fewer than FEWEST_IMAGES images, images
+    that the program does not take, values that are not finite, or an operator that is not there.
     """
     versions(REQUIRES)
-    settings, kept = calibration or Calibration(), dict(keep or {})
+    settings, kept = calibration or Calibration(), dict(floats or {})
     batches = _batches(program, images, settings.batch)
     with quiet(), torch.no_grad():
         reference = _graph(program)
@@ -95,12 +100,12 @@ def quantize(
         if settings.balance:
             _balance(graph, batches, capped)
         names = _layer_names(graph)
-        unknown = sorted(set(kept) - set(names.values()))
+        unknown = sorted(kept.keys() - {node.name for node in graph.graph.nodes})
         if unknown:
-            raise ExportError(f"there is no layer {unknown[0]!r} to keep in float32; the layers are {_some(names)}")
-        floats = copy.deepcopy(graph)
-        _restore_relu6(floats, capped)
-        prepared = _observed(graph, batches, settings, capped, {n for n, name in names.items() if name in kept})
+            raise ExportError(f"there is no operator {unknown[0]!r} to keep in float32; layers are {_some(names)}")
+        balanced = copy.deepcopy(graph)
+        _restore_relu6(balanced, capped)
+        prepared = _observed(graph, batches, settings, capped, kept)
         judge = _Judge(reference, batches)
         best, noise, ranges = None, -math.inf, ""
         for least_error in (False, True) if settings.least_error else (False,):
@@ -110,16 +115,17 @@ def quantize(
             if found > noise:
                 best, noise, ranges = candidate, found, "least squared error" if least_error else "extremes"
         assert best is not None
+        uncorrected, examined = best, torch.cat(batches)[:EXAMINED] if len(batches[0]) > 1 else batches[0]
         notes = [f"ranges of activations: {ranges}"]
         if settings.correct_bias:
             corrected = copy.deepcopy(best)
-            _correct_biases(floats, corrected, batches)
+            _correct_biases(balanced, corrected, batches)
             _round_biases(corrected)
             found = judge.signal_to_noise(corrected)
             if found > noise:
                 best, noise = corrected, found
                 notes.append("biases corrected")
-        noise_of = layer_noise(floats, best, batches[0])
+        noise_of = layer_noise(balanced, best, batches[0])
         _drop_clamped_relus(best)
         _make_contiguous(best)
         drop_unused_weights(best)
@@ -128,13 +134,22 @@ def quantize(
     types = tuple(
         replace(_layer_type(name, node, best, kept), signal_to_noise=noise_of.get(node)) for node, name in names.items()
     )
-    return QuantizedProgram(quantized, types, len(images), noise, tuple(notes))
+    return QuantizedProgram(
+        quantized,
+        types,
+        len(images),
+        noise,
+        tuple(notes),
+        operator_noise=lambda: operator_noise(balanced, uncorrected, examined),
+    )
 
 
 def _graph(program: ExportedProgram) -> fx.GraphModule:
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     graph._forward_pre_hooks.clear()  # the check that a batch is as captured: one image
+    make_functional(graph)
+    write_out_silus(graph)
     return graph
 
 
@@ -168,16 +183,16 @@ def _relu6_as_relu(graph: fx.GraphModule) -> dict[str, float]:
     """Turns every ReLU6 into a ReLU; the upper ends by the node's name, for the observers."""
     capped = {}
     for node in graph.graph.nodes:
-        if node.target in (_ATEN.hardtanh.default, _ATEN.hardtanh_.default, _ATEN.clamp.default, _ATEN.clamp_.default):
+        if node.target in (_ATEN.hardtanh.default, _ATEN.clamp.default):
             low, high = (*node.args[1:3], None, None)[:2]
             if low != 0 or not isinstance(high, int | float) or high <= 0:
                 continue
             capped[node.name] = float(high)
-        elif node.target in (_ATEN.relu6.default, _ATEN.relu6_.default):
+        elif node.target is _ATEN.relu6.default:
             capped[node.name] = 6.0
         else:
             continue
-        node.target, node.args = _ATEN.relu.default, (node.args[0],)
+        node.target, node.args = _RELU, (node.args[0],)
     graph.recompile()
     return capped
 
@@ -214,7 +229,7 @@ def _next_layer(node: fx.Node, capped: Mapping[str, float]) -> fx.Node | None:
     if node.target not in LAYERS or len(node.users) != 1:
         return None
     (reader,) = node.users
-    if reader.target in _RELUS:
+    if reader.target is _RELU:
         if reader.name in capped or len(reader.users) != 1:
             return None
         (reader,) = reader.users
@@ -254,7 +269,7 @@ def _observed(
     batches: Sequence[Tensor],
     settings: Calibration,
     capped: Mapping[str, float],
-    keep: set[str],
+    floats: Mapping[str, str],
 ) -> fx.GraphModule:
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
@@ -272,7 +287,7 @@ def _observed(
     quantizer = XNNPACKQuantizer().set_global(config)
     # BatchNorm is folded already, and to trace its patterns takes half of the time
     quantizer.SUPPORTED_PATTERNS = [each for each in quantizer.SUPPORTED_PATTERNS if "bn" not in each.name]
-    quantizer.set_filter_function(lambda node: node.name not in keep)
+    quantizer.set_filter_function(lambda node: node.name not in floats)
     prepared = prepare_pt2e(graph, quantizer)
     for node in prepared.graph.nodes:
         if node.op == "call_module" and str(node.args[0]) in capped:
@@ -318,7 +333,7 @@ def _drop_clamped_relus(graph: fx.GraphModule) -> int:
     count = 0
     for node in graph.graph.nodes:
         if (
-            node.target in _RELUS
+            node.target is _RELU
             and node.users
             and all(str(user.target) == _QUANTIZE and user.args[2] == user.args[3] for user in node.users)
         ):
@@ -434,7 +449,7 @@ def _layer_type(name: str, node: str, graph: fx.GraphModule, kept: Mapping[str, 
     weight = layer.args[WEIGHT]
     if isinstance(weight, fx.Node) and "dequantize" in str(weight.target):
         return LayerType(name, "int8")
-    return LayerType(name, "float32", kept.get(name, "XNNPACK's quantizer does not know how it is used"))
+    return LayerType(name, "float32", kept.get(node, "XNNPACK's quantizer does not know how it is used"))
 
 
 def _some(names: Mapping[str, str]) -> str:

@@ -77,5 +77,5 @@ def test_layers_in_float32_are_named_with_their_reason():
     found = notes.quantization_notes({"compressed.int8": Quantization(512, 60, "the validation split", 21.34, layers)})
     assert found == [
         "compressed.int8: 1 of 2 layers compute in int8, calibrated on 60 images of the validation split, where the "
-        "logits' signal-to-noise ratio is 21.3 dB; b stays in float32 (asked for)."
+        "logits' signal-to-noise ratio is 21.3 dB; in float32: b (asked for)."
     ]
