@@ -44,6 +44,9 @@ OUTPUTS: dict[str, tuple[RunFile, ...]] = {
     "share": (RunFile.SHARED_WEIGHTS, RunFile.SHARED_LAYERS, RunFile.SHARING, RunFile.SHARING_CHECKPOINT),
     "export": (
         RunFile.QUANTIZATION,
+        RunFile.QUANTIZED_WEIGHTS,
+        RunFile.QUANTIZED_TUNING,
+        RunFile.QUANTIZED_CHECKPOINT,
         RunFile.ARTIFACTS,
         RunFile.UNWRITTEN,
         RunFile.ARTIFACTS_FOLDER,

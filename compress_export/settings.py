@@ -187,6 +187,9 @@ class ExportSettings:
                                  "--quantize TYPE")  # fmt: skip
     calibration: int = setting(512, "Images of the validation split (or photographs) that int8 is calibrated on, at "
                                "most.", least=8)  # fmt: skip
+    epochs: int = setting(1, "Epochs of tuning the compressed network in int8, where that lost accuracy and --epochs "
+                          "allows any; 0: none.", least=0)  # fmt: skip
+    rate: float = setting(0.01, "Learning rate of that tuning, in steps of the weights' scales.", least=ABOVE_0)
     signal_to_noise: float = setting(20.0, "With auto: the least signal-to-noise ratio of the logits, in dB, that "
                                      "layers in int8 leave.", least=0)  # fmt: skip
     test_images: int | None = setting(None, "Test images that each file classifies, at most.  [default: all that take "

@@ -85,8 +85,8 @@ def _in_one_type(program: ExportedProgram, images: NDArray[np.float32], dtype: s
     """The program in float16 or float32."""
     from exporters.parity import logits_of_program
     from exporters.quantization.half import halve
-    from exporters.quantization.noise import decibels
-    from exporters.quantization.post_training import JUDGED, QuantizedProgram
+    from exporters.quantization.noise import JUDGED, decibels
+    from exporters.quantization.post_training import QuantizedProgram
 
     judged = images[:JUDGED]
     made = halve(program, judged) if dtype == FLOAT16 else program

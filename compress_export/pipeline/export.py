@@ -68,7 +68,10 @@ def export_stage(
             return captured[name]
 
         quantized = quantize_stage(
-            context, {name: partial(capture, network_of(name)) for name in networks if type_of(name)}, settings
+            context,
+            {name: partial(capture, network_of(name)) for name in networks if type_of(name)},
+            compressed,
+            settings,
         )
         with context.reporter.stage(f"Exporting {' '.join(missing)}") as advance:
             finished, steps = 0, sum(map(len, missing.values())) + 1

@@ -1,26 +1,35 @@
-"""Quantizes captured networks on calibration images, and records which layers compute in which number type."""
+"""Quantizes captured networks on calibration images, tunes them so, and records each layer's number type."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import msgspec
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from bench.run_files import RunFile
+from bench.run_files import COMPRESSED, RunFile, network_of
 from compress_export.data.datasets import spread_images
 from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
-from compress_export.pipeline.load import RunContext
+from compress_export.pipeline.load import RunContext, logged_training
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import CALIBRATED, ExportSettings
+from compressor.distributed import SingleProcess
+from compressor.training.loop import accuracy, fit
+from compressor.training.options import Distillation, TrainOptions
+from compressor.training.schedules import Step
 from exporters.artifact import FEWEST_IMAGES, Quantization
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch.export import ExportedProgram
+
+    from exporters.quantization.post_training import QuantizedProgram
 
 DTYPES = {"int8": "int8", "fp16": "float16", "auto": "int8"}
 """The number type that a format must have files of, by the value of --quantize."""
@@ -67,10 +76,11 @@ def calibration_images(context: RunContext, most: int) -> tuple[NDArray[np.float
 def quantize_stage(
     context: RunContext,
     networks: dict[str, Callable[[], ExportedProgram]],
+    compressed: nn.Module,
     settings: ExportSettings,
 ) -> dict[str, ExportedProgram]:
     """The programs in another number type by name ("compressed.int8"), each made from the float32 program that its
-    entry gives.
+    entry gives; the one of the `compressed` network is tuned in int8 where that lost accuracy.
 
     quantization.json then has an entry for each that is calibrated. ExportError where there are too few images to
     calibrate on, or a number is too large for float16.
@@ -87,17 +97,73 @@ def quantize_stage(
 
     entries = recorded(context.run)
     images, source = calibration_images(context, settings.calibration)
+    found: dict[str, QuantizedProgram] = {}
     title = f"Quantizing ({settings.quantize}) on {len(images)} images of {source}"
     with context.reporter.stage(title) as advance:
         for done, (name, program) in enumerate(networks.items()):
             advance(done, len(networks), name)
-            if settings.quantize == "int8":
-                found = quantize(program(), images)
+            if settings.quantize == "auto":
+                found[name] = choose_types(program(), images, settings.signal_to_noise)
             else:
-                found = choose_types(program(), images, settings.signal_to_noise)
-            made[name] = found.program
-            entries[name] = Quantization(
-                settings.calibration, found.images, source, found.signal_to_noise, found.layers, found.notes
-            )
+                found[name] = quantize(program(), images)
+    for name, own in found.items():
+        best = tuned(context, own, compressed, settings) if network_of(name) == COMPRESSED else own
+        made[name] = best.program
+        entries[name] = Quantization(
+            settings.calibration, best.images, source, best.signal_to_noise, best.layers, best.notes
+        )
     context.run.write_json(RunFile.QUANTIZATION, {name: asdict(entry) for name, entry in entries.items()})
     return made
+
+
+def tuned(
+    context: RunContext, found: QuantizedProgram, compressed: nn.Module, settings: ExportSettings
+) -> QuantizedProgram:
+    """The quantized program after quantization-aware tuning, with the float32 network as the teacher; as it was where
+    it lost nothing on the validation split, there is nothing to train with, or the tuning gained nothing there."""
+    run, data, tune = context.run, context.data, context.run.stored().tune
+    if found.source is None or data is None or not context.trainable or settings.epochs == 0:
+        return found
+    if tune is not None and tune.epochs == 0:
+        return found
+    from exporters.quantization.tuning import trainable, trained
+
+    module = trainable(found.source)
+    if module is None:
+        return replace(found, notes=(*found.notes, "not tuned in int8: a reshape fixes the batch to one image"))
+    if not run.has(RunFile.QUANTIZED_WEIGHTS):
+        with context.reporter.stage("Measuring what int8 loses on the validation split") as advance:
+            before = accuracy(compressed, data.validation).top1
+            advance(1, 2, "int8")
+            now = accuracy(module, data.validation).top1
+        if now >= before and not run.has(RunFile.QUANTIZED_CHECKPOINT):
+            note = f"not tuned in int8, which loses nothing on the validation split ({before:.2f} to {now:.2f} %)"
+            return replace(found, notes=(*found.notes, note))
+        options = TrainOptions(
+            rate=settings.rate, best=True, seed=context.seed, weight_decay=0.0, distillation=Distillation()
+        )
+        text = "top-1 on the validation split {0.top1:.1f} %".format
+        with logged_training(run, "Tuning in int8", RunFile.QUANTIZED_TUNING, text) as watch:
+            fit(
+                module,
+                data.train,
+                data.validation,
+                (Step((), settings.epochs),),
+                options,
+                checkpoint=run / RunFile.QUANTIZED_CHECKPOINT,
+                watch=watch,
+                teacher=copy.deepcopy(compressed),
+                group=SingleProcess(context.group.device),
+            )
+        save_file(_parameters(module), run / RunFile.QUANTIZED_WEIGHTS)
+        (run / RunFile.QUANTIZED_CHECKPOINT).unlink(missing_ok=True)
+    rows = run.read_lines(RunFile.QUANTIZED_TUNING)
+    first, best = rows[0]["top1"], max(row["top1"] for row in rows)
+    shown = f"{len(rows) - 1} epochs, {first:.2f} to {best:.2f} % on the validation split"
+    if best <= first:
+        return replace(found, notes=(*found.notes, f"tuned in int8 without a gain, which is not kept ({shown})"))
+    return trained(found, load_file(run / RunFile.QUANTIZED_WEIGHTS), f"tuned in int8 ({shown})")
+
+
+def _parameters(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in module.named_parameters() if value.requires_grad}

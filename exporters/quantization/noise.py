@@ -14,6 +14,8 @@ from torch import Tensor, fx
 LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, torch.ops.aten.linear.default)
 WEIGHT = 1
 """The position of the weight among a layer's arguments."""
+JUDGED = 64
+"""Calibration images on which two ways of quantizing are compared."""
 
 
 def parameter(graph: fx.GraphModule, node: object) -> Tensor:
