@@ -196,7 +196,7 @@ def write_out_hardsigmoids(program: ExportedProgram) -> ExportedProgram:
 
 
 def write_out_silus(graph: fx.GraphModule) -> None:
-    """Turns every SiLU into x * sigmoid(x), of which XNNPACK's quantizer knows both; the product has its name."""
+    """Turns every SiLU into x * sigmoid(x), which XNNPACK has in every number type; the product has its name."""
     for target in (_ATEN.silu.default, _ATEN.silu_.default):
         for node in graph.graph.find_nodes(op="call_function", target=target):
             with graph.graph.inserting_before(node):

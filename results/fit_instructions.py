@@ -23,7 +23,7 @@ from scipy.optimize import nnls
 
 from bench.simulator.instructions import BYTES, FILE, LINE, Tile, Tiles, traffic, work
 from bench.simulator.latency_estimate import read_models
-from compress_export.latency.instruction_costs import other_operators
+from compress_export.latency.program_operators import Operator, number_types, other_operators
 from compressor.layer_shape import LayerShape
 from exporters.capture import capture
 from exporters.toolkits import versions
@@ -54,8 +54,11 @@ NAMES = {
     "Constant Pad": "pad",
     "Concatenate": "concatenate",
     "Multiply": "multiply",
-    "HardSwish": "activation",
+    "HardSwish": "hardswish",
     "Sigmoid": "activation",
+    "Invalid Unary Op": "lookup",
+    "native_call__to_dim_order_copy": "convert",
+    "Copy": "concatenate",
     "native_call_slice": "slice",
     "native_call_mean": "mean_outside",
     "native_call__adaptive_avg_pool2d": "pool_outside",
@@ -120,21 +123,22 @@ def main() -> None:
         f'# Written by results/fit_instructions.py.\n\nruntime = "ExecuTorch {version}"',
         f"line = {instructions_of_a_line():.0f}\n",
     ]
-    judged = []
+    judged, fitted = [], {}
     for dtype in types:
         print(dtype)
         own = [row for row in wholes if row["dtype"] == dtype]
         kernels = fit_kernels(
             [pair for row in chains if row["dtype"] == dtype for pair in layers_of(row)], TILES[dtype]
         )
-        operators = fit_operators(own, programs, dtype)
+        operators = fitted[dtype] = fit_operators(own, programs)
         lines = fit_lines(own, dtype)
         errors = []
         for row in own:
             layers = layers_of(row)
-            others = other_operators(programs[row["network"].partition("-")[0]], dtype)
+            others = operators_of(programs, row)
             of_layers = sum(predicted(kernels, shape, TILES[dtype]) for shape, _ in layers)
-            of_others = sum(operators[o.kind][0] * o.elements + operators[o.kind][1] for o in others)
+            costs = [(fitted[o.dtype].get(o.kind) or max(fitted[o.dtype].values()), o.elements) for o in others]
+            of_others = sum(each * elements + call for (each, call), elements in costs)
             miss = (of_layers + of_others) / row["instructions"] - 1
             layer_miss = of_layers / sum(count for _, count in layers) - 1
             counted = f"{row['instructions']:,}"
@@ -147,15 +151,19 @@ def main() -> None:
     JUDGED.write_text("".join(json.dumps(line) + "\n" for line in judged), encoding="utf-8")
 
 
-def fit_operators(
-    own: Sequence[Mapping[str, Any]], programs: Mapping[str, Any], dtype: str
-) -> dict[str, tuple[float, float]]:
+def operators_of(programs: Mapping[str, Any], row: Mapping[str, Any]) -> list[Operator]:
+    """What is no layer in the file of a row; a compressed network has what its original has."""
+    program = programs[row["network"].partition("-")[0]]
+    return other_operators(program, number_types(program, row["dtype"]))
+
+
+def fit_operators(own: Sequence[Mapping[str, Any]], programs: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """Instructions for each element and each call of operators that are no layers; `other` is what is left over."""
     counts: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for row in own:
         elements: dict[str, float] = defaultdict(float)
         calls: dict[str, int] = defaultdict(int)
-        for each in other_operators(programs[row["network"].partition("-")[0]], dtype):
+        for each in operators_of(programs, row):
             elements[each.kind] += each.elements
             calls[each.kind] += 1
         sums: dict[str, float] = defaultdict(float)

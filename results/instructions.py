@@ -122,6 +122,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "mobilenet_v2": (torchvision.models.mobilenet_v2, 224),
     "squeezenet1_1": (torchvision.models.squeezenet1_1, 128),
     "mobilenet_v3_small": (torchvision.models.mobilenet_v3_small, 224),
+    "efficientnet_b0": (torchvision.models.efficientnet_b0, 224),
 }
 FORMS = ("dense", "spatial", "channel", "tucker", "cp")
 COMPRESSED = ("alexnet", "resnet20", "resnet18", "mobilenet_v2")

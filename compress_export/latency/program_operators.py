@@ -113,7 +113,8 @@ def other_operators(program: ExportedProgram, types: Mapping[str, str]) -> list[
         if len(image_shape(node)) == 4:
             kind = "image" if node.op == "placeholder" else "transpose"
             found.append(Operator(kind, prod(image_shape(node)), dtype))
-        if dtype != "float32":
+        # float16 is converted at both ends of the network, int8 wherever its operators are left
+        if dtype == "int8" or (dtype == "float16" and (node.op == "placeholder" or into == -1)):
             found.append(Operator("convert", prod(image_shape(node)), dtype))
 
     for node in program.graph.nodes:

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from exporters.artifact import ExportError
-from exporters.graph_passes import change_types, graph_of, program_of
+from exporters.graph_passes import change_types, graph_of, program_of, write_out_silus
 from exporters.toolkits import quiet
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def halve(program: ExportedProgram, images: NDArray[Any] | None = None) -> Expor
     (N, C, H, W): the text names the first layer. Without images activations are not looked at.
     """
     graph = graph_of(program)
+    write_out_silus(graph)  # ExecuTorch's own decomposition casts to float32 and back, outside the delegate
     with quiet(), torch.no_grad():
         _check_range(graph, images)
         change_types(graph, torch.float32, torch.float16)

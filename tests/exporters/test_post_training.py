@@ -90,13 +90,15 @@ def test_relu6_ends_at_6_where_the_runtime_clamps(quantized):
 
 
 def test_a_layer_can_be_kept_in_float(program):
-    kept = quantize(program, IMAGES, keep={"3": "asked for"})
+    kept = quantize(program, IMAGES, floats={"conv2d_2": "asked for"})
     assert [(row.layer, row.reason) for row in kept.layers if row.dtype == "float32"] == [("3", "asked for")]
 
 
 def test_an_unknown_layer_is_not_kept_in_silence(program):
-    with pytest.raises(ExportError, match=r"there is no layer 'nope' to keep in float32; the layers are 0\.0, 0\.1"):
-        quantize(program, IMAGES, keep={"nope": ""})
+    with pytest.raises(
+        ExportError, match="there is no operator 'nope' to keep in float32; layers are conv2d, conv2d_1"
+    ):
+        quantize(program, IMAGES, floats={"nope": ""})
 
 
 def test_too_few_images_are_refused(program):

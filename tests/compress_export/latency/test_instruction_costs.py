@@ -6,7 +6,8 @@ from torch import nn
 
 from bench.devices import DEVICES
 from bench.simulator.instructions import read_model
-from compress_export.latency.instruction_costs import InstructionCosts, Operator, other_operators
+from compress_export.latency.instruction_costs import InstructionCosts
+from compress_export.latency.program_operators import Operator, number_types, other_operators
 from compressor.decompositions.methods import METHODS
 from compressor.plan import LayerPlan, LayerVariant
 from compressor.surgery import skeleton
@@ -44,7 +45,7 @@ def program(network):
 
 def test_operators_around_layers_are_those_that_the_engine_runs(program):
     pixels = 32 * 32 * 32
-    found = other_operators(program, "float32")
+    found = other_operators(program, {})
     assert Operator("add", pixels) in found
     assert [each for each in found if each.kind == "clamp"] == [Operator("clamp", pixels)]  # a layer's own are fused
     assert Operator("image", 3 * 32 * 32) in found
@@ -52,7 +53,7 @@ def test_operators_around_layers_are_those_that_the_engine_runs(program):
     assert Operator("mean_outside", pixels // 16) in found  # no keepdim: not XNNPACK's
     assert [each.elements for each in found if each.kind == "slice"]
     assert Operator("transpose", pixels // 4) in found  # back to channels first for the slice
-    kinds = {each.kind for each in other_operators(program, "int8")}
+    kinds = {each.kind for each in other_operators(program, number_types(program, "int8"))}
     assert "clamp" not in kinds
     assert "convert" in kinds
 
@@ -67,7 +68,8 @@ def test_costs_are_sums_of_their_kernels(network, program, dtype):
     assert costs.cost(variant) == pytest.approx(sum(model.cost(part.shape) for part in parts))
     assert costs.cost(LayerVariant("one")) == pytest.approx(model.cost(found.layer("one").shape))
     kept = sum(model.layer(layer.shape) for layer in found.layers)
-    others = sum(model.operator(each.kind, each.elements) for each in other_operators(program, dtype))
+    found_others = other_operators(program, number_types(program, dtype))
+    others = sum(read_model(each.dtype).operator(each.kind, each.elements) for each in found_others)
     assert costs.instructions() == pytest.approx(kept + others)
     saved = model.layer(found.layer("one").shape) - sum(model.layer(part.shape) for part in parts)
     assert costs.instructions([variant]) == pytest.approx(costs.instructions() - saved)
