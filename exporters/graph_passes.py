@@ -201,13 +201,8 @@ def write_out_silus(graph: fx.GraphModule) -> None:
         for node in graph.graph.find_nodes(op="call_function", target=target):
             with graph.graph.inserting_before(node):
                 gate = graph.graph.call_function(_ATEN.sigmoid.default, (node.args[0],))
-                product = graph.graph.call_function(_ATEN.mul.Tensor, (node.args[0], gate))
-            for each in (gate, product):
-                each.meta = dict(node.meta)
-            node.replace_all_uses_with(product)
-            name = node.name
-            graph.graph.erase_node(node)
-            product._rename(name)
+            gate.meta = dict(node.meta)
+            node.target, node.args = _ATEN.mul.Tensor, (node.args[0], gate)
     graph.recompile()
 
 

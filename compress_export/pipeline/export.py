@@ -14,7 +14,7 @@ from bench.run_files import COMPRESSED, ORIGINAL, RunFile, network_of, type_of
 from compress_export.errors import InputError
 from compress_export.pipeline.file_accuracy import TestSplit
 from compress_export.pipeline.load import RunContext
-from compress_export.pipeline.quantize import DTYPES, quantize_stage, recorded
+from compress_export.pipeline.quantize import DTYPES, forget_tuning, quantize_stage, recorded
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import ExportSettings
 from exporters.artifact import Artifact, ExportError, number_type, read_artifacts, size_and_sha256, write_artifacts
@@ -50,6 +50,7 @@ def export_stage(
     from exporters.parity import logits_of, logits_of_program
 
     run, images = context.run, context.images.numpy()
+    forget_tuning(run, settings)
     run.begin("export", settings)
     test = TestSplit.of(context, settings)
     artifacts, stays, missing = _left_to_do(context, formats, settings, test)

@@ -65,6 +65,19 @@ def check_calibration(context: RunContext, settings: ExportSettings) -> None:
         )
 
 
+def forget_tuning(run: RunDirectory, settings: ExportSettings) -> None:
+    """Removes what a tuning in int8 with other settings than these has left."""
+    stored = run.stored().export
+    if stored is None or _tuning_key(stored) == _tuning_key(settings):
+        return
+    for name in (RunFile.QUANTIZED_WEIGHTS, RunFile.QUANTIZED_TUNING, RunFile.QUANTIZED_CHECKPOINT):
+        (run / name).unlink(missing_ok=True)
+
+
+def _tuning_key(settings: ExportSettings) -> tuple[object, ...]:
+    return settings.quantize, settings.calibration, settings.signal_to_noise, settings.epochs, settings.rate
+
+
 def calibration_images(context: RunContext, most: int) -> tuple[NDArray[np.float32], str]:
     """Images (N, C, H, W) of the validation split, `most` at most and spread over it, else crops of photographs; and
     what they are."""
@@ -159,7 +172,7 @@ def tuned(
         (run / RunFile.QUANTIZED_CHECKPOINT).unlink(missing_ok=True)
     rows = run.read_lines(RunFile.QUANTIZED_TUNING)
     first, best = rows[0]["top1"], max(row["top1"] for row in rows)
-    shown = f"{len(rows) - 1} epochs, {first:.2f} to {best:.2f} % on the validation split"
+    shown = f"epochs: {len(rows) - 1}, {first:.2f} to {best:.2f} % on the validation split"
     if best <= first:
         return replace(found, notes=(*found.notes, f"tuned in int8 without a gain, which is not kept ({shown})"))
     return trained(found, load_file(run / RunFile.QUANTIZED_WEIGHTS), f"tuned in int8 ({shown})")

@@ -21,12 +21,14 @@ from exporters.quantization.post_training import quantize
 
 
 class Net(nn.Module):
-    """A sum between convolutions, an operator that is no layer in int8 (ELU has a table), and one that XNNPACK leaves."""
+    """A sum between convolutions, an activation that has a table in int8, and one that has none."""
 
-    def __init__(self, width=8):
+    def __init__(self, width=16):
         super().__init__()
         self.one, self.two = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
         self.three, self.head = nn.Conv2d(width, width, 1), nn.Linear(width, 10)
+        for layer in (self.one, self.two, self.three, self.head):  # untrained weights are all but zero
+            nn.init.kaiming_normal_(layer.weight)
 
     def forward(self, x):
         x = torch.relu(self.one(x))
@@ -70,13 +72,13 @@ def test_the_cheapest_types_are_those_of_all_choices(program, monkeypatch):
 
 
 def test_noise_with_a_price_turns_its_operators_to_float(program):
-    noises = {"conv2d_1": OperatorNoise(weights=0.3), "conv2d": OperatorNoise(weights=0.001, output=0.002)}
+    noises = {"conv2d_1": OperatorNoise(weights=0.3), "conv2d_2": OperatorNoise(weights=0.001, output=0.002)}
     types = cheapest_types(program)
-    assert types["conv2d_1"] == types["conv2d"] == "int8"
+    assert types["conv2d_1"] == types["conv2d_2"] == "int8"
     assert added_noise(program, noises, types) == pytest.approx(0.303)
     price = least_price(program, noises, 0.01)
     dear = cheapest_types(program, noises, price)
-    assert (dear["conv2d_1"], dear["conv2d"]) == ("float32", "int8")
+    assert (dear["conv2d_1"], dear["conv2d_2"]) == ("float32", "int8")
     assert added_noise(program, noises, dear) == pytest.approx(0.003)
     # all in float, nothing is rounded
     assert added_noise(program, noises, number_types(program, "float32")) == 0
@@ -90,21 +92,24 @@ def test_an_output_is_rounded_for_its_reader_too(program):
 
 def test_int8_is_kept_where_the_logits_are_good_enough(program, images):
     found = choose_types(program, images, 15.0)
-    assert {layer.dtype for layer in found.layers} == {"int8"}
-    assert found.signal_to_noise == pytest.approx(quantize(program, images).signal_to_noise, abs=3)
+    assert {layer.layer: layer.dtype for layer in found.layers} == {
+        "one": "int8", "two": "int8", "three": "int8", "head": "float32",  # a conversion costs more than it
+    }  # fmt: skip
+    assert "is not predicted to take 2 % less" in found.layers[-1].reason
+    assert found.signal_to_noise == pytest.approx(quantize(program, images).signal_to_noise, abs=6)
     assert "predicted cost in instructions of a Cortex-A76" in found.notes[-1]
 
 
 def test_a_noisy_layer_stays_in_float(images):
     torch.manual_seed(0)
-    net = Net(16).eval()
+    net = Net(32).eval()
     with torch.no_grad():  # one weight of a channel a thousand times the others: they round to nothing
         net.two.weight[:, 0, 0, 0] *= 1000
     program = capture(net, torch.from_numpy(images[:1]))
     ruined = quantize(program, images)
     noise = ruined.operator_noise()
     assert max(noise, key=lambda name: noise[name].weights) == "conv2d_1"
-    least = ruined.signal_to_noise + 6
+    least = ruined.signal_to_noise + 9
     found = choose_types(program, images, least)
     kept = {layer.layer: layer.reason for layer in found.layers if layer.dtype != "int8"}
     assert "two" in kept
