@@ -16,7 +16,7 @@ from exporters.quantization.post_training import QuantizedProgram, Source, finis
 _ROUND, _MULTIPLY = torch.fake_quantize_per_tensor_affine, torch.ops.aten.mul.Tensor
 
 
-_BIAS_GRAIN = 1 / 128
+_BIAS_GRAIN = 1 / 16
 """Steps of a bias that files tell apart, in steps of its layer's weights at the greatest input."""
 
 

@@ -57,6 +57,8 @@ def test_costs_are_those_of_what_is_limited_and_where(limits, device, costs):
         (PlanSettings(max_macs="0.5x"), "none", "float32"),
         (PlanSettings(max_macs="0.5x"), "int8", "int8"),
         (HALF, "int8", "int8"),
+        (HALF, "auto", "int8"),
+        (HALF, "fp16", "float16"),
     ],
 )
 def test_instructions_and_bytes_are_of_the_number_type_that_ships(settings, quantize, dtype):

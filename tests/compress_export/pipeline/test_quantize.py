@@ -1,0 +1,111 @@
+"""Quantization-aware tuning within a run: where int8 lost accuracy, kept where it gains, and not done twice."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from bench.run_files import RunFile
+from compress_export.console import Reporter
+from compress_export.pipeline.quantize import forget_tuning, tuned
+from compress_export.run_directory import open_run
+from compress_export.settings import ExportSettings, SourceSettings, TuneSettings
+from compressor.distributed import SINGLE_PROCESS
+from compressor.training.loop import TrainOptions, fit
+from compressor.training.schedules import Step
+from exporters.capture import capture
+from exporters.quantization.post_training import PLAIN, quantize
+
+SETTINGS = ExportSettings(quantize="int8", epochs=2, rate=0.01)
+DIGITS = load_digits()
+IMAGES, LABELS = torch.from_numpy(DIGITS.images).float()[:, None] / 8 - 1, torch.from_numpy(DIGITS.target)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    parts = [TensorDataset(IMAGES[a:b], LABELS[a:b]) for a, b in ((0, 1300), (1300, 1797))]
+    return [DataLoader(part, 32, shuffle=number == 0, generator=torch.Generator()) for number, part in enumerate(parts)]
+
+
+@pytest.fixture(scope="module")
+def network(splits):
+    """A small network of 84 % on digits, one of whose channels leaves the others none of the 256 values of int8."""
+    torch.manual_seed(0)
+    found = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 32, 1), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(128, 10),
+    )  # fmt: skip
+    fit(found, *splits, (Step((), 6),), TrainOptions(rate=0.005))
+    with torch.no_grad():
+        found[0].weight[0] *= 1500
+        found[0].bias[0] *= 1500
+        found[2].weight[0] /= 1500
+    return found
+
+
+@pytest.fixture(scope="module")
+def quantized(network):
+    return quantize(capture(network, IMAGES[:1]), IMAGES[1300:1364].numpy(), PLAIN)
+
+
+@pytest.fixture
+def context(tmp_path, splits):
+    with open_run(tmp_path / "run") as run:
+        run.begin("source", SourceSettings("net", data="digits"))
+        run.begin("tune", TuneSettings(epochs=1))
+        run.begin("export", SETTINGS)
+        data = SimpleNamespace(train=splits[0], validation=splits[1])
+        yield SimpleNamespace(run=run, data=data, trainable=True, seed=0, group=SINGLE_PROCESS, reporter=Reporter())
+
+
+def test_what_int8_lost_is_regained_in_part(context, network, quantized):
+    found = tuned(context, quantized, network, SETTINGS)
+    rows = context.run.read_lines(RunFile.QUANTIZED_TUNING)
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert rows[0]["top1"] < 60  # else there would be nothing to regain
+    best = max(row["top1"] for row in rows)
+    assert best >= rows[0]["top1"] + 2
+    assert found.notes[-1] == (
+        f"tuned in int8 (epochs: 2, {rows[0]['top1']:.2f} to {best:.2f} % on the validation split)"
+    )
+    assert not context.run.has(RunFile.QUANTIZED_CHECKPOINT)
+    written = (context.run / RunFile.QUANTIZED_WEIGHTS).stat().st_mtime_ns
+    again = tuned(context, quantized, network, SETTINGS)  # another format later: nothing is trained twice
+    assert (context.run / RunFile.QUANTIZED_WEIGHTS).stat().st_mtime_ns == written
+    image = IMAGES[:1]
+    assert torch.equal(found.program.module()(image), again.program.module()(image))
+    forget_tuning(context.run, SETTINGS)
+    assert context.run.has(RunFile.QUANTIZED_WEIGHTS)
+    forget_tuning(context.run, replace(SETTINGS, quantize="auto"))
+    assert not context.run.has(RunFile.QUANTIZED_WEIGHTS)
+
+
+def test_a_tuning_without_a_gain_is_not_kept(context, network, quantized):
+    found = tuned(context, quantized, network, replace(SETTINGS, rate=100.0, epochs=1))
+    assert found.notes[-1].startswith("tuned in int8 without a gain, which is not kept (epochs: 1, ")
+    assert found.program is quantized.program
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings"),
+    [({"data": None}, SETTINGS), ({"trainable": False}, SETTINGS), ({}, replace(SETTINGS, epochs=0))],
+)
+def test_nothing_is_tuned_without_images_weights_or_epochs(context, network, quantized, changes, settings):
+    changed = SimpleNamespace(**vars(context) | changes)
+    assert tuned(changed, quantized, network, settings) is quantized
+
+
+def test_nothing_is_tuned_where_the_network_was_not(context, network, quantized):
+    context.run.begin("tune", TuneSettings(epochs=0))
+    assert tuned(context, quantized, network, SETTINGS) is quantized
+
+
+def test_what_lost_nothing_is_not_tuned(context, quantized):
+    wrong = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()  # a network that is right less often
+    found = tuned(context, quantized, wrong, SETTINGS)
+    assert found.notes[-1].startswith("not tuned in int8, which loses nothing on the validation split (")
+    assert not context.run.has(RunFile.QUANTIZED_TUNING)
