@@ -152,7 +152,7 @@ def main() -> None:
 
 
 def operators_of(programs: Mapping[str, Any], row: Mapping[str, Any]) -> list[Operator]:
-    """What is no layer in the file of a row; a compressed network has what its original has."""
+    """Operators that are no layers in the file of a row; a compressed network has those of its original."""
     program = programs[row["network"].partition("-")[0]]
     return other_operators(program, number_types(program, row["dtype"]))
 

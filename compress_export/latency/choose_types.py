@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 WORTH = 0.98
 """What int8 computes costs at most so much of what it costs in float32, conversions included, or is not worth it."""
 INT8, FLOAT16, FLOAT32 = "int8", "float16", "float32"
-TRIALS = 6
+ROUNDS = 6
 """Quantized programs that are tried for one that is not too noisy."""
 STRICTER = 0.8
-"""The noise that the next trial may predict, of what the last one might, at most."""
+"""The noise that the next round may predict, of what the last one might, at most."""
 PRICES = 16
 """Prices of noise that are tried, each the geometric mean of the two around it."""
 
@@ -56,16 +56,16 @@ def choose_types(program: ExportedProgram, images: NDArray[np.float32], least: f
     fastest = types = cheapest_types(program)
     noises: dict[str, OperatorNoise] = {}
     allowed, most, found = 10 ** (-least / 10), math.inf, None
-    for _ in range(TRIALS):
+    for _ in range(ROUNDS):
         if INT8 not in types.values():
             break
-        trial = quantize(program, images, floats=_reasons(program, types, fastest))
-        if trial.signal_to_noise >= least:
-            found = trial
+        made = quantize(program, images, floats=_reasons(program, types, fastest))
+        if made.signal_to_noise >= least:
+            found = made
             break
-        noises = noises or trial.operator_noise()
+        noises = noises or made.operator_noise()
         # what operators add together is not quite the sum of what each adds alone
-        together = added_noise(program, noises, types) * 10 ** (trial.signal_to_noise / 10)
+        together = added_noise(program, noises, types) * 10 ** (made.signal_to_noise / 10)
         most = min(allowed * together, STRICTER * most)
         types = cheapest_types(program, noises, least_price(program, noises, most))
     costs = {FLOAT32: predicted_cost(program, number_types(program, FLOAT32))}

@@ -15,7 +15,6 @@ from bench.run_files import RunFile
 from compress_export.errors import InputError
 from compress_export.latency import error_cache
 from compress_export.latency.instruction_costs import InstructionCosts
-from compress_export.latency.measured_costs import MeasuredCosts
 from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.validate import goal_of
 from compress_export.settings import Costs, PlanSettings
@@ -93,7 +92,9 @@ def _make_plan(context: RunContext, goal: Goal, settings: PlanSettings) -> tuple
             return verified_plan(context, problem, evaluator)
 
 
-def _measured(context: RunContext, settings: PlanSettings) -> MeasuredCosts:
+def _measured(context: RunContext, settings: PlanSettings) -> AbstractContextManager[CostModel]:
+    from compress_export.latency.measured_costs import MeasuredCosts
+
     network, image = context.network.module, context.images[:1]
     return MeasuredCosts(network, context.survey, image, settings.latency_format, say=context.reporter.say)
 
@@ -133,7 +134,10 @@ def verified_plan(
             check_factors(problem.network, compressed, [row.name for row in plan.factored], context.images)
             context.settle_statistics(compressed, problem.network)
             harder = _if_lossy(context, problem, plan, evaluator, compressed)
-        if harder is None and isinstance(costs, MeasuredCosts) and plan.factored:
+        if harder is None and costs.unit == "ms" and plan.factored:
+            from compress_export.latency.measured_costs import MeasuredCosts
+
+            assert isinstance(costs, MeasuredCosts)  # by its unit; imported where times are measured
             problem.progress("Timing the planned network in turns with the original", 0, 1, "")
             timed = compressed
             if timed is None:  # time does not depend on weights

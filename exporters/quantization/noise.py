@@ -26,7 +26,7 @@ def parameter(graph: fx.GraphModule, node: object) -> Tensor:
 
 @dataclass(frozen=True)
 class OperatorNoise:
-    """What int8 alone adds to the logits by an operator's weights, and by its output: noise over signal, both power."""
+    """Noise power over signal power of the logits where int8 rounds an operator's weights alone, and its output alone."""
 
     weights: float = 0.0
     output: float = 0.0
@@ -72,7 +72,7 @@ def operator_noise(floats: fx.GraphModule, quantized: fx.GraphModule, batch: Ten
 
 
 def _rounding(quantized: fx.GraphModule) -> tuple[Mapping[str, Callable[[Tensor], Tensor]], Mapping[str, Tensor]]:
-    """What quantization makes of each operator's output, and each layer's weights as they are in int8, by node."""
+    """Each operator's output as quantization makes it, and each layer's weights as they are in int8, by node."""
     outputs: dict[str, Callable[[Tensor], Tensor]] = {}
     weights: dict[str, Tensor] = {}
     for node in quantized.graph.nodes:

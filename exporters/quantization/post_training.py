@@ -81,7 +81,7 @@ class QuantizedProgram:
     source: Source | None = field(default=None, compare=False, repr=False)
 
     def operator_noise(self) -> dict[str, OperatorNoise]:
-        """What each operator alone adds to the logits' error, by its node in the float32 program."""
+        """Noise that each operator alone adds to the logits' error, by its node in the float32 program."""
         if self.source is None:
             return {}
         batches = self.source.batches
@@ -91,7 +91,7 @@ class QuantizedProgram:
 
 @dataclass(frozen=True)
 class Source:
-    """What a quantized program was made from: the float network that its layers are held against, balanced, the
+    """The origin of a quantized program: the float network that its layers are held against, balanced, the
     quantized one before its biases were corrected and after, the calibration images, and what judges."""
 
     floats: fx.GraphModule
