@@ -26,7 +26,7 @@ def parameter(graph: fx.GraphModule, node: object) -> Tensor:
 
 @dataclass(frozen=True)
 class OperatorNoise:
-    """Noise power over signal power of the logits where int8 rounds an operator's weights alone, and its output alone."""
+    """Noise power over signal power of the logits with an operator's weights alone in int8, and its output."""
 
     weights: float = 0.0
     output: float = 0.0
