@@ -28,6 +28,14 @@ SAME_FACTORS = 1e-2
 DIFFERS = "with factors in its place the network computes something else than with the weight that they reconstruct"
 
 
+class FactorsDifferError(PlanError):
+    """Factors that do something else in the network than the weights that they reconstruct; `layers` are theirs."""
+
+    def __init__(self, text: str, layers: tuple[str, ...]) -> None:
+        super().__init__(text)
+        self.layers = layers
+
+
 def check_deterministic(network: nn.Module, images: Tensor) -> None:
     """Raises PlanError unless the network gives an image the same outputs in every pass, batch and copy of itself."""
     images, modules = images[:IMAGES], dict(network.named_modules())
@@ -100,7 +108,7 @@ def layers_that_differ(network: nn.Module, images: Tensor, names: Collection[str
 
 
 def check_factors(before: nn.Module, after: nn.Module, names: Collection[str], images: Tensor) -> None:
-    """Raises PlanError with the names of layers whose factors in `after`, a copy of `before` in which all of `names`
+    """Raises FactorsDifferError with the layers whose factors in `after`, a copy of `before` in which all of `names`
     are factored, do something else in the network than the weights that they reconstruct."""
     images = images[:IMAGES]
     weights: dict[str, dict[str, Tensor]] = {}
@@ -132,10 +140,12 @@ def check_factors(before: nn.Module, after: nn.Module, names: Collection[str], i
             with factors_in_place(find_layer(single, name), factors):
                 if not apart(single, own) <= SAME_FACTORS:
                     alone.append(name)
-    found = ",".join(alone or names)
-    raise PlanError(
+    layers = tuple(alone or names)
+    found = ",".join(layers)
+    raise FactorsDifferError(
         f"{found}: {DIFFERS}, by up to {most:.2g} standard deviations: its forward asks something of the layer that "
-        f"factors answer differently; pass --keep-layers {found}"
+        f"factors answer differently; pass --keep-layers {found}",
+        layers,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -27,7 +27,7 @@ from compress_export.settings import PlanSettings, SourceSettings, training_epoc
 from compressor.calibration import Moments, carry_over, collect
 from compressor.decompositions.methods import Decompositions
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
-from compressor.equivalence import check_deterministic
+from compressor.equivalence import DIFFERS, check_deterministic
 from compressor.plan import Plan
 from compressor.surgery import load_weights, save_weights, skeleton
 from compressor.survey import Survey, survey
@@ -106,6 +106,11 @@ class RunContext:
         """Moves BatchNorm's statistics, those of the network `before`, as its factorization moved outputs of layers."""
         if self.trainable and self.data is not None:
             carry_over(module, before, self.data.calibration)
+
+    def keeping(self, layers: Collection[str]) -> RunContext:
+        """The same with these layers kept, because the network does not run their factors as it runs them."""
+        rows = (replace(row, must_keep=DIFFERS) if row.name in layers else row for row in self.survey.layers)
+        return replace(self, survey=replace(self.survey, layers=tuple(rows)))
 
     def send(self, job: str, *arguments: Any) -> None:
         """Tells the other processes of the group to do a job; the caller then does it too."""

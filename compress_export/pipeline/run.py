@@ -52,6 +52,7 @@ from compress_export.settings import (
     TuneSettings,
 )
 from compressor.distributed import SINGLE_PROCESS, AccelerateGroup, ProcessGroup
+from compressor.equivalence import DIFFERS, FactorsDifferError
 from compressor.plan import Plan
 from compressor.training.loop import Accuracy, accuracy
 from exporters.artifact import ExportError, read_artifacts
@@ -164,12 +165,25 @@ def _compressed(
     check_calibration(context, request.export)
     # Before hours are spent: an image of the test set that cannot be read is found, and a wrong figure is seen.
     _evaluate(context, {ORIGINAL: context.network.module})
-    plan, verified = plan_stage(context, request.plan, "plan" in stale)
-    compressed = compress_stage(context, plan, verified)
+    context, plan, compressed = _planned(context, request.plan, "plan" in stale)
     tuned = fine_tune_stage(context, plan, compressed, request.tune, "tune" in stale)
     shared = share_stage(context, tuned, request.share, "share" in stale)
     _evaluate(context, _modules(context, compressed, tuned, shared))
     return context, shared
+
+
+def _planned(context: RunContext, settings: PlanSettings, stale: bool) -> tuple[RunContext, Plan, nn.Module]:
+    """The plan and the network compressed by it. Layers whose factors the network does not run as it runs them are
+    kept, and the plan is made again; FactorsDifferError where it was given."""
+    while True:
+        try:
+            plan, verified = plan_stage(context, settings, stale)
+            return context, plan, compress_stage(context, plan, verified)
+        except FactorsDifferError as error:
+            if settings.plan or settings.ranks:
+                raise
+            context.reporter.say(f"note: {', '.join(error.layers)}: kept, {DIFFERS}: planning again")
+            context, stale = context.keeping(error.layers), True
 
 
 def plan_only(

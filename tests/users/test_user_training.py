@@ -19,6 +19,8 @@ from compress_export.pipeline.load import network_notes
 from compress_export.pipeline.run import compressed_run
 from compress_export.pipeline.validate import RunRequest, changes_of
 from compress_export.settings import PlanSettings, SourceSettings, TuneSettings
+from compressor.equivalence import DIFFERS, FactorsDifferError
+from compressor.plan import Plan
 from compressor.survey import survey
 
 
@@ -131,9 +133,7 @@ def test_factors_of_frozen_layers_are_trained_and_it_is_said(tuned) -> None:
 
     folder, _ = tuned
     before, after = (load_file(folder / f"{name}.safetensors") for name in ("compressed", "tuned"))
-    factored = [
-        row["name"] for row in json.loads((folder / "plan.json").read_text())["layers"] if row["method"] != "keep"
-    ]
+    factored = [row.name for row in Plan.read(folder / "plan.json").factored]
     assert "deep" in factored
     assert not any(torch.equal(before[name], after[name]) for name in before if name.startswith("deep."))
     assert torch.equal(before["stem.weight"], after["stem.weight"])
@@ -155,6 +155,22 @@ def test_each_change_is_made_alone(signs: Path, changes: tuple[str, ...], mirror
     turned = sum(torch.equal(new, old.flip(2)) for new, old in pairs)
     assert (turned > 5, 40 - same - turned > 30) == (bool(mirrored), bool(cropped))
     assert cropped or same + turned == 40
+
+
+def test_a_layer_that_the_network_treats_otherwise_is_kept_and_named(tmp_path: Path, capsys) -> None:
+    source = SourceSettings(f"{Path(__file__).with_name('user_networks.py')}:CountsParameters", weights="none",
+                            input=(3, 8, 8))  # fmt: skip
+    plan = PlanSettings(max_macs="0.65x", costs="counted")
+    context = compressed_run(tmp_path / "run", RunRequest(source, plan, TuneSettings()))
+    made = Plan.read(tmp_path / "run" / "plan.json")
+    assert f"note: two: kept, {DIFFERS}: planning again" in capsys.readouterr().err
+    assert (made.layer("two").method, made.layer("two").reason) == ("keep", f"kept: {DIFFERS}")
+    assert not made.layer("three").kept
+    assert made.chosen is not None
+    assert made.chosen.macs <= 0.65 * context.survey.macs
+    given = PlanSettings(ranks={"two": 2}, costs="counted")
+    with pytest.raises(FactorsDifferError, match=r"^two: with factors in its place .* pass --keep-layers two$"):
+        compressed_run(tmp_path / "given", RunRequest(source, given, TuneSettings()))
 
 
 def test_work_outside_the_layers_is_said() -> None:

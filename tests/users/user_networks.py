@@ -224,8 +224,12 @@ class Patched(Base):
 class CountsParameters(Base):
     """Another activation where a layer has more than two parameters: as factors have."""
 
+    def __init__(self):
+        super().__init__()
+        self.three = nn.Conv2d(12, 12, 3, padding=1)
+
     def features(self, x):
-        x = self.one(x).relu()
+        x = self.three(self.one(x).relu()).relu()
         return self.two(x).relu() if len(list(self.two.parameters())) <= 2 else self.two(x)
 
 
