@@ -107,6 +107,11 @@ class SmallImages(Dataset[Image]):
     mirrored by chance, by torch's own random numbers. They are changed where the bytes lie, and stay there."""
 
     def __init__(self, pixels: Tensor, labels: Sequence[int], view: View, crop: bool = False, flip: bool = False):
+        if pixels.shape[1] != 1 and view.input[0] not in (1, pixels.shape[1]):
+            raise InputError(
+                f"these images have {pixels.shape[1]} channels, or 1 in grey, and the network takes {view.input[0]}; "
+                "pass --input with as many, or leave --data out"
+            )
         self.pixels, self.labels, self.view = pixels, labels, view
         self.crop, self.flip = crop, flip
         mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (view.mean, view.std))

@@ -14,7 +14,7 @@ from timm.data.transforms_factory import create_transform
 from torchvision import models, transforms
 
 from compress_export.data.datasets import find_data, load_data
-from compress_export.data.images import View
+from compress_export.data.images import SmallImages, View
 from compress_export.data.picture_files import read_image, transform
 from compress_export.errors import InputError
 from compress_export.models.networks import NetworkRequest, load_network
@@ -157,6 +157,15 @@ def published_by_torchvision(name):
 
 def published_by_timm(name):
     return create_transform(**resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict()))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_in_memory_have_their_own_channels(channels):
+    view = View((channels, 8, 8), (0.0,) * channels, (1.0,) * channels)
+    with pytest.raises(
+        InputError, match=f"these images have 3 channels, or 1 in grey, and the network takes {channels};"
+    ):
+        SmallImages(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [0, 1], view)
 
 
 PUBLISHED = {
