@@ -150,7 +150,7 @@ def test_a_picture_is_resized_as_python_does(
     asked = {"pixels": colors.ravel().tolist(), "width": size[0], "shape": (1, *shape), "mean": mean, "std": std}
     asked |= {} if resize is None else {"resize": asdict(resize)}
     told = core.check("pixels", tmp_path, json.dumps(asked)).encode("latin-1")
-    image = transform(View(shape, mean, std, published=resize), False, False)(Image.fromarray(picture)).numpy()
+    image = transform(View(shape, mean, std, published=resize))(Image.fromarray(picture)).numpy()
     # Pillow rounds to whole colors after each of its two passes.
     assert np.abs(np.frombuffer(told, "<f4").reshape(shape) - image).max() < 1.01 / 255 / min(std)
 
