@@ -121,18 +121,17 @@ def name_of(device: Device) -> str:
     return next((name for name, core in SIMULATED.items() if device.cpu == core), device.kind)
 
 
-def choose(threads: int = 1) -> tuple[str, str]:
-    """The device of a run that names none, and why: a connected phone, else the simulated ARM CPU, else the host.
+def choose() -> tuple[str, str]:
+    """The device of a run that names none, and why: a connected phone, else the host.
 
-    The simulated CPU counts one thread. BenchError if several phones are connected: which one is the user's to say.
+    Never the simulated ARM CPU, which takes minutes for a large network; where it could count, that is said. BenchError
+    if several phones are connected: which one is the user's to say.
     """
     no_phone = _phone_missing()
     if not no_phone:
         return "phone", "it is connected"
-    no_arm = _missing("arm") if threads == 1 else "the simulated ARM CPU counts one thread"
-    if not no_arm:
-        return "arm", no_phone
-    return "host", f"{no_phone}; {no_arm}"
+    counts = "" if _missing("arm") else "; --device arm counts instructions of a phone's core"
+    return "host", no_phone + counts
 
 
 def _phone_missing() -> str:

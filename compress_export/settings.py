@@ -203,7 +203,7 @@ class BenchSettings:
     threads: int = setting(1, "Threads (and cores) to run on.", "--threads N", least=1)
     cap: float | None = setting(None, "Seconds after which the measurement of a file is cut short; recorded.",
                                 least=ABOVE_0)  # fmt: skip
-    device: str | None = setting(None, "phone, arm (simulated) or host.  [default: the first that is there]",
+    device: str | None = setting(None, "phone, arm (simulated) or host.  [default: a connected phone, else host]",
                                  "--device NAME", "the name of a device")  # fmt: skip
     serial: str | None = setting(None, "Which phone, where several are connected.", "--serial SERIAL", "a serial")
     cores: str | None = setting(None, "Cores of the phone: big, middle, little or a mask.  [default: the fastest]",

@@ -24,7 +24,7 @@ def choose_device(settings: BenchSettings, reporter: Reporter) -> DeviceEngine:
     """
     name, why = settings.device or ("phone" if settings.serial or settings.inside != "shell" else None), ""
     if name is None:
-        name, why = choose(settings.threads)
+        name, why = choose()
     engine = find(name, settings.serial, settings.inside)
     if name == "host":
         pick_cores(settings.threads)
@@ -34,8 +34,7 @@ def choose_device(settings: BenchSettings, reporter: Reporter) -> DeviceEngine:
         )
     where = engine.describe()
     if why:
-        counts = "; it counts instructions and tells no times, --device host does" if where.kind == "simulated" else ""
-        reporter.say(f"files will be measured on {where.name} ({where.kind}): {why}{counts}")
+        reporter.say(f"files will be measured on {where.name} ({where.kind}): {why}")
     return engine
 
 
