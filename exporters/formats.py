@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters import to_coreml, to_executorch, to_onnx, to_torchscript
+from exporters import to_coreml, to_executorch, to_litert, to_onnx, to_torchscript
 from exporters.artifact import LIMITS, ExportError, Runner, Written
 
 if TYPE_CHECKING:
@@ -74,6 +74,17 @@ FORMATS: dict[str, Format] = {
         runtime_package=to_onnx.RUNTIME_PACKAGE,
         effort=14,
     ),
+    "tflite": Format(
+        suffix="tflite",
+        title="LiteRT",
+        runtime="LiteRT, XNNPACK delegate",
+        export=to_litert.export,
+        load=to_litert.load,
+        requires=to_litert.REQUIRES,
+        runtime_modules=to_litert.RUNTIME_MODULES,
+        runtime_package=to_litert.RUNTIME_PACKAGE,
+        effort=22,
+    ),
     "ptl": Format(
         suffix="ptl",
         title="TorchScript Lite",
@@ -106,9 +117,9 @@ FORMATS: dict[str, Format] = {
 }
 
 TARGETS: dict[str, tuple[str, ...]] = {
-    "android": ("pte", "onnx", "ptl"),
+    "android": ("pte", "onnx", "tflite", "ptl"),
     "ios": ("mlpackage",),
-    "all": ("pte", "onnx", "ptl", "mlpackage"),
+    "all": ("pte", "onnx", "tflite", "ptl", "mlpackage"),
 }
 
 

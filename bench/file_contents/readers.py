@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from bench.file_contents import read_mlpackage, read_onnx, read_pte, read_ptl
+from bench.file_contents import read_mlpackage, read_onnx, read_pte, read_ptl, read_tflite
 from bench.file_contents.contents import ContentError, Contents, Weight
 
 Shape = tuple[int, ...]
@@ -59,6 +59,7 @@ def _read_safetensors(path: Path) -> Contents:
 READERS: dict[str, Callable[[Path], Contents]] = {
     "pte": read_pte.read,
     "onnx": read_onnx.read,
+    "tflite": read_tflite.read,
     "ptl": read_ptl.read,
     "mlpackage": read_mlpackage.read,
     "safetensors": _read_safetensors,
@@ -66,6 +67,7 @@ READERS: dict[str, Callable[[Path], Contents]] = {
 INPUT_READERS: dict[str, Callable[[Path], Shape | None]] = {
     "pte": read_pte.input_shape,
     "onnx": read_onnx.input_shape,
+    "tflite": read_tflite.input_shape,
 }
 """A .ptl keeps no shapes; an .mlpackage does not run where this is needed."""
 

@@ -1,0 +1,236 @@
+"""nn.Module -> LiteRT .tflite, with the names of what XNNPACK did not take.
+
+The converter brings jax and transformers: it is imported where a file is written, in that format's own process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporters.artifact import ExportError, Runner, Written, number_type
+from exporters.toolkits import quiet, quiet_stderr, reason, versions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import fx, nn
+    from torch.export import ExportedProgram
+
+REQUIRES = ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "torch")
+RUNTIME_MODULES, RUNTIME_PACKAGE = ("ai_edge_litert.interpreter",), "ai-edge-litert"
+
+HALF_NOTE = "LiteRT computes float16 weights in float32, unless an app sets XNNPACK's FORCE_FP16: smaller, not faster"
+
+_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
+
+
+def export(program: ExportedProgram, path: Path) -> Written:
+    """Writes `program` to `path` as .tflite: input "image" (1, C, H, W), output "logits", both float32.
+
+    A float16 program stores the weights of its layers in float16, an int8 program keeps its scales. The file is written
+    even when XNNPACK refuses a layer: `not_delegated` names it and the caller judges.
+    """
+    versions(REQUIRES)
+    dtype = number_type(program)
+    try:
+        with quiet(), quiet_stderr(), redirect_stdout(StringIO()):
+            import litert_torch
+            import torch
+
+            from exporters.capture import input_shape
+
+            litert_torch.config.show_progress = False
+            module = _named_module(program, dtype)
+            with operators_named_by_layer(module.network), strict_quantization():
+                model = litert_torch.convert(module, sample_kwargs={"image": torch.zeros(input_shape(program))})
+            model.export(str(path))
+            if dtype == "float16":
+                _halve_weights(path)
+    except Exception as error:  # the converter raises many kinds; the first line says which operator
+        raise ExportError(
+            f"LiteRT cannot express the network: {reason(error)}; leave the tflite format out or replace that operator"
+        ) from error
+    outside = outside_delegate(path)
+    layers = dict.fromkeys(name for operator, name in outside if operator in _LAYERS)
+    fallbacks = dict.fromkeys(f"{operator} ({name})" for operator, name in outside)
+    return Written(dtype, tuple(layers), tuple(fallbacks), notes=(HALF_NOTE,) if dtype == "float16" else ())
+
+
+def load(path: Path, threads: int) -> Runner:
+    """A function that runs the .tflite in this process by LiteRT's interpreter and XNNPACK, `threads` threads wide.
+
+    Raises ExportError for a file whose image is not float32 of shape (1, C, H, W).
+    """
+    versions((RUNTIME_PACKAGE,))
+    import numpy as np
+
+    interpreter = _interpreter(path, threads)
+    (image,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
+    shape, dtype = tuple(map(int, image["shape"])), np.dtype(image["dtype"]).name
+    if len(shape) != 4 or dtype != "float32":
+        raise ExportError(
+            f"{path.name} takes {dtype} of shape {shape}, and images are float32 (1, C, H, W); write it with "
+            "`compress-export`"
+        )
+
+    def run(given: NDArray[np.float32]) -> NDArray[np.float32]:
+        if given.shape != shape:
+            raise ExportError(
+                f"{path.name} takes images of shape {shape}, and this one is {given.shape}; a file with channels last "
+                "(1, H, W, C) is another converter's: write it with `compress-export`"
+            )
+        interpreter.set_tensor(image["index"], given)
+        interpreter.invoke()
+        return np.array(interpreter.get_tensor(logits["index"]), dtype=np.float32)
+
+    return run
+
+
+def outside_delegate(path: Path) -> list[tuple[str, str]]:
+    """The operators that the interpreter runs outside XNNPACK, and the layer or torch operator of each."""
+    interpreter = _interpreter(path, 1)
+    # Delegates stand behind the operators that they replace, which stay in the list.
+    operators = interpreter._get_ops_details()
+    made_by = {int(tensor): operator for operator in operators for tensor in operator["outputs"]}
+    names = {int(tensor["index"]): str(tensor["name"]) for tensor in interpreter.get_tensor_details()}
+    waiting, run = [int(output["index"]) for output in interpreter.get_output_details()], {}
+    while waiting:
+        operator = made_by.get(waiting.pop())
+        if operator is not None and operator["index"] not in run:
+            run[operator["index"]] = operator
+            waiting += map(int, operator["inputs"])
+    return [
+        (str(operator["op_name"]), _layer(names[int(operator["outputs"][0])]))
+        for _, operator in sorted(run.items())
+        if operator["op_name"] != "DELEGATE"
+    ]
+
+
+def _interpreter(path: Path, threads: int) -> Any:
+    with quiet_stderr():  # it tells of XNNPACK each time
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    return interpreter
+
+
+def _layer(tensor: str) -> str:
+    """ "features.3" of "aten.relu;features.3;1": of operators that were merged the layer, without the number at the end
+    that tells equal names apart."""
+    names = [name for name in tensor.rpartition(";")[0].split(";") if name]
+    return next((name for name in names if not name.startswith(("aten.", "tfl."))), "") or "".join(names[:1]) or tensor
+
+
+def _named_module(program: ExportedProgram, dtype: str) -> nn.Module:
+    """The program, `network`, in a module whose input and output have the names that the file is to have."""
+    import torch
+    from torch import nn
+
+    from exporters.graph_passes import change_types, graph_of
+
+    class Named(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.network(image)}
+
+    graph = graph_of(program)
+    if dtype == "float16":
+        change_types(graph, torch.float16, torch.float32)
+    elif dtype == "int8":
+        _quantize_in_graph(graph)
+    graph.recompile()
+    return Named(graph).eval()
+
+
+def _quantize_in_graph(graph: fx.GraphModule) -> None:
+    """Writes each int8 weight as the float weight that it stands for, and its quantization: the converter takes no
+    codes as constants, and computes the same codes again."""
+    import torch
+    import torch.ao.quantization.fx._decomposed
+
+    operators = torch.ops.quantized_decomposed
+    for node in graph.graph.find_nodes(op="call_function", target=operators.dequantize_per_channel.default):
+        owners = [str(each.target).rpartition(".") for each in node.args[:3]]
+        codes, scales, zero_points = (getattr(graph.get_submodule(owner), leaf) for owner, _, leaf in owners)
+        owner, _, leaf = owners[0]
+        graph.get_submodule(owner).register_buffer(
+            f"{leaf}_of_{node.name}", node.target(codes, scales, zero_points, *node.args[3:])
+        )
+        with graph.graph.inserting_before(node):
+            weight = graph.graph.get_attr(f"{owner}.{leaf}_of_{node.name}".removeprefix("."))
+            quantize = operators.quantize_per_channel.default
+            quantized = graph.graph.call_function(quantize, (weight, *node.args[1:]))
+        node.update_arg(0, quantized)
+
+
+@contextmanager
+def strict_quantization() -> Iterator[None]:
+    """Has the converter quantize what the program quantizes, and nothing else.
+
+    By default it moves scales on to operators and to the file's ends, which are then int8 as well.
+    """
+    from litert_converter.mlir._mlir_libs import converter_api_ext
+
+    plain = converter_api_ext.ConvertToTFLConfig
+
+    def strict() -> Any:
+        config = plain()
+        config.strict_qdq_mode = True
+        return config
+
+    converter_api_ext.ConvertToTFLConfig = strict
+    try:
+        yield
+    finally:
+        converter_api_ext.ConvertToTFLConfig = plain
+
+
+@contextmanager
+def operators_named_by_layer(network: nn.Module) -> Iterator[None]:
+    """Has the converter call what an operator gives like the layer whose weight it reads, else like the operator.
+
+    It names them by classes, which are those of a captured graph for all of them.
+    """
+    from litert_torch.backend import debuginfo
+
+    # "p_network_3_0_weight" is how it calls the parameter "3.0.weight" of the module that it is given
+    layers = {f"network.{name}".replace(".", "_"): name.rpartition(".")[0] for name in network.state_dict()}
+
+    def layer(node: fx.Node) -> str:
+        for source in node.all_input_nodes:
+            while source.all_input_nodes:  # a weight may pass a permute, or its quantization, on its way
+                source = source.all_input_nodes[0]
+            if name := layers.get(source.name[2:]):
+                return f"{name};"
+        return f"{str(node.target).rpartition('.')[0]};"
+
+    plain = debuginfo.build_mlir_debuginfo
+    debuginfo.build_mlir_debuginfo = layer
+    try:
+        yield
+    finally:
+        debuginfo.build_mlir_debuginfo = plain
+
+
+def _halve_weights(path: Path) -> None:
+    """Stores the weights of layers in float16, each read through a cast that XNNPACK takes too."""
+    from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    halves = quantizer.Quantizer(str(path))
+    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    settings = qtyping.OpQuantizationConfig(
+        weight_tensor_config=weights, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
+    )
+    names = qtyping.TFLOperationName
+    for layer in (names.FULLY_CONNECTED, names.CONV_2D, names.DEPTHWISE_CONV_2D, names.CONV_2D_TRANSPOSE):
+        halves.update_quantization_recipe(".*", layer, settings, AlgorithmName.FLOAT_CASTING)
+    path.write_bytes(halves.quantize().quantized_model)
