@@ -25,7 +25,10 @@ RUNTIME_MODULES, RUNTIME_PACKAGE = ("ai_edge_litert.interpreter",), "ai-edge-lit
 
 HALF_NOTE = "LiteRT computes float16 weights in float32, unless an app sets XNNPACK's FORCE_FP16: smaller, not faster"
 
-_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
+OPERATOR_NAMES = ("aten.", "tfl.", "quantized_decomposed.", "litert_torch.")
+"""Beginnings of names that are no layer's."""
+
+LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
 
 
 def export(program: ExportedProgram, path: Path) -> Written:
@@ -55,7 +58,7 @@ def export(program: ExportedProgram, path: Path) -> Written:
             f"LiteRT cannot express the network: {reason(error)}; leave the tflite format out or replace that operator"
         ) from error
     outside = outside_delegate(path)
-    layers = dict.fromkeys(name for operator, name in outside if operator in _LAYERS)
+    layers = dict.fromkeys(name for operator, name in outside if operator in LAYERS)
     fallbacks = dict.fromkeys(f"{operator} ({name})" for operator, name in outside)
     return Written(dtype, tuple(layers), tuple(fallbacks), notes=(HALF_NOTE,) if dtype == "float16" else ())
 
@@ -104,7 +107,7 @@ def outside_delegate(path: Path) -> list[tuple[str, str]]:
             run[operator["index"]] = operator
             waiting += map(int, operator["inputs"])
     return [
-        (str(operator["op_name"]), _layer(names[int(operator["outputs"][0])]))
+        (str(operator["op_name"]), layer_of(name := names[int(operator["outputs"][0])]) or name.partition(";")[0])
         for _, operator in sorted(run.items())
         if operator["op_name"] != "DELEGATE"
     ]
@@ -119,11 +122,11 @@ def _interpreter(path: Path, threads: int) -> Any:
     return interpreter
 
 
-def _layer(tensor: str) -> str:
-    """ "features.3" of "aten.relu;features.3;1": of operators that were merged the layer, without the number at the end
-    that tells equal names apart."""
-    names = [name for name in tensor.rpartition(";")[0].split(";") if name]
-    return next((name for name in names if not name.startswith(("aten.", "tfl."))), "") or "".join(names[:1]) or tensor
+def layer_of(tensor: str) -> str:
+    """The layer in a tensor's name, "features.3" of "aten.relu;features.3;1": the names of operators that were merged,
+    and a number that tells equal names apart. "" where it names none."""
+    names = tensor.rpartition(";")[0].split(";")
+    return next((name for name in names if name and not name.startswith(OPERATOR_NAMES)), "")
 
 
 def _named_module(program: ExportedProgram, dtype: str) -> nn.Module:

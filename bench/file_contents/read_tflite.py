@@ -7,16 +7,20 @@ from typing import Any
 
 from bench.file_contents.contents import ContentError, Contents, Weight, counted, mapped
 from bench.file_contents.flatbuffer import Flat
+from exporters.to_litert import LAYERS, layer_of
 
 CODES, SUBGRAPHS, BUFFERS = 1, 2, 4
 TENSORS, INPUTS, OPERATORS = 0, 1, 3
 SHAPE, TYPE, BUFFER, NAME = 0, 1, 2, 3
-"""Fields of the model, of a subgraph, and of a tensor."""
+CODE, TAKES, GIVES = 0, 1, 2
+"""Fields of the model, of a subgraph, of a tensor, and of an operator."""
 
 TYPES = (
     "float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8", "float64",
     "complex128", "uint64", "resource", "variant", "uint32", "uint16", "int4", "bfloat16", "int2", "uint4",
 )  # fmt: skip
+READ_BY_LAYER = (*LAYERS, "DEQUANTIZE")
+"""Operators that read weights; those in float16 pass a cast."""
 CUSTOM = 32
 """An operator of this code has a name of its own."""
 
@@ -41,7 +45,8 @@ BROADCAST_ARGS RANDOM_STANDARD_NORMAL BUCKETIZE RANDOM_UNIFORM MULTINOMIAL GELU
 
 
 def read(path: Path) -> Contents:
-    """The content of the file. ContentError if it is no whole LiteRT model."""
+    """The content of the file, weights in the order in which operators read them, each called like the layer that reads
+    it. ContentError if it is no whole LiteRT model."""
     with mapped(path) as data:
         root = _root(data)
         codes = [_operator(code) for code in root.tables(CODES)]
@@ -49,15 +54,21 @@ def read(path: Path) -> Contents:
         weights: dict[int, Weight] = {}
         operators: list[str] = []
         for subgraph in root.tables(SUBGRAPHS):
-            for tensor in subgraph.tables(TENSORS):
-                kind, index = tensor.number(TYPE, "i8"), tensor.number(BUFFER, "u32")
-                start, length = places[index]
-                if length:
-                    dtype = TYPES[kind] if 0 <= kind < len(TYPES) else f"type {kind}"
-                    name, shape = tensor.text(NAME) or f"#{len(weights)}", tensor.numbers(SHAPE, "i32")
-                    # two tensors of one buffer are one weight
-                    weights.setdefault(index, Weight(name.rstrip(";"), dtype, shape, length, path, start))
-            operators += [codes[operator.number(0, "u32")] for operator in subgraph.tables(OPERATORS)]
+            tensors = subgraph.tables(TENSORS)
+            for operator in subgraph.tables(OPERATORS):
+                code = codes[operator.number(CODE, "u32")]
+                operators.append(code)
+                gives = tensors[operator.numbers(GIVES, "i32")[0]].text(NAME) if code in LAYERS else ""
+                for tensor in (tensors[index] for index in operator.numbers(TAKES, "i32") if index >= 0):
+                    start, length = places[tensor.number(BUFFER, "u32")]
+                    if length and start not in weights:
+                        shape, number = tensor.numbers(SHAPE, "i32"), tensor.number(TYPE, "i8")
+                        dtype = TYPES[number] if 0 <= number < len(TYPES) else f"type {number}"
+                        own = tensor.text(NAME)
+                        layer = layer_of(own) or layer_of(gives) if code in READ_BY_LAYER else ""
+                        kind = "weight" if len(shape) > 1 else "bias"
+                        name = f"{layer}.{kind}" if layer else own.rstrip(";")
+                        weights[start] = Weight(name, dtype, shape, length, path, start)
     return Contents(path.stat().st_size, tuple(weights.values()), counted(operators))
 
 

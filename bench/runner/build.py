@@ -1,4 +1,4 @@
-"""`python -m bench.runner.build`: unpacks the engines' wheels, builds the three programs, writes the bundles."""
+"""`python -m bench.runner.build`: unpacks the engines' wheels, builds the four programs, writes the bundles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.runner.bundle import LOADER, MANIFEST, ROOT, Bundle, BundledFile, Pro
 from exporters.artifact import size_and_sha256
 
 HERE = Path(__file__).parent
-ENGINES = ("pte", "onnx", "ptl")
+ENGINES = ("pte", "onnx", "tflite", "ptl")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _wheels(target: Target, chosen: Lane, root: Path) -> Path:
 
 
 def _compile(target: Target, chosen: Lane, wheels: Path, root: Path) -> list[Path]:
-    """The three programs, compiled."""
+    """The four programs, compiled."""
     work = root / "work" / target.arch
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -175,6 +175,7 @@ def _compile(target: Target, chosen: Lane, wheels: Path, root: Path) -> list[Pat
         "WHEELS": wheels,
         "ONNXRUNTIME_LIBRARY": library,
         "EXECUTORCH_VERSION": engines["pte"].version,
+        "LITERT_VERSION": engines["tflite"].version,
         "TORCH_VERSION": engines["ptl"].version,
         "TORCH_ABI": target.torch_abi,
     }
@@ -192,7 +193,8 @@ def _assemble(target: Target, chosen: Lane, wheels: Path, programs: Sequence[Pat
     partial = root / f".{target.arch}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "lib").mkdir(parents=True)
-    folders = [wheels / "executorch/lib", wheels / "onnxruntime/capi", wheels / "torch/lib", wheels / "torch.libs"]
+    folders = [wheels / "executorch/lib", wheels / "onnxruntime/capi", wheels / "ai_edge_litert"]
+    folders += [wheels / "torch/lib", wheels / "torch.libs"]
     folders += sorted((wheels / "nvidia").glob("*/lib")) if not target.carries_libc else [CROSS]
     for program in programs:
         shutil.copy(program, partial / program.name)

@@ -1,4 +1,4 @@
-// What the three programs have in common: an order in, an engine that runs one image at a time.
+// What the four programs have in common: an order in, an engine that runs one image at a time.
 #pragma once
 
 #include <cstdint>
