@@ -116,7 +116,7 @@ class PlanSettings:
     costs: Costs = setting("auto", "A layer's variant costs what it takes here (measured), instructions predicted of "
                            "a phone's core, or MACs and traffic (counted); auto: measured for --max-latency here, else "
                            "instructions.")  # fmt: skip
-    latency_format: str = setting("pte", "Runtime that layers are timed in: pte, onnx or ptl.  "
+    latency_format: str = setting("pte", "Format in whose runtime layers are timed.  "
                                   "[default: the first exported that runs here]",
                                   takes="the name of a format")  # fmt: skip
     fit: Fit = setting("outputs", "With data: fit factors to each layer's outputs, or to its weights.")

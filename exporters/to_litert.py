@@ -47,9 +47,10 @@ def export(program: ExportedProgram, path: Path) -> Written:
             from exporters.capture import input_shape
 
             litert_torch.config.show_progress = False
-            module = _named_module(program, dtype)
-            with operators_named_by_layer(module.network), strict_quantization():
-                model = litert_torch.convert(module, sample_kwargs={"image": torch.zeros(input_shape(program))})
+            network = _network(program, dtype)
+            with operators_named_by_layer(network), strict_quantization():
+                image = torch.zeros(input_shape(program))
+                model = litert_torch.convert(_named(network), sample_kwargs={"image": image})
             model.export(str(path))
             if dtype == "float16":
                 _halve_weights(path)
@@ -129,20 +130,11 @@ def layer_of(tensor: str) -> str:
     return next((name for name in names if name and not name.startswith(OPERATOR_NAMES)), "")
 
 
-def _named_module(program: ExportedProgram, dtype: str) -> nn.Module:
-    """The program, `network`, in a module whose input and output have the names that the file is to have."""
+def _network(program: ExportedProgram, dtype: str) -> fx.GraphModule:
+    """The program as the converter takes it: a float16 one in float32, int8 weights with their quantization."""
     import torch
-    from torch import nn
 
     from exporters.graph_passes import change_types, graph_of
-
-    class Named(nn.Module):
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"logits": self.network(image)}
 
     graph = graph_of(program)
     if dtype == "float16":
@@ -150,7 +142,23 @@ def _named_module(program: ExportedProgram, dtype: str) -> nn.Module:
     elif dtype == "int8":
         _quantize_in_graph(graph)
     graph.recompile()
-    return Named(graph).eval()
+    return graph
+
+
+def _named(network: nn.Module) -> nn.Module:
+    """The network in a module whose input and output have the names that the file is to have."""
+    import torch
+    from torch import nn
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.network(image)}
+
+    return Named().eval()
 
 
 def _quantize_in_graph(graph: fx.GraphModule) -> None:

@@ -16,7 +16,7 @@ from bench.host.facts import pick_cores
 from bench.host.measure import Progress, check
 from bench.measurement import BenchError, Device, NotMeasured, Schedule
 from bench.phone import measure as phone
-from bench.profile.profile import Operator, Profile, Unit, layers_of_calls, read_calls
+from bench.profile.profile import READERS, Operator, Profile, Unit, layers_of_calls, read_calls
 from bench.runner.bundle import Bundle, open_bundle
 from bench.runner.protocol import RunnerAnswer, flags, parse, write_images
 from bench.simulator.cores import read_cores
@@ -135,8 +135,11 @@ def _profiled(
         inputs = write_images(images, Path(images_folder))
         for index, artifact in enumerate(artifacts):
             progress(index, len(artifacts), f"profiling {artifact.path.name}")
-            if artifact.format not in bundle.engines:
-                reason = f"there is no runner for {FORMATS[artifact.format].title}"
+            title = FORMATS[artifact.format].title
+            reason = f"there is no runner for {title}" * (artifact.format not in bundle.engines)
+            if artifact.format not in READERS:
+                reason = reason or f"no profile of {title} is read here"
+            if reason:
                 found.append(NotMeasured(artifact.network, artifact.format, artifact.sha256, device, reason))
                 continue
             with tempfile.TemporaryDirectory(prefix="profile-") as name:

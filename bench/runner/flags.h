@@ -1,4 +1,4 @@
-// The command line of the three programs: docs/runner.md has the table.
+// The command line of the four programs: docs/runner.md has the table.
 #pragma once
 
 #include <stdexcept>

@@ -174,6 +174,7 @@ def _version(name: str) -> str:
 
 
 def _package(ability: str, names: Iterable[str], needed: bool = True) -> Finding:
-    missing = [name for name in names if find_spec(name) is None]
+    # a package's module is called like it, but for what an identifier cannot have
+    missing = [name for name in names if find_spec(name.replace("-", "_")) is None]
     found = ", ".join(f"{name} {_version(name)}" for name in names if name not in missing)
     return Finding(ability, not missing, found or "nothing", f"pip install {' '.join(missing)}", needed)

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from compress_export.console import output_options, set_output
 from compress_export.errors import InputError, nearest
 from compress_export.settings import GROUPS, RENAMED, SETTINGS, Setting, said
+from exporters.formats import FORMATS, TARGETS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 RUN, FILES, MEASURING = "The run", "Files", GROUPS["bench"]
@@ -197,7 +198,7 @@ RUN_DIRECTORY = options(
     FORCE,
 )
 EXPORT = options(
-    option("--target", group=FILES, metavar="NAME", help="android (.pte .onnx .ptl), ios (.mlpackage) or all.  "
-           "[default: android]"),
-    listed("--format", "formats", group=FILES, metavar="NAME,...", help="Single formats: pte, onnx, ptl, mlpackage."),
+    option("--target", group=FILES, metavar="NAME", help=f"android (.{' .'.join(TARGETS['android'])}), ios "
+           f"(.{' .'.join(TARGETS['ios'])}) or all.  [default: android]"),
+    listed("--format", "formats", group=FILES, metavar="NAME,...", help=f"Single formats: {', '.join(FORMATS)}."),
 )  # fmt: skip

@@ -147,8 +147,9 @@ def latency_format(name: object, formats: tuple[str, ...]) -> str:
     if name is None:
         return next((each for each in formats if FORMATS[each].runs_here), "pte")
     if not find_format(str(name)).runs_here:
+        here = ", ".join(each for each, kind in FORMATS.items() if kind.runs_here)
         raise InputError(
-            f"plan.latency_format={name}: {FORMATS[str(name)].runtime} does not run here; pass pte, onnx or ptl"
+            f"plan.latency_format={name}: {FORMATS[str(name)].runtime} does not run here; pass one of {here}"
         )
     return str(name)
 

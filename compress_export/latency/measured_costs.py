@@ -30,8 +30,8 @@ from exporters.capture import capture, save
 from exporters.formats import find_format
 from exporters.toolkits import versions
 
-MULTIPLES = {"pte": 16, "onnx": 16, "ptl": 16}
-"""Ranks are rounded to it: on this processor's 512-bit kernels a 17th channel costs as much as a 32nd in all three
+MULTIPLE = 16
+"""Ranks are rounded to it: on this processor's 512-bit kernels a 17th channel costs as much as a 32nd in every runtime
 (results/rank_multiples.jsonl: 3x3 in ONNX Runtime 0.37 ms at 32, 0.58 at 36 to 48, 0.86 at 52 to 64)."""
 
 NETWORK = "network"
@@ -85,7 +85,7 @@ class MeasuredCosts:
         where = "this machine" if device == "host" else facts.name
         number = f"{threads} thread{'s' * (threads > 1)}"
         self.source = f"measured on {where} ({facts.cpu}, {number}) in {kind.runtime} {runtime_version}"
-        self.multiple = MULTIPLES.get(format, 1)
+        self.multiple = MULTIPLE
         for other in dict.fromkeys(foreign(self._conditions)):
             whose = f"from {kind.runtime} {other} are not used, {runtime_version} runs here"
             whose = f"by {other} are not used" if other == ANOTHER else whose

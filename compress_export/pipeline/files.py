@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 IMAGES = 32
 """Images that a file is given where it is measured outside a run, at most."""
 
+CHANNELS = (1, 3)
+"""Channels of a picture: grey, or colours."""
+
 
 def profile_run(path: Path, settings: BenchSettings) -> None:
     """Profiles every file of the run at `path` and prints their costs by layer; its report shows them."""
@@ -130,6 +133,11 @@ def images_for(artifacts: Sequence[Artifact], source: Path | None) -> Images:
     name, size = next(iter(sizes.items()))
     if len(size) != 3:
         raise InputError(f"{name} takes {len(size)} sides, not an image of channels, height and width")
+    if size[2] in CHANNELS and size[0] not in CHANNELS:
+        raise InputError(
+            f"{name} takes images of {'x'.join(map(str, size))}, with their channels last; files that are measured "
+            "here take 1xCxHxW: write it with `compress-export`, or have its converter keep PyTorch's order"
+        )
     view = View((size[0], size[1], size[2]), *usual_normalization(size[0]))
     if source is None:
         return photograph_crops(view, IMAGES).numpy()

@@ -59,6 +59,15 @@ def test_logits_differ_by_rounding_alone(module, halved):
     assert 0 < found.relative_error < 1e-2
 
 
+def test_a_tflite_stores_the_weights_of_layers_in_float16(module, halved, tmp_path):
+    made = export_program(halved, "tflite", tmp_path / "n.tflite", images=IMAGES, reference=logits_of(module, IMAGES))
+    assert (made.dtype, made.verdict, made.not_delegated) == ("float16", "passed", ())
+    kernels, biases = 3 * 9 * 8 + 9 * 8 + 80, 8 + 8 + 10
+    assert read(made.path).dtypes["float16"] == 2 * kernels
+    assert 4 * biases <= read(made.path).dtypes["float32"] < 4 * biases + 64
+    assert "in float32, unless an app sets XNNPACK's FORCE_FP16" in made.notes[0]
+
+
 @pytest.mark.parametrize("format", ["pte", "onnx", "mlpackage"])
 def test_a_file_stores_float16_alone(format, module, halved, tmp_path):
     path = tmp_path / f"n.{format}"

@@ -150,7 +150,7 @@ def test_a_coreml_package_holds_the_codes_and_scales_of_the_program(quantized, t
         number.copy_(before)
 
 
-@pytest.mark.parametrize("format", ["pte", "onnx", "mlpackage"])
+@pytest.mark.parametrize("format", ["pte", "onnx", "tflite", "mlpackage"])
 def test_a_file_stores_each_weight_once_in_int8(format, quantized, tmp_path):
     contents = read(export_program(quantized.program, format, tmp_path / f"n.{format}").path)
     codes = [weight for weight in contents.weights if "int8" in weight.dtype and len(weight.shape) > 1]

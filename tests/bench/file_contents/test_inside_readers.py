@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from bench.file_contents.contents import ContentError, Contents, Weight, duplicates
-from bench.file_contents.readers import READERS, read
+from bench.file_contents.readers import READERS, input_shape, read
 from exporters.formats import FORMATS
 
 FILES = Path(__file__).resolve().parents[1] / "files"
@@ -30,7 +30,7 @@ def samples(tmp_path_factory):
     save_file(
         {"a.weight": np.ones((4, 3), np.float32), "a.bias": np.zeros(4, np.float16)}, folder / "sample.safetensors"
     )
-    for name in ("pte", "ptl"):
+    for name in ("pte", "tflite", "ptl"):
         shutil.copy(FILES / f"tiny.{name}", folder / f"sample.{name}")
     shutil.copytree(FILES / "tiny.mlpackage", folder / "sample.mlpackage")
     return folder
@@ -63,6 +63,31 @@ def test_a_ptl_tells_its_constants_and_the_operators_of_its_bytecode():
     assert contents.operators == {
         "aten::_convolution": 1, "aten::relu": 1, "aten::adaptive_avg_pool2d": 1, "aten::flatten": 1, "aten::linear": 1,
     }  # fmt: skip
+
+
+def test_a_tflite_tells_weights_by_layer_and_operators():
+    contents = read(FILES / "tiny.tflite")
+    weights = {weight.name: weight for weight in contents.weights if weight.dtype == "float32"}
+    assert {name: (weight.shape, weight.bytes) for name, weight in weights.items()} == {
+        "0.weight": ((4, 3, 3, 3), 432), "0.bias": ((4,), 16), "4.weight": ((5, 4), 80), "4.bias": ((5,), 20),
+    }  # fmt: skip
+    assert contents.operators == {"TRANSPOSE": 1, "CONV_2D": 1, "MEAN": 1, "FULLY_CONNECTED": 1}
+    assert contents.number_type == "float32"
+    assert input_shape(FILES / "tiny.tflite") == (1, 3, 16, 16)
+    theirs = read(FILES / "tiny.ptl").weights[0]
+    kernel = weights["0.weight"]
+    stored = np.fromfile(kernel.place, np.float32, 108, offset=kernel.offset).reshape(4, 3, 3, 3)
+    given = np.fromfile(theirs.place, np.float32, 108, offset=theirs.offset).reshape(4, 3, 3, 3)
+    assert np.array_equal(stored, given.transpose(0, 2, 3, 1))
+
+
+def test_a_tflite_whose_data_lie_beyond_its_end_is_found_out(tmp_path):
+    content = bytearray((FILES / "tiny.tflite").read_bytes())
+    kernel = next(weight for weight in read(FILES / "tiny.tflite").weights if weight.name == "0.weight")
+    content[kernel.offset - 4 : kernel.offset] = (2000).to_bytes(4, "little")
+    (tmp_path / "a.tflite").write_bytes(content)
+    with pytest.raises(ContentError, match=r"it speaks of 3,\d\d\d bytes, and has 2,\d\d\d"):
+        read(tmp_path / "a.tflite")
 
 
 def test_an_mlpackage_tells_its_blobs_and_short_constants():
@@ -108,8 +133,8 @@ def test_safetensors_tell_every_tensor(samples):
 
 
 def test_a_kind_that_no_reader_knows_is_none(tmp_path):
-    (tmp_path / "model.tflite").write_bytes(b"TFL3")
-    assert read(tmp_path / "model.tflite") is None
+    (tmp_path / "model.caffemodel").write_bytes(b"")
+    assert read(tmp_path / "model.caffemodel") is None
 
 
 def test_what_is_stored_twice_is_found(tmp_path):
@@ -128,7 +153,7 @@ def test_two_names_for_one_place_are_one_copy(tmp_path):
     assert duplicates(Contents(256, weights)) == ()
 
 
-@pytest.mark.parametrize("suffix", ["pte", "onnx", "ptl", "safetensors"])
+@pytest.mark.parametrize("suffix", ["pte", "onnx", "tflite", "ptl", "safetensors"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.99])
 def test_a_file_that_is_cut_short_is_found_out(samples, tmp_path, suffix, share):
     content = (samples / f"sample.{suffix}").read_bytes()
@@ -137,7 +162,7 @@ def test_a_file_that_is_cut_short_is_found_out(samples, tmp_path, suffix, share)
         read(tmp_path / f"cut.{suffix}")
 
 
-@pytest.mark.parametrize("suffix", ["pte", "onnx", "ptl", "safetensors"])
+@pytest.mark.parametrize("suffix", ["pte", "onnx", "tflite", "ptl", "safetensors"])
 @pytest.mark.parametrize(
     "content", [b"", b"<html>404</html>", b"version https://git-lfs.github.com/spec/v1\noid sha256:0"]
 )
@@ -157,6 +182,8 @@ def test_a_foreign_file_is_found_out(tmp_path, suffix, content):
         ("onnx", b"\x08\x08", "it has no graph"),
         ("pte", b"\0\0\0\0ET12eh00" + bytes(40), "it has no method that could be run"),
         ("pte", b"\x20\0\0\0TFL3" + bytes(40), "it does not begin as an ExecuTorch program does"),
+        ("tflite", b"\x20\0\0\0ET12" + bytes(40), "it does not begin as a LiteRT model does"),
+        ("tflite", b"\x10\0\0\0TFL3" + bytes(40), "it has no graph"),
         ("safetensors", (99).to_bytes(8, "little"), "its header of 99 bytes does not fit into 8 bytes"),
         ("safetensors", (4).to_bytes(8, "little") + b"nope", "its header cannot be read"),
         ("safetensors", (2).to_bytes(8, "little") + b"{}more", "speaks of 10 bytes, and it has 14"),
@@ -190,11 +217,12 @@ def test_a_pte_whose_parts_lie_beyond_its_end_is_found_out(tmp_path):
         read(tmp_path / "a.pte")
 
 
-@given(st.integers(8, 3200), st.binary(min_size=1, max_size=8))
-@settings(max_examples=200, deadline=None)
-def test_a_pte_with_any_fault_is_read_or_found_out(tmp_path_factory, place, fault):
-    path = tmp_path_factory.getbasetemp() / "fault.pte"
-    content = bytearray((FILES / "tiny.pte").read_bytes())
+@given(st.sampled_from(["pte", "tflite"]), st.integers(8, 3200), st.binary(min_size=1, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_a_flatbuffer_with_any_fault_is_read_or_found_out(tmp_path_factory, suffix, place, fault):
+    path = tmp_path_factory.getbasetemp() / f"fault.{suffix}"
+    content = bytearray((FILES / f"tiny.{suffix}").read_bytes())
+    place = min(place, len(content) - len(fault))
     content[place : place + len(fault)] = fault
     path.write_bytes(content)
     with contextlib.suppress(ContentError):  # any other error fails
@@ -204,7 +232,7 @@ def test_a_pte_with_any_fault_is_read_or_found_out(tmp_path_factory, place, faul
 def test_a_list_that_does_not_fit_is_found_out():
     import struct
 
-    from bench.file_contents.read_pte import Flat
+    from bench.file_contents.flatbuffer import Flat
 
     # a table with one field, a vector of a thousand million entries
     data = struct.pack("<IHHHHiII", 12, 6, 8, 4, 0, 8, 4, 10**9)

@@ -78,9 +78,9 @@ def test_memory_is_noted_in_four_phases(tmp_path: Path) -> None:
     assert memory.start.peak == pytest.approx(memory.start.resident, rel=0.02)
 
 
-@pytest.mark.parametrize("suffix", ["pte", "ptl"])
+@pytest.mark.parametrize("suffix", ["pte", "tflite", "ptl"])
 def test_the_other_runtimes_are_measured_too(suffix: str, tmp_path: Path) -> None:
-    file = artifact(TINY) if suffix == "pte" else ptl_file(tmp_path / "tiny.ptl")
+    file = artifact(TINY.with_suffix(f".{suffix}")) if suffix != "ptl" else ptl_file(tmp_path / "tiny.ptl")
     (row,) = measured(measure([file], IMAGES, SHORT))
     assert [block.turn for block in row.blocks] == [0, 1, 2, 3]
     assert len(row.samples_ms) >= 8
@@ -168,7 +168,7 @@ def test_a_step_that_takes_too_long_is_ended(pair: tuple[Artifact, Artifact]) ->
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
-        (lambda file: replace(file, format="tflite"), "has format 'tflite'; choose among pte, onnx, ptl, mlpackage"),
+        (lambda file: replace(file, format="caffe"), "has format 'caffe'; choose among pte, onnx, tflite, ptl, mlpack"),
         (lambda file: replace(file, path=Path("/nowhere/a.onnx")), "there is no /nowhere/a.onnx; export it again"),
         (lambda file: replace(file, sha256="0" * 64), "its sha256 is not 000000000000... any more; export it again"),
     ],

@@ -10,7 +10,7 @@ from bench_rows import DEVICE
 
 from bench.budgets.model_files import ModelFile
 from bench.devices import DEVICES, find
-from bench.measurement import BenchError, Schedule
+from bench.measurement import BenchError, NotMeasured, Schedule
 from bench.profile.profile import Call, Operator, Profile, append, layers_of_calls, read, read_calls
 
 LAYERS = {"one": 3, "two": 4}
@@ -145,7 +145,9 @@ def test_every_engine_tells_what_its_operators_take(runner: Path, device: str, t
     files = [artifact(FILES / "tiny.pte"), onnx_file(tmp_path / "net.onnx", 32)]
     if device == "host":  # its libraries take 8 s to load under QEMU
         files.append(artifact(FILES / "tiny.ptl"))
-    found = DEVICES[device].profile(files, IMAGES, Schedule())
+    *found, other = DEVICES[device].profile([*files, artifact(FILES / "tiny.tflite")], IMAGES, Schedule())
+    assert isinstance(other, NotMeasured)
+    assert other.reason == "no profile of LiteRT is read here"
     for profile, file in zip(found, files, strict=True):
         assert isinstance(profile, Profile)
         assert (profile.format, profile.sha256, profile.joined) == (file.format, file.sha256, True)

@@ -23,7 +23,7 @@ def test_the_host_lane_is_the_lock_files() -> None:
 
 
 def test_every_wheel_of_the_arm_lane_is_pinned_by_its_hash() -> None:
-    assert [engine.name for engine in lane("arm").engines] == ["pte", "onnx", "ptl"]
+    assert [engine.name for engine in lane("arm").engines] == ["pte", "onnx", "tflite", "ptl"]
     assert all(re.fullmatch("[0-9a-f]{64}", engine.sha256) for engine in lane("arm").engines)
 
 
@@ -60,7 +60,7 @@ def test_libraries_are_found_by_the_names_that_programs_call_them() -> None:
 def test_make_runner_builds_whole_bundles(runner: Path) -> None:
     bundle = open_bundle("aarch64", runner)
     assert bundle.glibc.startswith("2.")
-    assert set(bundle.engines) == {"pte", "onnx", "ptl"}
+    assert set(bundle.engines) == {"pte", "onnx", "tflite", "ptl"}
     for name in ("run_pte", "run_onnx", "run_ptl", "lib/ld-linux-aarch64.so.1", "lib/libc.so.6", "lib/libstdc++.so.6"):
         assert (bundle.path / name).read_bytes()[18:20] == b"\xb7\x00"  # ELF's number of AArch64
     # Nothing of this machine in the programs: that is what makes two builds the same.

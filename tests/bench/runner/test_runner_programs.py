@@ -15,6 +15,7 @@ from exporters.formats import FORMATS
 
 pytestmark = pytest.mark.slow
 TINY = Path(__file__).parents[1] / "files" / "tiny.pte"
+TFLITE = TINY.with_suffix(".tflite")
 SHAPE = f"1x3x{SIZE}x{SIZE}"
 QUICK = ("--warmup-runs", 1, "--warmup-seconds", 0, "--min-runs", 4, "--min-seconds", 0)
 
@@ -28,6 +29,7 @@ class Programs:
         self.files = {
             "pte": artifact(TINY),
             "onnx": onnx_file(folder / "net.onnx", 8),
+            "tflite": artifact(TFLITE),
             "ptl": ptl_file(folder / "net.ptl"),
         }
         self.images = [folder / f"{place}.raw" for place in range(len(IMAGES))]
@@ -56,7 +58,7 @@ def reference(file: Artifact) -> np.ndarray:
     return np.concatenate([run(image[None]) for image in IMAGES])
 
 
-@pytest.mark.parametrize("form", ["pte", "onnx", "ptl"])
+@pytest.mark.parametrize("form", ["pte", "onnx", "tflite", "ptl"])
 def test_a_program_matches_its_engine_in_python(programs: Programs, form: str) -> None:
     answer = programs.measure(form)
     expected = reference(programs.files[form])
@@ -126,6 +128,9 @@ WRONG_FILES = [
     ("pte", ("--model", "none.pte", *GOOD[2:]), "there is no file none.pte; look at what --model and --input name"),
     ("pte", ("--model", "net.onnx", *GOOD[2:]), "net.onnx cannot be loaded by executorch: its method forward:"),
     ("onnx", ("--model", TINY, *GOOD[2:]), "cannot be loaded by onnxruntime: ONNX Runtime says"),
+    ("tflite", ("--model", "net.onnx", *GOOD[2:]), "net.onnx cannot be loaded by litert: reading it: LiteRT says st"),
+    ("tflite", ("--model", TFLITE, *GOOD[2:-1], "1x3x8x32"), "it takes images of 1x3x16x16, and --shape says other"),
+    ("tflite", ("--model", TFLITE, *GOOD[2:], "--profile", "a"), "its C interface tells no times by operator; leave"),
     ("ptl", ("--model", "net.onnx", *GOOD[2:]), "net.onnx cannot be loaded by torch: PytorchStreamReader"),
     ("pte", (*GOOD[:-1], "1x3x8x8"), "0.raw holds 3072 bytes; an image of the given --shape has 768 (float32)"),
     ("pte", (*GOOD[:-1], "1x3x8x32"), "it takes images of 1x3x16x16, and --shape says otherwise"),

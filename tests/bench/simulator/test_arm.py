@@ -51,9 +51,10 @@ def test_a_bundle_that_is_missing_names_the_command(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_files_of_three_engines_are_counted_and_compared(runner: Path, tmp_path: Path) -> None:
+def test_files_of_four_engines_are_counted_and_compared(runner: Path, tmp_path: Path) -> None:
     assert runner.exists()
     files = [artifact(TINY), onnx_file(tmp_path / "net.onnx", 8), ptl_file(tmp_path / "net.ptl")]
+    files.insert(1, artifact(TINY.with_suffix(".tflite")))
     said: list[str] = []
     rows = DEVICES["arm-a53"].measure(files, IMAGES, Schedule(), lambda _done, _all, now: said.append(now))
     assert said == [f"{file.path.name} on cortex-a53" for file in files]

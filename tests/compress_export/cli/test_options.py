@@ -27,7 +27,7 @@ def test_layers_are_timed_in_the_first_exported_format_that_runs_here():
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs there")
 def test_a_runtime_that_does_not_run_here_times_nothing():
-    with pytest.raises(InputError, match="mlpackage: Core ML does not run here; pass pte, onnx or ptl"):
+    with pytest.raises(InputError, match="mlpackage: Core ML does not run here; pass one of pte, onnx, tflite, ptl"):
         latency_format("mlpackage", ("pte",))
 
 

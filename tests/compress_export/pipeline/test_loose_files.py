@@ -61,7 +61,11 @@ def strange(tmp_path):
     onnx_file(tmp_path / "net.onnx", 8)
     np.save(tmp_path / "small.npy", np.zeros((1, 3, 8, 8), np.float32))
     np.save(tmp_path / "double.npy", np.zeros((1, 3, 16, 16)))
-    (tmp_path / "net.tflite").write_bytes(b"x")
+    (tmp_path / "net.caffemodel").write_bytes(b"x")
+    last = bytearray((FILES / "tiny.tflite").read_bytes())
+    place = last.index(np.array([1, 3, SIZE, SIZE], np.int32).tobytes())
+    last[place : place + 16] = np.array([1, SIZE, SIZE, 3], np.int32).tobytes()
+    (tmp_path / "last.tflite").write_bytes(last)
     (tmp_path / "other.pte").write_bytes((tmp_path / "net.onnx").read_bytes())
     (tmp_path / "empty").mkdir()
     (tmp_path / "noise.npy").write_bytes(b"noise")
@@ -72,7 +76,11 @@ def strange(tmp_path):
     ("words", "text"),
     [
         (("gone.onnx",), "gone.onnx: there is no such file or run"),
-        (("net.tflite",), "no runtime here takes a .tflite file; pass one of .pte, .onnx, .ptl, .mlpackage, or a run"),
+        (
+            ("net.caffemodel",),
+            "no runtime here takes a .caffemodel file; pass one of .pte, .onnx, .tflite, .ptl",
+        ),
+        (("last.tflite",), "last.tflite takes images of 16x16x3, with their channels last; files that"),
         (("other.pte",), "other.pte is no whole .pte: it does not begin as an ExecuTorch program does"),
         (
             ("net.onnx", "--images", "small.npy"),
