@@ -141,6 +141,8 @@ def _network(program: ExportedProgram, dtype: str) -> fx.GraphModule:
         change_types(graph, torch.float16, torch.float32)
     elif dtype == "int8":
         _quantize_in_graph(graph)
+        _write_out_hardswishes(graph)
+    _pad_before_pooling(graph)
     graph.recompile()
     return graph
 
@@ -180,6 +182,48 @@ def _quantize_in_graph(graph: fx.GraphModule) -> None:
             quantize = operators.quantize_per_channel.default
             quantized = graph.graph.call_function(quantize, (weight, *node.args[1:]))
         node.update_arg(0, quantized)
+
+
+def _write_out_hardswishes(graph: fx.GraphModule) -> None:
+    """Writes each hardswish as x/6 * clamp(x + 3, 0, 6): between two quantized layers the converter makes one int8
+    operator of it, which XNNPACK does not take and which rounds more coarsely than the program does."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in graph.graph.nodes:
+        if node.target not in (aten.hardswish.default, aten.hardswish_.default):
+            continue
+        with graph.graph.inserting_before(node):
+            sixth = graph.graph.call_function(aten.mul.Tensor, (node.args[0], 1 / 6))
+            shifted = graph.graph.call_function(aten.add.Tensor, (node.args[0], 3.0))
+            clamped = graph.graph.call_function(aten.hardtanh.default, (shifted, 0.0, 6.0))
+            node.replace_all_uses_with(graph.graph.call_function(aten.mul.Tensor, (sixth, clamped)))
+        graph.graph.erase_node(node)
+
+
+def _pad_before_pooling(graph: fx.GraphModule) -> None:
+    """Pads with zeros before a max pooling of values that are never below zero: LiteRT's own pooling pads by half a
+    window or not at all, and the padding with the lowest number that the converter puts before it XNNPACK does not take.
+    """
+    import torch
+    import torch.ao.quantization.fx._decomposed
+
+    aten, quantized = torch.ops.aten, torch.ops.quantized_decomposed
+    for node in graph.graph.find_nodes(op="call_function", target=aten.max_pool2d.default):
+        source, kernel, stride, padding, *rest = (*node.args, [], 0)[: max(4, len(node.args))]
+        sides = [padding, padding] if isinstance(padding, int) else list(padding) * (3 - len(padding))
+        ceils = len(rest) > 1 and rest[1]
+        codes = source.args if source.target is quantized.dequantize_per_tensor.default else None
+        positive = codes[2] == codes[3] if codes else source.target in (aten.relu.default, aten.relu_.default)
+        if not any(sides) or ceils or not positive:
+            continue
+        high, wide = sides
+        with graph.graph.inserting_before(node):
+            padded = graph.graph.call_function(aten.constant_pad_nd.default, (source, [wide, wide, high, high], 0.0))
+            if codes:
+                padded = graph.graph.call_function(quantized.quantize_per_tensor.default, (padded, *codes[1:]))
+                padded = graph.graph.call_function(quantized.dequantize_per_tensor.default, (padded, *codes[1:]))
+        node.args = (padded, kernel, stride, 0, *rest)
 
 
 @contextmanager

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exporter_networks import SIZE, images, small_network
+from exporter_networks import SIZE, images, settled, small_network
 from test_to_executorch import SecondIsDynamic, SingularValues
 from torch import nn
 
 from exporters import to_litert
 from exporters.artifact import ExportError
 from exporters.capture import capture
-from exporters.parity import logits_of_program
+from exporters.parity import compare, logits_of_program
 from exporters.quantization.post_training import PLAIN, quantize
 
 TINY = Path(__file__).parents[1] / "bench/files/tiny.tflite"
@@ -78,6 +78,37 @@ def test_an_int8_file_gives_the_programs_own_codes_between_float_ends(tmp_path):
     np.testing.assert_allclose(given, logits_of_program(program, IMAGES), atol=1e-6)
     kinds = [np.dtype(each["dtype"]).name for each in interpreter(tmp_path / "x.tflite").get_tensor_details()]
     assert kinds.count("float32") == 2  # the image and the logits
+
+
+@pytest.mark.parametrize(
+    ("layer", "pooling", "dtype", "fallbacks"),
+    [
+        (nn.ReLU(), nn.MaxPool2d(3, 2, 1), "float32", ()),
+        (nn.ReLU(), nn.MaxPool2d(3, 2, (1, 0)), "int8", ()),
+        (nn.Identity(), nn.MaxPool2d(3, 2, 1), "float32", ("PADV2 (aten.max_pool2d_with_indices)",)),
+    ],
+    ids=["after a ReLU", "one side, int8", "of any values"],
+)
+def test_a_padded_pooling_of_positive_values_stays_in_the_delegate(tmp_path, layer, pooling, dtype, fallbacks):
+    torch.manual_seed(0)
+    module = settled(nn.Sequential(nn.Conv2d(3, 8, 3), layer, pooling, nn.Conv2d(8, 8, 2), nn.Flatten()))
+    program = capture(module, images())
+    program = quantize(program, IMAGES, PLAIN).program if dtype == "int8" else program
+    assert to_litert.export(program, tmp_path / "x.tflite").fallbacks == fallbacks
+    run = to_litert.load(tmp_path / "x.tflite", 1)
+    found = compare(np.concatenate([run(image[None]) for image in IMAGES]), logits_of_program(program, IMAGES))
+    assert found.rms_error < (1e-2 if dtype == "int8" else 1e-6)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_hardswish_between_int8_layers_stays_in_the_delegate(tmp_path, inplace):
+    torch.manual_seed(0)
+    module = settled(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(inplace), nn.Conv2d(8, 8, 3), nn.Flatten()))
+    program = quantize(capture(module, images()), IMAGES, PLAIN).program
+    assert to_litert.export(program, tmp_path / "x.tflite").fallbacks == ()
+    run = to_litert.load(tmp_path / "x.tflite", 1)
+    found = compare(np.concatenate([run(image[None]) for image in IMAGES]), logits_of_program(program, IMAGES))
+    assert found.rms_error < 5e-3
 
 
 @pytest.mark.parametrize(
