@@ -64,7 +64,7 @@ $(READY): requirements.lock pyproject.toml
 	  { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q python3-venv; } || \
 	  { echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	@echo "Installing (about 3 GB to download, 6 GB on disk) ..."
+	@echo "Installing (about 3 GB to download, 7 GB on disk) ..."
 	$(BIN)/pip install -q --disable-pip-version-check "$$(grep '^uv==' requirements.lock)"
 	@# Compiled now, once: a run starts a dozen processes, and where Python may not write its caches, each would
 	@# compile torch again (7.7 s instead of 1.4 s for the import).

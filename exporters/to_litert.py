@@ -203,7 +203,7 @@ def _write_out_hardswishes(graph: fx.GraphModule) -> None:
 
 def _pad_before_pooling(graph: fx.GraphModule) -> None:
     """Pads with zeros before a max pooling of values that are never below zero: LiteRT's own pooling pads by half a
-    window or not at all, and the padding with the lowest number that the converter puts before it XNNPACK does not take.
+    window or not at all, and XNNPACK does not take the padding by the lowest number that the converter writes.
     """
     import torch
     import torch.ao.quantization.fx._decomposed
