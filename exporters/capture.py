@@ -19,11 +19,7 @@ from exporters.graph_passes import (
     fold_computed_weights,
     unroll_circular_padding,
 )
-from exporters.toolkits import quiet, reason
-
-with quiet():
-    # torch.export loads it, and where triton is not installed, which nothing here needs, it says so
-    import torch.utils.flop_counter
+from exporters.toolkits import reason
 
 
 def capture(module: nn.Module, example: Tensor) -> ExportedProgram:

@@ -12,8 +12,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporters import to_coreml, to_executorch, to_litert, to_onnx, to_torchscript
 from exporters.artifact import LIMITS, ExportError, Runner, Written
+from exporters.writers import to_coreml, to_executorch, to_litert, to_onnx, to_torchscript
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 
 from bench.budgets.limits import Budget, BudgetError, Budgets
 from bench.file_contents.contents import ContentError, Contents
-from bench.file_contents.readers import read
 from bench.run_files import (
     COMPRESSED,
     GONE,
@@ -87,6 +86,8 @@ class ModelFile:
     def contents(self) -> Contents | None:
         """The file's weights and operators; None for a run and for a kind of file that no reader knows. ContentError
         if it is broken."""
+        from bench.file_contents.readers import read  # a run opens no file
+
         return None if self.is_run else read(self.path)
 
     @cached_property

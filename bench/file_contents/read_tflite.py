@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.file_contents.contents import ContentError, Contents, Weight, counted, mapped
 from bench.file_contents.flatbuffer import Flat
-from exporters.to_litert import LAYERS, layer_of
+from exporters.writers.to_litert import LAYERS, layer_of
 
 CODES, SUBGRAPHS, BUFFERS = 1, 2, 4
 TENSORS, INPUTS, OPERATORS = 0, 1, 3

@@ -9,11 +9,11 @@ from exporter_networks import images, settled
 from torch import nn
 
 from bench.file_contents.readers import read
-from exporters import to_coreml
 from exporters.artifact import ExportError, number_type
 from exporters.capture import capture
 from exporters.export import export, export_program
 from exporters.quantization.post_training import FEWEST_IMAGES, PLAIN, Calibration, quantize
+from exporters.writers import to_coreml
 
 IMAGES = images(32).numpy()
 

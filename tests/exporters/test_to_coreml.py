@@ -7,7 +7,7 @@ from torch import nn
 
 from exporters.artifact import ExportError
 from exporters.capture import capture
-from exporters.to_coreml import export, inspect, load
+from exporters.writers.to_coreml import export, inspect, load
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from torch import nn
 
 from exporters.artifact import ExportError
 from exporters.capture import capture
-from exporters.to_executorch import export
+from exporters.writers.to_executorch import export
 
 
 class SecondIsDynamic(nn.Module):

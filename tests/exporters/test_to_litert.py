@@ -9,11 +9,11 @@ from exporter_networks import SIZE, images, settled, small_network
 from test_to_executorch import SecondIsDynamic, SingularValues
 from torch import nn
 
-from exporters import to_litert
 from exporters.artifact import ExportError
 from exporters.capture import capture
 from exporters.parity import compare, logits_of_program
 from exporters.quantization.post_training import PLAIN, quantize
+from exporters.writers import to_litert
 
 TINY = Path(__file__).parents[1] / "bench/files/tiny.tflite"
 IMAGES = images(16).numpy()
@@ -127,7 +127,7 @@ def test_a_tensors_name_tells_its_layer(name, layer):
 
 def test_a_file_runs_without_what_wrote_it():
     code = (
-        "import sys, numpy as np; from pathlib import Path; from exporters.to_litert import load; "
+        "import sys, numpy as np; from pathlib import Path; from exporters.writers.to_litert import load; "
         f"print(load(Path({str(TINY)!r}), 1)(np.ones((1, 3, 16, 16), np.float32)).shape, "
         "*(name for name in ('torch', 'jax', 'transformers', 'litert_torch') if name in sys.modules))"
     )

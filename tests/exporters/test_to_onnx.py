@@ -3,9 +3,9 @@ import pytest
 from exporter_networks import SIZE, images, small_network
 from torch import nn
 
-from exporters import to_onnx
 from exporters.artifact import ExportError
 from exporters.capture import capture
+from exporters.writers import to_onnx
 
 
 def test_one_file_takes_image_and_gives_logits(tmp_path):

@@ -2,9 +2,9 @@ import pytest
 from exporter_networks import images, small_network
 from torch.jit.mobile import _get_model_bytecode_version
 
-from exporters import to_torchscript
 from exporters.artifact import ExportError
 from exporters.capture import capture
+from exporters.writers import to_torchscript
 
 
 def test_the_file_holds_bytecode_that_the_last_phone_runtimes_read(tmp_path):

@@ -14,7 +14,7 @@ import java.nio.FloatBuffer;
 import java.util.Arrays;
 import java.util.Collections;
 
-/** ONNX Runtime, with the settings of {@code exporters.to_onnx.load}. */
+/** ONNX Runtime, with the settings of {@code exporters.writers.to_onnx.load}. */
 public final class OnnxEngine implements Engine {
     private final OrtEnvironment environment = OrtEnvironment.getEnvironment();
     private OrtSession session;
