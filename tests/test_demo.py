@@ -28,7 +28,7 @@ def test_the_network_is_seven_times_smaller(run):
 def test_every_file_is_smaller_and_matches_the_module(run):
     artifacts = json.loads((run / "artifacts.json").read_text())
     sizes = {(artifact["network"], artifact["format"]): artifact["bytes"] for artifact in artifacts}
-    for name in ("pte", "onnx", "ptl"):
+    for name in ("pte", "onnx", "tflite", "ptl"):
         assert sizes["original", name] >= 6.5 * sizes["compressed", name]
     for artifact in artifacts:
         assert artifact["parity"]["top1_agreement"] == 1

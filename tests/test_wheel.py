@@ -68,5 +68,5 @@ def test_the_command_works_from_a_clean_environment(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "runs/squeezenet1_1-android/artifacts").iterdir()) == [
-        f"{network}.{suffix}" for network in ("compressed", "original") for suffix in ("onnx", "pte", "ptl")
+        f"{network}.{suffix}" for network in ("compressed", "original") for suffix in ("onnx", "pte", "ptl", "tflite")
     ]

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 SIZE = ("--input", "3x16x16")
 DATA = ("--data", "digits", "--train", "8", "--set", "plan.costs=counted")
+INT8 = {"pte int8", "onnx int8", "tflite int8"}
 QUICK = ("--epochs", "1", "--set", "bench.cap=0.2")
 
 
@@ -51,7 +52,7 @@ def test_a_whole_run_writes_every_file(whole):
     assert not [name for name in names if name.endswith((".partial", ".pt"))]
     assert "running build() of" in done.stderr
     assert {path.name for path in (run / "artifacts").iterdir()} == {
-        f"{network}.{suffix}" for network in ("original", "compressed") for suffix in ("pte", "onnx", "ptl")
+        f"{network}.{suffix}" for network in ("original", "compressed") for suffix in ("pte", "onnx", "tflite", "ptl")
     }
 
 
@@ -95,12 +96,12 @@ def test_the_exported_file_is_the_tuned_network(whole):
 def test_every_file_is_measured_in_turns_with_its_original(whole):
     run, _ = whole
     found = rows(run / "measurements.jsonl")
-    assert len(found) == 6
+    assert len(found) == 8
     sessions = {}
     for row in found:
         sessions.setdefault(row["session"], set()).add((row["network"], row["format"]))
     assert sorted(sorted(pair) for pair in sessions.values()) == [
-        [("compressed", form), ("original", form)] for form in ("onnx", "pte", "ptl")
+        [("compressed", form), ("original", form)] for form in ("onnx", "pte", "ptl", "tflite")
     ]
 
 
@@ -226,7 +227,7 @@ def quantized(whole, folder):
     """A copy of the whole run, whose networks are then written in int8 too."""
     run = folder / "runs" / "int8"
     shutil.copytree(whole[0], run)
-    words = ("export", "runs/int8", "--format", "pte,onnx,ptl", "--quantize", "int8", "--set", "export.test_images=100")
+    words = ("export", "runs/int8", "--quantize", "int8", "--set", "export.test_images=100")
     done = subprocess.run(
         [sys.executable, "-m", "compress_export", *words], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -238,7 +239,9 @@ def test_int8_files_stand_beside_the_others(quantized):
     run, said = quantized
     assert "--quantize int8: not for .ptl (its phone runtimes end at PyTorch 2.1" in said
     artifacts = {Path(row["path"]).name: row for row in json.loads((run / "artifacts.json").read_text())}
-    int8 = {f"{network}.int8.{suffix}" for network in ("original", "compressed") for suffix in ("pte", "onnx")}
+    int8 = {
+        f"{network}.int8.{suffix}" for network in ("original", "compressed") for suffix in ("pte", "onnx", "tflite")
+    }
     assert set(artifacts) - int8 == {path.name for path in (run / "artifacts").iterdir()} - int8
     for name in int8:
         row = artifacts[name]
@@ -278,8 +281,8 @@ def test_the_report_compares_int8_files_with_both(quantized):
     report = json.loads((run / "report.json").read_text())
     file = next(row for row in report["files"] if row["name"] == "compressed.int8.onnx")
     assert file["accuracy"]["images"] == 100
-    assert set(report["time_ratios"]) == {"pte", "onnx", "ptl", "pte int8", "onnx int8"}
-    assert set(report["time_ratios_to_float32"]) == {"pte int8", "onnx int8"}
+    assert set(report["time_ratios"]) == {"pte", "onnx", "tflite", "ptl"} | INT8
+    assert set(report["time_ratios_to_float32"]) == INT8
     page = (run / "report.md").read_text()
     count = len(json.loads((run / "quantization.json").read_text())["compressed.int8"]["layers"])
     assert f"compressed.int8: {count} of {count} layers compute in int8, calibrated on 215 images of the" in page
