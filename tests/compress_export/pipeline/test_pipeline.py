@@ -298,7 +298,9 @@ def test_files_that_are_there_are_not_written_again(quantized, call):
     status, _, err = call(run.parent.parent, *words)
     assert status == 0
     later = {path.name for path in (run / "artifacts").iterdir() if path.stat().st_mtime_ns != times[path.name]}
-    assert later == {f"{name}.int8.{suffix}" for name in ("original", "compressed") for suffix in ("onnx", "pte")}
+    assert later == {
+        f"{name}.int8.{suffix}" for name in ("original", "compressed") for suffix in ("onnx", "pte", "tflite")
+    }
     assert json.loads((run / "quantization.json").read_text())["compressed.int8"]["images"] == 64
     status, _, err = call(run.parent.parent, "export", "runs/int8", "--format", "onnx", "--quantize", "fp16")
     assert status == 0
