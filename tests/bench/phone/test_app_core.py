@@ -42,7 +42,7 @@ def onnx_answers(path: Path, images: "np.ndarray") -> "np.ndarray":
 
 def near(parity: Parity) -> dict[str, object]:
     """The measures as numbers that may differ in how they were added up."""
-    numbers = ("max_error", "relative_error", "cosine", "top1_agreement")
+    numbers = ("max_error", "relative_error", "cosine", "top1_agreement", "rms_error")
     return {**vars(parity), **{name: pytest.approx(getattr(parity, name), rel=1e-9, abs=1e-12) for name in numbers}}
 
 

@@ -12,13 +12,15 @@ public final class Parity {
     public final int images;
     public final double maxError;
     public final double relativeError;
+    public final double rmsError;
     public final double cosine;
     public final double top1Agreement;
 
-    private Parity(int images, double maxError, double spread, double cosine, double top1Agreement) {
+    private Parity(int images, double maxError, double rms, double spread, double cosine, double top1Agreement) {
         this.images = images;
         this.maxError = maxError;
         this.relativeError = maxError / Math.max(spread, LEAST_SPREAD);
+        this.rmsError = rms / Math.max(spread, LEAST_SPREAD);
         this.cosine = cosine;
         this.top1Agreement = top1Agreement;
     }
@@ -36,6 +38,7 @@ public final class Parity {
             wanted[place] = golden.get(golden.position() + place);
         }
         double error = 0;
+        double squares = 0;
         double cosine = Double.POSITIVE_INFINITY;
         int same = 0;
         double tie = TIE * spread(wanted);
@@ -43,13 +46,16 @@ public final class Parity {
             double[] ours = finite(given[row], row);
             double[] theirs = java.util.Arrays.copyOfRange(wanted, row * classes, (row + 1) * classes);
             for (int place = 0; place < classes; place++) {
-                error = Math.max(error, Math.abs(ours[place] - theirs[place]));
+                double difference = ours[place] - theirs[place];
+                error = Math.max(error, Math.abs(difference));
+                squares += difference * difference;
             }
             cosine = Math.min(cosine, cosine(Statistics.centered(ours), Statistics.centered(theirs)));
             // Logits that differ by no more than a float32 file may are a tie.
             same += theirs[largest(theirs)] - theirs[largest(ours)] <= tie ? 1 : 0;
         }
-        return new Parity(count, error, spread(wanted), cosine, (double) same / count);
+        double rms = Math.sqrt(squares / wanted.length);
+        return new Parity(count, error, rms, spread(wanted), cosine, (double) same / count);
     }
 
     /** As {@code exporters.artifact.Parity} has it. */
@@ -62,6 +68,7 @@ public final class Parity {
         fields.put("cosine", cosine);
         fields.put("top1_agreement", top1Agreement);
         fields.put("note", "");
+        fields.put("rms_error", rmsError);
         return fields;
     }
 
