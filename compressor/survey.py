@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from compressor.equivalence import layers_that_differ
 from compressor.layer_shape import Cost, LayerShape, PlanError, dense_cost
@@ -29,6 +29,8 @@ FACTS = ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda", "layout
 MULTIPLYING = ("mv", "addmv", "dot", "vdot", "addbmm", "addr", "_cdist_forward", "_trilinear", "mkldnn_rnn_layer",
                "_fft_r2c", "_fft_c2c", "_fft_c2r", "_native_multi_head_attention")  # fmt: skip
 """Operators of torch that multiply and add, which its flop counter passes by."""
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+"""Attention on a CPU, which torch's flop counter knows from 2.15 on."""
 FEWEST_IMAGES = 16
 """Images that tell a copied input from one that agrees by accident (overlapping pooling windows share maxima)."""
 
@@ -182,6 +184,13 @@ class _Unknown(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch pub
         return func(*args, **(kwargs or {}))
 
 
+def _attention_flops(query: Any, key: Any, value: Any, *_others: Any, out_shape: Any = None, **_more: Any) -> int:
+    """The products of an attention, as torch's counter has them; it hands shapes over."""
+    del out_shape  # part of the protocol
+    flops: int = sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]  # torch publishes none
+    return flops
+
+
 def _whole_macs(network: nn.Module, image: Tensor) -> tuple[int, tuple[str, ...]]:
     """MACs of one image through the network by torch's flop counter, and the operators that it does not count."""
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -192,7 +201,7 @@ def _whole_macs(network: nn.Module, image: Tensor) -> tuple[int, tuple[str, ...]
             torch.no_grad(),
             shapes_only(),
             _Unknown() as unknown,
-            FlopCounterMode(display=False) as counter,
+            FlopCounterMode(display=False, custom_mapping={CPU_ATTENTION: _attention_flops}) as counter,
         ):
             network(image)
     finally:

@@ -29,7 +29,7 @@ WINDOWS = 6
 
 
 def commands(network: str, formats: str, run: Path) -> list[list[str]]:
-    """What a user would type, one after the other."""
+    """Command lines of a user, one after the other."""
     goal = ["--weights", "none", "--max-params", "0.5x", "--set", "plan.costs=counted"]
     place = ["--runs", str(run.parent), "--name", run.name]
     return [["plan", network, *goal, *place], ["compress", str(run)], ["export", str(run), "--format", formats]]

@@ -146,9 +146,9 @@ def tuned(
         return replace(found, notes=(*found.notes, "not tuned in int8: a reshape fixes the batch to one image"))
     if not run.has(RunFile.QUANTIZED_WEIGHTS):
         with context.reporter.stage("Measuring what int8 loses on the validation split") as advance:
-            before = accuracy(compressed, data.validation).top1
+            before = accuracy(compressed, data.validation, context.group.device).top1
             advance(1, 2, "int8")
-            now = accuracy(module, data.validation).top1
+            now = accuracy(module, data.validation, context.group.device).top1
         if now >= before and not run.has(RunFile.QUANTIZED_CHECKPOINT):
             note = f"not tuned in int8, which loses nothing on the validation split ({before:.2f} to {now:.2f} %)"
             return replace(found, notes=(*found.notes, note))

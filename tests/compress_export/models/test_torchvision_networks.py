@@ -33,7 +33,7 @@ def test_the_command_compresses_a_network_and_exports_it_to_all_formats(call, tm
     before, after = (json.loads((run / f"{part}.json").read_text())["parameters"] for part in ("survey", "compressed"))
     assert 0.45 * before < after <= 0.5 * before
     files = {(row["network"], row["format"]): row for row in json.loads((run / "artifacts.json").read_text())}
-    assert len(files) == 8
+    assert len(files) == 10
     for (network, form), row in files.items():
         judged(row["parity"], form)
         if network == "compressed":
