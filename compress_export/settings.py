@@ -25,9 +25,10 @@ DIGITS_EPOCHS = 12
 Optimizer = Literal["adamw", "sgd"]
 RateSchedule = Literal["cosine", "step", "one-cycle"]
 Costs = Literal["auto", "measured", "instructions", "counted"]
-CALIBRATED = ("int8", "auto")
-"""Values of --quantize that are calibrated on images."""
 Quantize = Literal["none", "int8", "fp16", "auto"]
+DTYPES: dict[str, str] = {"none": "float32", "int8": "int8", "auto": "int8", "fp16": "float16"}
+"""The number type that a format must take, a plan is made for and a file is named by, for each value of --quantize;
+layers that auto keeps in float32 are few. What is int8 is calibrated on images."""
 Fit = Literal["outputs", "weights"]
 Trainable = Literal["all", "new", "downstream"]
 LayerOrder = Literal["network", "sensitive"]

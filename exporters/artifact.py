@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -135,7 +135,7 @@ class LayerType:
 class Quantization:
     """One network's entry in quantization.json: on how many images at most and on how many it was calibrated, and what
     these are; the signal-to-noise ratio of its logits on them in dB, against the float32 network; the number type of
-    each layer; the steps that were taken."""
+    each layer; the steps that were taken; what the settings asked of it beside that, by their names."""
 
     calibration: int
     images: int
@@ -143,6 +143,7 @@ class Quantization:
     signal_to_noise: float
     layers: tuple[LayerType, ...]
     notes: tuple[str, ...] = ()
+    asked: Mapping[str, float] = field(default_factory=dict)
 
 
 def number_type(program: ExportedProgram) -> str:
@@ -195,8 +196,7 @@ def encode_path(value: object) -> str:
     """A path as JSON text; msgspec knows none."""
     if isinstance(value, Path):
         return value.as_posix()
-    # the error that msgspec asks of such a hook
-    raise NotImplementedError(f"JSON has no {type(value).__name__}")
+    raise TypeError(f"JSON has no {type(value).__name__}")
 
 
 def decode_path(kind: type, value: object) -> object:

@@ -83,12 +83,12 @@ def export_program(
     if path.suffix != f".{kind.suffix}":
         raise ExportError(f"a {kind.title} file is called *.{kind.suffix}, not {path.name}; rename it")
     check_dtype(format, number_type(program))
-    toolkits = versions(kind.requires)
+    toolkits = versions(kind.writer.REQUIRES)
     # A folder of its own beside the target: toolkits choose names by the path they are given, and a rename is atomic.
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as scratch:
         partial = Path(scratch) / path.name
         progress("exporting")
-        written = kind.export(program, partial)
+        written = kind.writer.export(program, partial)
         progress("checking")
         checked = None
         if images is not None and reference is not None:

@@ -112,7 +112,7 @@ def export_all(
     files that were complete stay, half-written ones go.
     """
     for name, networks in formats.items():
-        versions(find_format(name).requires)
+        versions(find_format(name).writer.REQUIRES)
         unknown = next((network for network in networks if network not in programs), None)
         if unknown is not None:
             raise ExportError(f"{name}: there is no program of {unknown}; pass programs[{unknown!r}]")

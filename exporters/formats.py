@@ -6,11 +6,11 @@ Imports no toolkit and no torch: the front door lists FORMATS to print its help.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from exporters.artifact import LIMITS, ExportError, Runner, Written
 from exporters.writers import to_coreml, to_executorch, to_litert, to_onnx, to_torchscript
@@ -19,14 +19,33 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-@dataclass(frozen=True)
-class Format:
-    """One kind of file.
+class Writer(Protocol):
+    """A module of exporters/writers.
 
     `export(program, path)` writes the file and checks what can be checked without running it. `load(path, threads)`
-    gives a function from one float32 image (1, C, H, W) to logits (1, classes). `requires` are the pip packages that
-    both need; `runtime_modules` those that `load` imports, `runtime_package` the one whose version is the runtime's;
-    `system` the only `sys.platform` that runs the file, None where every one does. `effort` is the CPU time
+    gives a function from one float32 image (1, C, H, W) to logits (1, classes). REQUIRES are the pip packages that both
+    need; RUNTIME_MODULES those that `load` imports, RUNTIME_PACKAGE the one whose version is the runtime's.
+    """
+
+    @property
+    def REQUIRES(self) -> tuple[str, ...]: ...
+
+    @property
+    def RUNTIME_MODULES(self) -> tuple[str, ...]: ...
+
+    @property
+    def RUNTIME_PACKAGE(self) -> str: ...
+
+    def export(self, program: ExportedProgram, path: Path) -> Written: ...
+
+    def load(self, path: Path, threads: int) -> Runner: ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file, written and run by `writer`.
+
+    `system` is the only `sys.platform` that runs the file, None where every one does. `effort` is the CPU time
     of an AlexNet in s: the formats that take longest are started first. `dtypes` are the number types whose programs it
     takes, keys of `artifact.LIMITS`; `refused` says of each other one why not. `computes` is the type in which its
     files of float32 programs compute.
@@ -35,11 +54,7 @@ class Format:
     suffix: str
     title: str
     runtime: str
-    export: Callable[[ExportedProgram, Path], Written]
-    load: Callable[[Path, int], Runner]
-    requires: tuple[str, ...]
-    runtime_modules: tuple[str, ...]
-    runtime_package: str
+    writer: Writer
     effort: float
     system: str | None = None
     dtypes: tuple[str, ...] = tuple(LIMITS)
@@ -56,44 +71,28 @@ FORMATS: dict[str, Format] = {
         suffix="pte",
         title="ExecuTorch",
         runtime="ExecuTorch, XNNPACK delegate",
-        export=to_executorch.export,
-        load=to_executorch.load,
-        requires=to_executorch.REQUIRES,
-        runtime_modules=to_executorch.RUNTIME_MODULES,
-        runtime_package=to_executorch.RUNTIME_PACKAGE,
+        writer=to_executorch,
         effort=19,
     ),
     "onnx": Format(
         suffix="onnx",
         title="ONNX",
         runtime="ONNX Runtime",
-        export=to_onnx.export,
-        load=to_onnx.load,
-        requires=to_onnx.REQUIRES,
-        runtime_modules=to_onnx.RUNTIME_MODULES,
-        runtime_package=to_onnx.RUNTIME_PACKAGE,
+        writer=to_onnx,
         effort=14,
     ),
     "tflite": Format(
         suffix="tflite",
         title="LiteRT",
         runtime="LiteRT, XNNPACK delegate",
-        export=to_litert.export,
-        load=to_litert.load,
-        requires=to_litert.REQUIRES,
-        runtime_modules=to_litert.RUNTIME_MODULES,
-        runtime_package=to_litert.RUNTIME_PACKAGE,
+        writer=to_litert,
         effort=22,
     ),
     "ptl": Format(
         suffix="ptl",
         title="TorchScript Lite",
         runtime="PyTorch lite interpreter",
-        export=to_torchscript.export,
-        load=to_torchscript.load,
-        requires=to_torchscript.REQUIRES,
-        runtime_modules=to_torchscript.RUNTIME_MODULES,
-        runtime_package=to_torchscript.RUNTIME_PACKAGE,
+        writer=to_torchscript,
         effort=9,
         dtypes=("float32",),
         refused={
@@ -105,11 +104,7 @@ FORMATS: dict[str, Format] = {
         suffix="mlpackage",
         title="CoreML",
         runtime="Core ML",
-        export=to_coreml.export,
-        load=to_coreml.load,
-        requires=to_coreml.REQUIRES,
-        runtime_modules=to_coreml.RUNTIME_MODULES,
-        runtime_package=to_coreml.RUNTIME_PACKAGE,
+        writer=to_coreml,
         effort=24,
         system="darwin",
         computes=to_coreml.DTYPE,

@@ -213,8 +213,8 @@ def make_functional(graph: fx.GraphModule) -> None:
     """
     for node in graph.graph.nodes:
         name = str(getattr(getattr(node.target, "_schema", None), "name", ""))
-        if node.op == "call_function" and name.startswith("aten::") and name.endswith("_"):
-            packet = getattr(_ATEN, name.removeprefix("aten::").rstrip("_"))
+        if node.op == "call_function" and name.startswith("aten::") and name.endswith("_") and not name.endswith("__"):
+            packet = getattr(_ATEN, name.removeprefix("aten::").removesuffix("_"))
             node.target = getattr(packet, node.target._overloadname)
     graph.recompile()
 

@@ -107,7 +107,7 @@ def logits_of_file(path: Path, format: str, images: Array, threads: int = 1) -> 
 
     kind, count = find_format(format), torch.get_num_threads()
     try:
-        run = kind.load(path, threads)
+        run = kind.writer.load(path, threads)
         return np.concatenate([run(np.ascontiguousarray(image[None])) for image in images])
     except ExportError:
         raise

@@ -82,7 +82,9 @@ def test_the_snippets_make_the_tensor_and_the_answers_of_python(app, checks, sni
     wanted = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])(picture).numpy()
     tensor, logits = (np.fromfile(path, "<f4") for path in told)
     np.testing.assert_allclose(tensor.reshape(wanted.shape), wanted, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(logits, FORMATS["onnx"].load(tmp_path / "net.onnx", 1)(wanted[None])[0], atol=1e-5)
+    np.testing.assert_allclose(
+        logits, FORMATS["onnx"].writer.load(tmp_path / "net.onnx", 1)(wanted[None])[0], atol=1e-5
+    )
 
 
 def network(path, side):

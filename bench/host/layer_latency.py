@@ -128,7 +128,7 @@ def host_stopwatch(format: str, threads: int) -> Iterator[HostStopwatch]:
 
 
 LAYER_DEVICES: dict[str, LayerDevice] = {
-    "host": LayerDevice(describe, lambda format: version(FORMATS[format].runtime_package), host_stopwatch),
+    "host": LayerDevice(describe, lambda format: version(FORMATS[format].writer.RUNTIME_PACKAGE), host_stopwatch),
 }
 
 
@@ -162,7 +162,7 @@ def serve(requests: Requests, answer: Answer) -> None:
 
     opened = requests.next(_Open)
     kind = FORMATS[opened.format]
-    for module in kind.runtime_modules:
+    for module in kind.writer.RUNTIME_MODULES:
         importlib.import_module(module)
     # Of one thread the time on the core counts: whatever else the machine does, it waits for nobody else's work.
     clock = thread_time_ns if opened.threads == 1 else perf_counter_ns
@@ -172,7 +172,7 @@ def serve(requests: Requests, answer: Answer) -> None:
         cold, warm = np.zeros(request.sweep_bytes // 4, np.float32), np.zeros(0, np.float32)
         loaded = [
             _Loaded(
-                kind.load(file.file, opened.threads),
+                kind.writer.load(file.file, opened.threads),
                 np.random.default_rng(0).random(file.shape, dtype=np.float32),
                 cold if file.cold else warm,
             )

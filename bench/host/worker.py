@@ -125,15 +125,15 @@ def serve(requests: Requests, answer: Answer) -> None:
     pictures = itertools.cycle([images[index : index + 1] for index in range(len(images))])
     kind = FORMATS[opened.format]
     # Imported before memory is noted: the runtime's own memory is no part of the model's.
-    for module in kind.runtime_modules:
+    for module in kind.writer.RUNTIME_MODULES:
         importlib.import_module(module)
     gc.collect()
     reset_peak()
-    answer(Opened(version(kind.runtime_package), pinned, memory()))
+    answer(Opened(version(kind.writer.RUNTIME_PACKAGE), pinned, memory()))
 
     requests.next(type(None))
     begin = perf_counter_ns()
-    run = kind.load(opened.path, opened.threads)
+    run = kind.writer.load(opened.path, opened.threads)
     answer(Timed(_since(begin), memory()))
 
     requests.next(type(None))
@@ -231,7 +231,7 @@ def serve_outputs(requests: Requests, answer: Answer) -> None:
     images = np.load(job.images)
     logits: dict[str, Any] = {}  # numpy's savez has an argument that is a bool
     for index, file in enumerate(job.files):
-        run = find_format(job.format).load(file, 1)
+        run = find_format(job.format).writer.load(file, 1)
         logits[str(index)] = np.concatenate([run(image[None]) for image in images])
     np.savez(job.logits, **logits)
     answer(None)

@@ -134,7 +134,7 @@ def findings_here() -> Iterable[Finding]:
     """Every finding on this machine; each package is looked up, none is imported."""
     yield _package("train and compress", ("torch", "torchvision"))
     for name, form in FORMATS.items():
-        yield _package(f"write .{name} ({form.title})", form.requires)
+        yield _package(f"write .{name} ({form.title})", form.writer.REQUIRES)
         if not form.runs_here:
             yield Finding(
                 f"run .{name}", False, "this is not macOS", "run `compress-export bench` on a Mac", needed=False

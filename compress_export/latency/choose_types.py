@@ -26,7 +26,7 @@ from compress_export.latency.program_operators import (
     other_operators,
     own_operators,
 )
-from exporters.artifact import LayerType
+from exporters.artifact import ExportError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,8 @@ PRICES = 16
 def choose_types(program: ExportedProgram, images: NDArray[np.float32], least: float) -> QuantizedProgram:
     """The program of the least predicted cost whose logits have a signal-to-noise ratio of `least` dB or more on the
     images (N, C, H, W); each layer in float32 has the reason. ExportError as from `quantize`."""
-    from exporters.quantization.post_training import quantize
+    from exporters.quantization.noise import JUDGED
+    from exporters.quantization.post_training import in_one_type, quantize
 
     fastest = types = cheapest_types(program)
     noises: dict[str, OperatorNoise] = {}
@@ -68,42 +69,29 @@ def choose_types(program: ExportedProgram, images: NDArray[np.float32], least: f
         together = added_noise(program, noises, types) * 10 ** (made.signal_to_noise / 10)
         most = min(allowed * together, STRICTER * most)
         types = cheapest_types(program, noises, least_price(program, noises, most))
-    costs = {FLOAT32: predicted_cost(program, number_types(program, FLOAT32))}
-    costs[FLOAT16] = predicted_cost(program, number_types(program, FLOAT16))
+    made_of = {FLOAT32: program} | _halved(program, images)
+    costs = {dtype: predicted_cost(program, number_types(program, dtype)) for dtype in made_of}
+    compared = "" if found else f", and int8 leaves the logits below {least:g} dB"
     if found is not None:
         costs[INT8] = predicted_cost(program, types)
     chosen = min(costs, key=lambda dtype: costs[dtype])
-    compared = ", ".join(f"{cost / 1e6:.1f}M in {dtype}" for dtype, cost in costs.items())
-    note = f"predicted cost in instructions of a Cortex-A76: {compared}"
-    if chosen == INT8:
-        assert found is not None
+    figures = ", ".join(f"{cost / 1e6:.1f}M in {dtype}" for dtype, cost in costs.items())
+    note = f"predicted cost in instructions of a Cortex-A76: {figures}{compared}"
+    if chosen == INT8 and found is not None:
         return replace(found, notes=(*found.notes, note))
-    return _in_one_type(program, images, chosen, note)
+    reason = f"{chosen} throughout is predicted to cost least{compared}"
+    return in_one_type(program, made_of[chosen], images[:JUDGED], chosen, reason, note)
 
 
-def _in_one_type(program: ExportedProgram, images: NDArray[np.float32], dtype: str, note: str) -> QuantizedProgram:
-    """The program in float16 or float32."""
-    from exporters.parity import logits_of_program
+def _halved(program: ExportedProgram, images: NDArray[np.float32]) -> dict[str, ExportedProgram]:
+    """The program in float16; nothing where a number is too large for it."""
     from exporters.quantization.half import halve
-    from exporters.quantization.noise import JUDGED, decibels
-    from exporters.quantization.post_training import QuantizedProgram
+    from exporters.quantization.noise import JUDGED
 
-    judged = images[:JUDGED]
-    made = halve(program, judged) if dtype == FLOAT16 else program
-    wanted, given = (logits_of_program(each, judged) for each in (program, made))
-    ratio = decibels(float((wanted**2).sum()), float(((wanted - given) ** 2).sum()))
-    layers = (LayerType(each, dtype, f"{dtype} throughout is predicted to cost less") for each in _layers(program))
-    return QuantizedProgram(made, tuple(layers), len(judged), ratio, (note,))
-
-
-def _layers(program: ExportedProgram) -> list[str]:
-    """The names of the modules whose weights the program's layers read, in the order in which they run."""
-    weights = program.graph_signature.inputs_to_parameters
-    return [
-        str(weights.get(node.all_input_nodes[1].name, node.name)).rpartition(".")[0]
-        for node in program.graph.nodes
-        if node.op == "call_function" and operator_name(node) in LAYERS
-    ]
+    try:
+        return {FLOAT16: halve(program, images[:JUDGED])}
+    except ExportError:
+        return {}
 
 
 def _reasons(program: ExportedProgram, types: Mapping[str, str], fastest: Mapping[str, str]) -> dict[str, str]:

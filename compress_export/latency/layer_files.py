@@ -208,7 +208,7 @@ def serve(requests: Requests, answer: Answer) -> None:
         else:
             assert job.program is not None
             program = load(job.program)
-        FORMATS[format].export(program, job.path)
+        FORMATS[format].writer.export(program, job.path)
         del program
         answer(None)
 

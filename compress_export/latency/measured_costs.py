@@ -66,7 +66,7 @@ class MeasuredCosts:
         if device not in LAYER_DEVICES:
             raise InputError(f"there is no device {device!r} that times layers: {nearest(device, LAYER_DEVICES)}")
         kind = find_format(format)
-        versions(kind.requires)
+        versions(kind.writer.REQUIRES)
         self._network, self._survey, self._example = network, survey, example
         self._device = LAYER_DEVICES[device]
         facts, runtime_version = self._device.describe(), self._device.runtime_version(format)

@@ -22,7 +22,7 @@ LOOKUPS = ("hardswish", "sigmoid", "silu", "tanh", "gelu", "elu", "leaky_relu")
 INT8 = (*LAYERS, *LOOKUPS, "add", "mul", "cat", "adaptive_avg_pool2d")
 """Operators that ExecuTorch computes in int8."""
 FOLLOWERS = ("hardtanh", "relu", "max_pool2d", "mean", "slice", "flatten", "view", "reshape", "squeeze", "permute",
-             "transpose", "dropout")  # fmt: skip
+             "transpose")  # fmt: skip
 """Operators that share the range of what they read, and are in int8 where that is."""
 KINDS = {
     **dict.fromkeys(("add", "sub"), "add"),

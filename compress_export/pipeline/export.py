@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
+from pathlib import Path
 
 import msgspec
 from torch import nn
@@ -14,11 +15,11 @@ from bench.run_files import COMPRESSED, ORIGINAL, RunFile, network_of, type_of
 from compress_export.errors import InputError
 from compress_export.pipeline.file_accuracy import TestSplit
 from compress_export.pipeline.load import RunContext
-from compress_export.pipeline.quantize import DTYPES, forget_tuning, quantize_stage, recorded
+from compress_export.pipeline.quantize import calibrated_otherwise, quantize_stage
 from compress_export.run_directory import RunDirectory
-from compress_export.settings import ExportSettings
+from compress_export.settings import DTYPES, ExportSettings
 from exporters.artifact import Artifact, ExportError, number_type, read_artifacts, size_and_sha256, write_artifacts
-from exporters.export_all import Exported, FailedFormat
+from exporters.export_all import Array, Exported, FailedFormat
 from exporters.formats import FORMATS
 
 
@@ -45,15 +46,13 @@ def export_stage(
     record as such. A format that cannot be written leaves the others written, and its reason in unwritten.json;
     ExportError where no format can be.
     """
-    from exporters import capture as program
     from exporters.export_all import export_all
-    from exporters.parity import logits_of, logits_of_program
 
     run, images = context.run, context.images.numpy()
-    forget_tuning(run, settings)
+    otherwise = calibrated_otherwise(run, settings)
     run.begin("export", settings)
     test = TestSplit.of(context, settings)
-    artifacts, stays, missing = _left_to_do(context, formats, settings, test)
+    artifacts, stays, missing = _left_to_do(context, _networks(formats, settings), otherwise, test)
     if not missing:
         return tuple(artifacts)
     work = run / "artifacts" / ".work"
@@ -61,26 +60,14 @@ def export_stage(
     modules = {ORIGINAL: context.network.module, COMPRESSED: compressed}
     networks = list(dict.fromkeys(name for own in missing.values() for name in own))
     try:
-        captured: dict[str, ExportedProgram] = {}
-
-        def capture(name: str) -> ExportedProgram:
-            if name not in captured:
-                captured[name] = program.capture(modules[name], context.images[:1])
-            return captured[name]
-
-        quantized = quantize_stage(
-            context,
-            {name: partial(capture, network_of(name)) for name in networks if type_of(name)},
-            compressed,
-            settings,
-        )
+        programs, reference = _programs(context, modules, networks, settings, work)
         with context.reporter.stage(f"Exporting {' '.join(missing)}") as advance:
-            finished, steps = 0, sum(map(len, missing.values())) + 1
+            finished, steps = 0, sum(map(len, missing.values()))
 
             def progress(name: str, network: str, stage: str) -> None:
                 nonlocal finished
                 finished += stage == "done"
-                advance(1 + finished, steps, f"{network} .{name}: {stage}")
+                advance(finished, steps, f"{network} .{name}: {stage}")
 
             def record(made: tuple[Exported, ...]) -> None:
                 if test is not None:
@@ -104,25 +91,58 @@ def export_stage(
                         each.artifact.path.unlink()
                 context.reporter.say(f"files of {failed.format} are not written: {failed.reason}")
 
-            programs, reference = {}, {}
-            for name in networks:
-                advance(0, steps, f"capturing the {name} network")
-                programs[name] = work / f"{name}.pt2"
-                program.save(quantized[name] if name in quantized else capture(name), programs[name])
-                # float16 is held against the float32 network, int8 against its own program
-                own = name in quantized and number_type(quantized[name]) == "int8"
-                reference[name] = (
-                    logits_of_program(quantized[name], images) if own else logits_of(modules[network_of(name)], images)
-                )
             written = None if test is None else test.write(work / "test.npy")
             folder = run / RunFile.ARTIFACTS_FOLDER
-            hooks = {"progress": progress, "finished": record, "failed": fail}
-            export_all(programs, missing, folder, images, reference, test=written, **hooks)  # type: ignore[arg-type]
+            export_all(
+                programs,
+                missing,
+                folder,
+                images,
+                reference,
+                test=written,
+                progress=progress,
+                finished=record,
+                failed=fail,
+            )
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if not artifacts:
         raise ExportError("; ".join(unwritten.values()))
     return tuple(artifacts)
+
+
+def _programs(
+    context: RunContext,
+    modules: Mapping[str, nn.Module],
+    networks: Sequence[str],
+    settings: ExportSettings,
+    folder: Path,
+) -> tuple[dict[str, Path], dict[str, Array]]:
+    """The program of each network in its number type, as a .pt2 in the folder, and the logits that its files are
+    compared with: of int8 the program's own, else those of the float32 network."""
+    from exporters import capture as program
+    from exporters.parity import logits_of, logits_of_program
+
+    images, captured = context.images.numpy(), dict[str, ExportedProgram]()
+
+    def capture(name: str) -> ExportedProgram:
+        if name not in captured:
+            captured[name] = program.capture(modules[name], context.images[:1])
+        return captured[name]
+
+    others = {name: partial(capture, network_of(name)) for name in networks if type_of(name)}
+    quantized = quantize_stage(context, others, modules[COMPRESSED], settings)
+    programs, reference = {}, {}
+    with context.reporter.stage("Capturing the networks") as advance:
+        for done, name in enumerate(networks):
+            advance(done, len(networks), name)
+            programs[name], own = folder / f"{name}.pt2", quantized.get(name)
+            program.save(capture(name) if own is None else own, programs[name])
+            if own is not None and number_type(own) == "int8":
+                reference[name] = logits_of_program(own, images)
+            else:
+                reference[name] = logits_of(modules[network_of(name)], images)
+    return programs, reference
 
 
 def _pair(kind: str) -> tuple[str, str]:
@@ -136,11 +156,11 @@ def unwritten_formats(run: RunDirectory) -> dict[str, str]:
 
 
 def _left_to_do(
-    context: RunContext, formats: Sequence[str], settings: ExportSettings, test: TestSplit | None
+    context: RunContext, wanted: dict[str, list[str]], otherwise: Set[str], test: TestSplit | None
 ) -> tuple[list[Artifact], list[Artifact], dict[str, list[str]]]:
-    """The artifacts that hold, those of damaged files that nobody asked for, and the networks to export by format: what
-    is not there, is damaged, was calibrated on another number of images, or was not judged on as many."""
-    run, wanted = context.run, _networks(formats, settings)
+    """The artifacts that hold, those of damaged files that nobody asked for, and the networks to export by format: of
+    those wanted what is not there, is damaged, was calibrated otherwise, or was not judged on as many images."""
+    run, formats = context.run, set(wanted)
     found = read_artifacts(run / RunFile.ARTIFACTS) if run.has(RunFile.ARTIFACTS) else ()
     damaged = {
         artifact.format
@@ -150,25 +170,22 @@ def _left_to_do(
     for name in sorted(damaged):
         cure = "exporting them again" if name in formats else f"`compress-export export {run.path} --format {name}`"
         context.reporter.say(f"files of {name} are gone or have changed: {cure}")
-    calibrated = {name: entry.calibration for name, entry in recorded(run).items()}
-    networks = {name for own in wanted.values() for name in own}
+    anew = otherwise & {name for own in wanted.values() for name in own}
     for artifact in found:  # a network that is calibrated anew is exported anew in every format: its files share scales
         own = wanted.setdefault(artifact.format, [])
-        anew = calibrated.get(artifact.network, settings.calibration) != settings.calibration
-        if anew and artifact.network in {*networks} - {*own} and artifact.format not in damaged:
+        if artifact.network in anew - {*own} and artifact.format not in damaged:
             own.append(artifact.network)
 
     def holds(artifact: Artifact) -> bool:
-        name = artifact.network
-        if artifact.format in damaged or name not in wanted.get(artifact.format, ()):
+        if artifact.format in damaged or artifact.network not in wanted.get(artifact.format, ()):
             return artifact.format not in damaged
         judged = test is None or not FORMATS[artifact.format].runs_here or test.judged(context, artifact)
-        return judged and calibrated.get(name, settings.calibration) == settings.calibration
+        return judged and artifact.network not in anew
 
     artifacts = [artifact for artifact in found if holds(artifact)]
     there = {(artifact.format, artifact.network) for artifact in artifacts}
     missing = {name: [each for each in own if (name, each) not in there] for name, own in wanted.items()}
-    stays = [artifact for artifact in found if artifact.format in damaged - set(formats)]
+    stays = [artifact for artifact in found if artifact.format in damaged - formats]
     return artifacts, stays, {name: own for name, own in missing.items() if own}
 
 

@@ -283,6 +283,33 @@ def logged_training(run: RunDirectory, title: str, file: str, now: Callable[[Epo
         yield Watch(note, lambda done, total: advance(done, total, text))
 
 
+def fit_in_place(
+    context: RunContext,
+    module: nn.Module,
+    epochs: int,
+    options: TrainOptions,
+    title: str,
+    files: tuple[RunFile, RunFile],
+    teacher: nn.Module | None = None,
+) -> None:
+    """Trains a network as it stands, in this process alone: rows and checkpoint in the run's two `files`. A checkpoint
+    that is there is gone on from; whoever has stored the result removes it."""
+    data, (rows, checkpoint) = context.data, files
+    assert data is not None  # it is trainable
+    with logged_training(context.run, title, rows, "top-1 on the validation split {0.top1:.1f} %".format) as watch:
+        fit(
+            module,
+            data.train,
+            data.validation,
+            (Step((), epochs),),
+            options,
+            checkpoint=context.run / checkpoint,
+            watch=watch,
+            teacher=teacher,
+            group=SingleProcess(context.group.device),
+        )
+
+
 def stored_source(run: RunDirectory) -> SourceSettings:
     """The network and data that the run was made with. InputError where its settings name none."""
     source = run.stored().source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -11,17 +11,15 @@ import msgspec
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench.run_files import COMPRESSED, RunFile, network_of
+from bench.run_files import COMPRESSED, RunFile, network_of, type_of
 from compress_export.data.datasets import spread_images
 from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
-from compress_export.pipeline.load import RunContext, logged_training
+from compress_export.pipeline.load import RunContext, fit_in_place
 from compress_export.run_directory import RunDirectory
-from compress_export.settings import CALIBRATED, ExportSettings
-from compressor.distributed import SingleProcess
-from compressor.training.loop import accuracy, fit
+from compress_export.settings import DTYPES, ExportSettings
+from compressor.training.loop import accuracy
 from compressor.training.options import Distillation, TrainOptions
-from compressor.training.schedules import Step
 from exporters.artifact import FEWEST_IMAGES, Quantization
 
 if TYPE_CHECKING:
@@ -31,11 +29,11 @@ if TYPE_CHECKING:
 
     from exporters.quantization.post_training import QuantizedProgram
 
-DTYPES = {"int8": "int8", "fp16": "float16", "auto": "int8"}
-"""The number type that a format must have files of, by the value of --quantize."""
-
 FEW = 64
 """Below so many calibration images a note says how many there are."""
+
+TUNING_FILES = (RunFile.QUANTIZED_WEIGHTS, RunFile.QUANTIZED_TUNING, RunFile.QUANTIZED_CHECKPOINT)
+"""Files of the tuning in int8."""
 
 PHOTOGRAPHS = 64
 """Crops of photographs that stand for calibration images where there is no data."""
@@ -50,7 +48,7 @@ def recorded(run: RunDirectory) -> dict[str, Quantization]:
 
 def check_calibration(context: RunContext, settings: ExportSettings) -> None:
     """InputError where the validation split is too small to calibrate int8 on; a note where it is small."""
-    if settings.quantize not in CALIBRATED or context.data is None:
+    if DTYPES[settings.quantize] != "int8" or context.data is None:
         return
     count = len(context.data.validation.dataset)  # type: ignore[arg-type]  # each of ours has a length
     if count < FEWEST_IMAGES:
@@ -65,17 +63,23 @@ def check_calibration(context: RunContext, settings: ExportSettings) -> None:
         )
 
 
-def forget_tuning(run: RunDirectory, settings: ExportSettings) -> None:
-    """Removes what a tuning in int8 with other settings than these has left."""
+def asked_of(name: str, settings: ExportSettings) -> dict[str, float]:
+    """The settings that a calibrated network ("compressed.auto") follows from, by their names: with other values it is
+    another network."""
+    asked = {"calibration": float(settings.calibration)}
+    if type_of(name) == "auto":
+        asked["signal_to_noise"] = settings.signal_to_noise
+    return asked | ({"epochs": settings.epochs, "rate": settings.rate} if network_of(name) == COMPRESSED else {})
+
+
+def calibrated_otherwise(run: RunDirectory, settings: ExportSettings) -> set[str]:
+    """The recorded networks of which the settings ask something else; what their tuning left is removed."""
+    found = {name for name, entry in recorded(run).items() if entry.asked != asked_of(name, settings)}
     stored = run.stored().export
-    if stored is None or _tuning_key(stored) == _tuning_key(settings):
-        return
-    for name in (RunFile.QUANTIZED_WEIGHTS, RunFile.QUANTIZED_TUNING, RunFile.QUANTIZED_CHECKPOINT):
-        (run / name).unlink(missing_ok=True)
-
-
-def _tuning_key(settings: ExportSettings) -> tuple[object, ...]:
-    return settings.quantize, settings.calibration, settings.signal_to_noise, settings.epochs, settings.rate
+    if stored is None or stored.quantize != settings.quantize or any(network_of(name) == COMPRESSED for name in found):
+        for name in TUNING_FILES:
+            (run / name).unlink(missing_ok=True)
+    return found
 
 
 def calibration_images(context: RunContext, most: int) -> tuple[NDArray[np.float32], str]:
@@ -88,7 +92,7 @@ def calibration_images(context: RunContext, most: int) -> tuple[NDArray[np.float
 
 def quantize_stage(
     context: RunContext,
-    networks: dict[str, Callable[[], ExportedProgram]],
+    networks: Mapping[str, Callable[[], ExportedProgram]],
     compressed: nn.Module,
     settings: ExportSettings,
 ) -> dict[str, ExportedProgram]:
@@ -123,7 +127,13 @@ def quantize_stage(
         best = tuned(context, own, compressed, settings) if network_of(name) == COMPRESSED else own
         made[name] = best.program
         entries[name] = Quantization(
-            settings.calibration, best.images, source, best.signal_to_noise, best.layers, best.notes
+            settings.calibration,
+            best.images,
+            source,
+            best.signal_to_noise,
+            best.layers,
+            best.notes,
+            asked_of(name, settings),
         )
     context.run.write_json(RunFile.QUANTIZATION, {name: asdict(entry) for name, entry in entries.items()})
     return made
@@ -144,38 +154,28 @@ def tuned(
     module = trainable(found.source)
     if module is None:
         return replace(found, notes=(*found.notes, "not tuned in int8: a reshape fixes the batch to one image"))
-    if not run.has(RunFile.QUANTIZED_WEIGHTS):
+    weights, rows_file, checkpoint = TUNING_FILES
+    if not (run.has(weights) and run.has(rows_file)):
         with context.reporter.stage("Measuring what int8 loses on the validation split") as advance:
             before = accuracy(compressed, data.validation, context.group.device).top1
             advance(1, 2, "int8")
             now = accuracy(module, data.validation, context.group.device).top1
-        if now >= before and not run.has(RunFile.QUANTIZED_CHECKPOINT):
+        if now >= before and not run.has(checkpoint):
             note = f"not tuned in int8, which loses nothing on the validation split ({before:.2f} to {now:.2f} %)"
             return replace(found, notes=(*found.notes, note))
         options = TrainOptions(
             rate=settings.rate, best=True, seed=context.seed, weight_decay=0.0, distillation=Distillation()
         )
-        text = "top-1 on the validation split {0.top1:.1f} %".format
-        with logged_training(run, "Tuning in int8", RunFile.QUANTIZED_TUNING, text) as watch:
-            fit(
-                module,
-                data.train,
-                data.validation,
-                (Step((), settings.epochs),),
-                options,
-                checkpoint=run / RunFile.QUANTIZED_CHECKPOINT,
-                watch=watch,
-                teacher=copy.deepcopy(compressed),
-                group=SingleProcess(context.group.device),
-            )
-        save_file(_parameters(module), run / RunFile.QUANTIZED_WEIGHTS)
-        (run / RunFile.QUANTIZED_CHECKPOINT).unlink(missing_ok=True)
-    rows = run.read_lines(RunFile.QUANTIZED_TUNING)
+        teacher, files = copy.deepcopy(compressed), (rows_file, checkpoint)
+        fit_in_place(context, module, settings.epochs, options, "Tuning in int8", files, teacher)
+        save_file(_parameters(module), run / weights)
+        (run / checkpoint).unlink(missing_ok=True)
+    rows = run.read_lines(rows_file)
     first, best = rows[0]["top1"], max(row["top1"] for row in rows)
     shown = f"epochs: {len(rows) - 1}, {first:.2f} to {best:.2f} % on the validation split"
     if best <= first:
         return replace(found, notes=(*found.notes, f"tuned in int8 without a gain, which is not kept ({shown})"))
-    return trained(found, load_file(run / RunFile.QUANTIZED_WEIGHTS), f"tuned in int8 ({shown})")
+    return trained(found, load_file(run / weights), f"tuned in int8 ({shown})")
 
 
 def _parameters(module: nn.Module) -> dict[str, Tensor]:

@@ -8,13 +8,11 @@ from dataclasses import asdict
 from torch import nn
 
 from bench.run_files import COMPRESSED, RunFile
-from compress_export.pipeline.load import RunContext, logged_training
+from compress_export.pipeline.load import RunContext, fit_in_place
 from compress_export.settings import ShareSettings
 from compressor.calibration import collect
-from compressor.distributed import SingleProcess
 from compressor.survey import survey
-from compressor.training.loop import TrainOptions, fit
-from compressor.training.schedules import Step
+from compressor.training.options import TrainOptions
 from compressor.weight_sharing.layers import load_shared, plain, plan_sharing, put_empty, save_shared, share
 from compressor.weight_sharing.product_quantization import Sharing
 
@@ -53,18 +51,9 @@ def share_stage(context: RunContext, tuned: nn.Module, settings: ShareSettings, 
         )
         module = model.module
     if context.trainable and data is not None and settings.share_epochs > 0:
-        text = "top-1 on the validation split {0.top1:.1f} %".format
-        with logged_training(run, "Fine-tuning the centroids", RunFile.SHARING, text) as watch:
-            fit(
-                module,
-                data.train,
-                data.validation,
-                (Step((), settings.share_epochs),),
-                TrainOptions(rate=settings.share_rate, seed=context.seed),
-                checkpoint=run / RunFile.SHARING_CHECKPOINT,
-                watch=watch,
-                group=SingleProcess(context.group.device),
-            )
+        options = TrainOptions(rate=settings.share_rate, seed=context.seed)
+        files = (RunFile.SHARING, RunFile.SHARING_CHECKPOINT)
+        fit_in_place(context, module, settings.share_epochs, options, "Fine-tuning the centroids", files)
     save_shared(module, run / PACKED)
     (run / RunFile.SHARING_CHECKPOINT).unlink(missing_ok=True)
     return plain(module)

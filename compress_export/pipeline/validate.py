@@ -10,6 +10,7 @@ from bench.devices import SIMULATED
 from bench.measurement import Device
 from compress_export.errors import InputError, nearest
 from compress_export.settings import (
+    DTYPES,
     BenchSettings,
     Costs,
     ExportSettings,
@@ -108,16 +109,12 @@ def check_regularizer(source: SourceSettings, tune: TuneSettings) -> None:
         )
 
 
-PLANNED: dict[Quantize, str] = {"none": "float32", "int8": "int8", "auto": "int8", "fp16": "float16"}
-"""The number type that a plan is made for by the value of --quantize; layers that auto keeps in float32 are few."""
-
-
 def with_costs(plan: PlanSettings, device: str | None = None, quantize: Quantize = "none") -> PlanSettings:
     """The settings with the costs that `auto` stands for: times where time is limited and files run on this machine or
     a phone, else instructions, which are the same on every machine and of the core and the number type that ship."""
     timed = plan.max_latency is not None and device not in SIMULATED
     costs: Costs = plan.costs if plan.costs != "auto" else "measured" if timed else "instructions"
-    return replace(plan, costs=costs, dtype=PLANNED[quantize])
+    return replace(plan, costs=costs, dtype=DTYPES[quantize])
 
 
 def with_centroids(tune: TuneSettings, share: ShareSettings) -> TuneSettings:

@@ -10,14 +10,13 @@ from bench.measurement import NotMeasured
 from bench.simulator.latency_estimate import estimate_ms, operators_of, read_models
 from bench.statistics import is_busy, times_remark
 from compress_export.reporting.model import Epoch, FileRow, FormatRow, NetworkAccuracy, SharedWeights
+from compress_export.settings import DTYPES
 from compressor.mcnemar import mcnemar
 from compressor.plan import Plan
 from compressor.planning.limits import parse_limit
 from exporters.artifact import Artifact, Quantization
 from exporters.formats import FORMATS
 
-SHIPPED = {"float32": ("",), "float16": ("fp16",), "int8": ("int8", "auto")}
-"""Types of the files that a plan for a number type is about."""
 RUINED_POINTS, RUINED_DB = 5.0, 3.0
 """Points of top-1 beyond which a file lost too much by its number type; without data, the signal-to-noise ratio of its
 logits below which it did: half of their power is then error."""
@@ -88,7 +87,7 @@ def size_notes(text: str | None, formats: Sequence[FormatRow], dtype: str) -> li
         return []
     limit, notes = parse_limit("size", text), []
     for file in formats:
-        if file.type not in SHIPPED[dtype]:
+        if DTYPES[file.type or "none"] != dtype:
             continue
         most, size = limit.most(file.before.artifact.bytes), file.compressed.artifact.bytes
         if size > most:

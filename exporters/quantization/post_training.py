@@ -24,7 +24,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from exporters.artifact import FEWEST_IMAGES, ExportError, LayerType
-from exporters.graph_passes import drop_unused_weights, make_functional, write_out_silus
+from exporters.graph_passes import drop_unused_weights, graph_of, make_functional, write_out_silus
 from exporters.quantization.noise import JUDGED, LAYERS, WEIGHT, OperatorNoise, decibels, layer_noise, operator_noise
 from exporters.quantization.passes import (
     balance,
@@ -166,10 +166,18 @@ def finished(source: Source, notes: Sequence[str]) -> QuantizedProgram:
     return QuantizedProgram(program, types, sum(map(len, source.batches)), ratio, tuple(notes), source)
 
 
+def in_one_type(
+    program: ExportedProgram, made: ExportedProgram, images: NDArray[Any], dtype: str, reason: str, note: str
+) -> QuantizedProgram:
+    """`made`, which is the float32 `program` in float16 or itself, with what is known of a quantized one."""
+    layers = tuple(LayerType(name, dtype, reason) for name in _layer_names(graph_of(program)).values())
+    judge = _Judge(graph_of(program), [torch.from_numpy(image[None]) for image in images])
+    with torch.no_grad():
+        return QuantizedProgram(made, layers, len(images), judge.signal_to_noise(graph_of(made)), (note,))
+
+
 def _graph(program: ExportedProgram) -> fx.GraphModule:
-    graph = program.module(check_guards=False)
-    assert isinstance(graph, fx.GraphModule)
-    graph._forward_pre_hooks.clear()  # the check that a batch is as captured: one image
+    graph = graph_of(program)
     make_functional(graph)
     write_out_silus(graph)
     return graph

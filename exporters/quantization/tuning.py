@@ -13,11 +13,12 @@ from exporters.quantization.noise import LAYERS, WEIGHT, parameter
 from exporters.quantization.passes import BIAS, bias_steps
 from exporters.quantization.post_training import QuantizedProgram, Source, finished
 
+PREFIX = "steps_of_"
+"""The beginning of the names of parameters to be trained."""
 _ROUND, _MULTIPLY = torch.fake_quantize_per_tensor_affine, torch.ops.aten.mul.Tensor
-
-
 _BIAS_GRAIN = 1 / 16
-"""Steps of a bias that files tell apart, in steps of its layer's weights at the greatest input."""
+"""The step that files hold a bias in, the scale of its products, as a fraction of the step that it is trained in: an
+optimizer moves a bias and a weight by like counts of steps, and a bias has far more of its own."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,6 @@ def trained(found: QuantizedProgram, weights: Mapping[str, Tensor], note: str) -
             count = (weights[each.name] / each.grain).round().clamp(*each.ends)
             each.stored.copy_(count * each.grain * each.size if each.stored.is_floating_point() else count)
     return finished(replace(found.source, graph=graph), (*found.notes, note))
-
-
-PREFIX = "steps_of_"
 
 
 def _constants(graph: fx.GraphModule, floats: fx.GraphModule) -> Iterator[_Constant]:

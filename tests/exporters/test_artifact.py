@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from exporters.artifact import Artifact, ExportError, Parity, move, read_artifacts, size_and_sha256, write_artifacts
+from exporters.artifact import (
+    Artifact,
+    ExportError,
+    Parity,
+    encode_path,
+    move,
+    read_artifacts,
+    size_and_sha256,
+    write_artifacts,
+)
 
 GOOD = Parity(True, 8, 1e-6, 2e-6, 0.99999, 1.0)
 UNSEEN = Parity(False, 0, None, None, None, None, "not executed on this system; 3 of 3 stored weights match")
@@ -101,3 +110,9 @@ def test_a_file_passes_by_its_error_and_its_classes_and_never_unseen(parity, dty
 
 def test_an_artifact_without_parity_is_not_passed():
     assert artifact(Path(), None).verdict == "not executed"
+
+
+def test_what_json_has_no_word_for_is_refused():
+    assert encode_path(Path("model") / "net.pte") == "model/net.pte"
+    with pytest.raises(TypeError, match="JSON has no complex"):
+        encode_path(1j)

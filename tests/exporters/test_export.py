@@ -38,7 +38,7 @@ def test_every_format_gives_a_file_that_matches_the_module(exported, tmp_path, n
     assert [entry.name for entry in path.parent.iterdir()] == [f"compressed.{name}"]
     assert (artifact.bytes, artifact.sha256) == size_and_sha256(path)
     assert (artifact.network, artifact.format, artifact.input) == ("compressed", name, (1, 3, SIZE, SIZE))
-    assert list(artifact.toolkits) == list(FORMATS[name].requires)
+    assert list(artifact.toolkits) == list(FORMATS[name].writer.REQUIRES)
     assert artifact.not_delegated == ()
     assert artifact.verdict == ("passed" if name in EXECUTED else "not executed")
     inside = replace(artifact, path=tmp_path / path.name)
@@ -48,7 +48,7 @@ def test_every_format_gives_a_file_that_matches_the_module(exported, tmp_path, n
 
 @pytest.mark.parametrize("name", EXECUTED)
 def test_a_loaded_file_gives_logits_of_its_own(exported, name):
-    run = FORMATS[name].load(exported(name).path, 2)
+    run = FORMATS[name].writer.load(exported(name).path, 2)
     first = run(images()[:1].numpy())
     kept = first.copy()
     second = run(images()[1:2].numpy())

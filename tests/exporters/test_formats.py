@@ -26,7 +26,7 @@ def test_every_target_is_made_of_formats():
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_is_found_by_its_suffix_and_names_its_packages(name):
     assert find_format(name).suffix == name
-    assert "torch" in find_format(name).requires
+    assert "torch" in find_format(name).writer.REQUIRES
 
 
 def test_an_unknown_format_is_answered_with_the_nearest():

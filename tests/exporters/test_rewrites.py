@@ -5,6 +5,7 @@ from test_program import error, operators
 from torch import nn
 
 from exporters.capture import capture
+from exporters.graph_passes import graph_of, make_functional, write_out_silus
 
 # torch tells of an extra copy whenever a window is even and the padding "same"
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -175,3 +176,29 @@ class AuxiliaryHead(nn.Module):
 
 def test_weights_that_eval_mode_never_reads_are_left_out():
     assert sorted(capture(AuxiliaryHead(), images()).state_dict) == ["head.bias", "head.weight"]
+
+
+class Overwrites(nn.Module):
+    """In-place operators, and `&`, whose operator's name ends in underscores without being one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 4)
+
+    def forward(self, image):
+        x = nn.functional.silu(self.conv(image), inplace=True).relu_()
+        x.add_(1.0)
+        return self.head((x * ((x > 0) & (x < 3))).mean((2, 3)))
+
+
+def test_nothing_is_overwritten_and_silus_are_products_under_their_own_name():
+    module, batch = Overwrites().eval(), images()
+    program = capture(module, batch)
+    graph = graph_of(program)
+    (silu,) = (node.name for node in graph.graph.nodes if "silu" in str(node.target))
+    make_functional(graph)
+    write_out_silus(graph)
+    names = {node.name: str(node.target) for node in graph.graph.nodes if node.op == "call_function"}
+    assert names[silu] == "aten.mul.Tensor"
+    assert not [name for name in names.values() if name.split(".")[1].endswith("_") and not name.startswith("aten.__")]
+    torch.testing.assert_close(graph(batch), module(batch))

@@ -36,7 +36,7 @@ def golden_plan() -> AppPlan:
 
 
 def onnx_answers(path: Path, images: "np.ndarray") -> "np.ndarray":
-    run = FORMATS["onnx"].load(path, 1)
+    run = FORMATS["onnx"].writer.load(path, 1)
     return np.concatenate([run(image[None]) for image in images])
 
 

@@ -99,7 +99,7 @@ def photograph(path: Path) -> None:
 def write_plans(folder: Path) -> None:
     """One plan that can be measured, and one for each thing that goes wrong."""
     net = onnx_file(made(folder / "whole") / "net.onnx", 8)
-    run = FORMATS["onnx"].load(net.path, 1)
+    run = FORMATS["onnx"].writer.load(net.path, 1)
     write_plan(plan_for(net.path.parent, net, IMAGES, np.concatenate([run(image[None]) for image in IMAGES])))
     write_plan(replace(small_plan(folder / "missing"), file=str(folder / "missing/gone.onnx")))
     plan = small_plan(folder / "foreign")
@@ -190,7 +190,7 @@ def test_a_picture_is_classified_by_original_and_compressed(told: Told) -> None:
         ["original", "original.onnx"], ["compressed", "compressed.onnx"]
     ]  # fmt: skip
     for name, column in zip(("original", "compressed"), columns, strict=True):
-        logits = FORMATS["onnx"].load(told.files / f"run/{name}.onnx", 1)(image)[0]
+        logits = FORMATS["onnx"].writer.load(told.files / f"run/{name}.onnx", 1)(image)[0]
         shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         lines = re.findall(r"class (\d+)  ([\d.]+) %", column)
         assert len(lines) == 3

@@ -54,7 +54,7 @@ def programs(runner: Path, tmp_path_factory: pytest.TempPathFactory) -> Programs
 
 
 def reference(file: Artifact) -> np.ndarray:
-    run = FORMATS[file.format].load(file.path, 1)
+    run = FORMATS[file.format].writer.load(file.path, 1)
     return np.concatenate([run(image[None]) for image in IMAGES])
 
 

@@ -119,4 +119,15 @@ def test_a_noisy_layer_stays_in_float(images):
 def test_no_int8_is_left_where_none_is_good_enough(program, images):
     found = choose_types(program, images, 120.0)
     assert {layer.dtype for layer in found.layers} <= {"float16", "float32"}
+    assert "is predicted to cost least, and int8 leaves the logits below 120 dB" in found.layers[0].reason
     assert found.source is None
+
+
+def test_float16_is_not_chosen_where_a_number_is_too_large_for_it(images):
+    torch.manual_seed(0)
+    net = Net().eval()
+    with torch.no_grad():
+        net.head.weight.mul_(1e6)
+    found = choose_types(capture(net, torch.from_numpy(images[:1])), images, 120.0)
+    assert {layer.dtype for layer in found.layers} == {"float32"}
+    assert "in float16" not in found.notes[0]

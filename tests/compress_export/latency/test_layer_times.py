@@ -168,7 +168,7 @@ def test_a_file_to_be_timed_is_byte_for_byte_what_the_exporter_writes(format, tm
         written = [files.variant(geometry, "keep", ()).result() for geometry in geometries]
     for geometry, file in zip(geometries, written, strict=True):
         path = tmp_path / f"own.{format}"
-        FORMATS[format].export(capture(build(geometry, "keep", ()), example(geometry)), path)
+        FORMATS[format].writer.export(capture(build(geometry, "keep", ()), example(geometry)), path)
         assert file.read_bytes() == path.read_bytes()
 
 

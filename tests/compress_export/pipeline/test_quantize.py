@@ -1,6 +1,6 @@
 """Quantization-aware tuning within a run: where int8 lost accuracy, kept where it gains, and not done twice."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bench.run_files import RunFile
 from compress_export.console import Reporter
-from compress_export.pipeline.quantize import forget_tuning, tuned
+from compress_export.pipeline.quantize import asked_of, calibrated_otherwise, tuned
 from compress_export.run_directory import open_run
 from compress_export.settings import ExportSettings, SourceSettings, TuneSettings
 from compressor.distributed import SINGLE_PROCESS
 from compressor.training.loop import TrainOptions, fit
 from compressor.training.schedules import Step
+from exporters.artifact import Quantization
 from exporters.capture import capture
 from exporters.quantization.post_training import PLAIN, quantize
 
@@ -78,9 +79,9 @@ def test_what_int8_lost_is_regained_in_part(context, network, quantized):
     assert (context.run / RunFile.QUANTIZED_WEIGHTS).stat().st_mtime_ns == written
     image = IMAGES[:1]
     assert torch.equal(found.program.module()(image), again.program.module()(image))
-    forget_tuning(context.run, SETTINGS)
+    assert calibrated_otherwise(context.run, SETTINGS) == set()
     assert context.run.has(RunFile.QUANTIZED_WEIGHTS)
-    forget_tuning(context.run, replace(SETTINGS, quantize="auto"))
+    assert calibrated_otherwise(context.run, replace(SETTINGS, quantize="auto")) == set()
     assert not context.run.has(RunFile.QUANTIZED_WEIGHTS)
 
 
@@ -109,3 +110,22 @@ def test_what_lost_nothing_is_not_tuned(context, quantized):
     found = tuned(context, quantized, wrong, SETTINGS)
     assert found.notes[-1].startswith("not tuned in int8, which loses nothing on the validation split (")
     assert not context.run.has(RunFile.QUANTIZED_TUNING)
+
+
+@pytest.mark.parametrize(
+    ("changes", "otherwise"),
+    [
+        ({}, set()),
+        ({"calibration": 64}, {"original.int8", "compressed.int8", "original.auto", "compressed.auto"}),
+        ({"rate": 0.5}, {"compressed.int8", "compressed.auto"}),
+        ({"epochs": 0}, {"compressed.int8", "compressed.auto"}),
+        ({"signal_to_noise": 30.0}, {"original.auto", "compressed.auto"}),
+    ],
+)
+def test_networks_are_calibrated_anew_where_their_own_settings_change(context, changes, otherwise):
+    entries = {
+        name: Quantization(512, 512, "the validation split", 20.0, (), asked=asked_of(name, SETTINGS))
+        for name in ("original.int8", "compressed.int8", "original.auto", "compressed.auto")
+    }
+    context.run.write_json(RunFile.QUANTIZATION, {name: asdict(entry) for name, entry in entries.items()})
+    assert calibrated_otherwise(context.run, replace(SETTINGS, **changes)) == otherwise
