@@ -264,13 +264,16 @@ def drop_identities(graph: fx.GraphModule) -> int:
     """Removes operators that give what they are given; gives the count.
 
     Each would run outside ExecuTorch's delegate and cut it in two: adaptive pooling to the size that is there already
-    (AlexNet and VGG at 224), a concatenation of one tensor (DenseNet), dropout in eval mode.
+    (AlexNet and VGG at 224), a concatenation of one tensor (DenseNet), dropout in eval mode, an alias, which a slice of
+    all channels becomes (GhostNet).
     """
     count = 0
     for node in graph.graph.nodes:
         source = node.args[0] if node.args else None
         if node.target is _ATEN.cat.default and isinstance(source, (list, tuple)):
             source = source[0] if len(source) == 1 else None
+        elif node.target is _ATEN.alias.default:
+            pass
         elif node.target is _ATEN.dropout.default:
             source = source if node.args[2] is False else None
         elif node.target is _ATEN.adaptive_avg_pool2d.default and isinstance(source, fx.Node) and "val" in source.meta:

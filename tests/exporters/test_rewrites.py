@@ -151,6 +151,11 @@ def test_circular_padding_becomes_slices(window, padding):
     assert error(module) < 1e-5
 
 
+class AllChannels(nn.Module):
+    def forward(self, image):
+        return (image + 1)[:, :3].flatten(1)
+
+
 class SingleCat(nn.Module):
     def forward(self, image):
         return torch.cat([image], 1).flatten(1)
@@ -160,6 +165,7 @@ def test_operators_that_do_nothing_are_dropped():
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(12), nn.Dropout(), nn.Flatten())
     assert operators(capture(pool, images())) == ["aten.flatten.using_ints"]
     assert operators(capture(SingleCat(), images())) == ["aten.flatten.using_ints"]
+    assert operators(capture(AllChannels(), images())) == ["aten.add.Tensor", "aten.flatten.using_ints"]
     smaller = nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.Flatten())
     assert len(operators(capture(smaller, images()))) == 2
 
