@@ -101,7 +101,7 @@ def rows(name: str, format: str) -> list[dict[str, object]]:
             for own, module in modules.items()
         ]
         with LAYER_DEVICES["host"].stopwatch(format, 1) as watch:
-            cores = watch.time([TimedFile(file.path, (1, 3, 224, 224), False) for file in files], Effort(12, 40, 3.0))
+            cores = watch.time([TimedFile(file.path, (1, 3, 224, 224)) for file in files], Effort(12, 40, 3.0))
         walls = measure(files, image.numpy(), Schedule(seconds=3, rounds=6))
     ratios = {windows: time_ratio(wall, walls[0]) for windows, wall in zip(plans, walls[1:], strict=True)}
     return [

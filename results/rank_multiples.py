@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from bench.host.facts import describe
-from bench.host.layer_latency import LAYER_DEVICES, Effort, TimedFile
+from bench.host.layer_latency import LAYER_DEVICES, Effort, TimedFile, most_swept
 from compress_export.latency.layer_files import Geometry, writing
 
 TABLE = Path(__file__).with_name("rank_multiples.jsonl")
@@ -33,8 +33,10 @@ def rows(format: str) -> list[dict[str, object]]:
         device.stopwatch(format, 1) as watch,
     ):
         for method, (geometry, rank_of) in FORMS.items():
-            paths = [files.form(geometry, method, rank_of(rank)) for rank in RANKS]
-            times = watch.time([TimedFile(path.result(), geometry.image) for path in paths], Effort(30, 30))
+            paths = [files.variant(geometry, method, rank_of(rank)) for rank in RANKS]
+            times = watch.time(
+                [TimedFile(path.result(), geometry.image, most_swept()) for path in paths], Effort(30, 30)
+            )
             found.append(
                 {
                     "format": format,

@@ -2,12 +2,13 @@
 
 A layer in a file of its own is not the layer in its network. Three things differ, and are dealt with so:
 
-- its weights: in a network the other layers have driven them out of the caches. So a buffer of twice the last cache is
-  walked through before every run. Over 14 plans of AlexNet, ResNet-18 and MobileNetV2 in ExecuTorch and ONNX Runtime,
-  the time of the whole compressed file was missed by 9 % on average with hot weights, by 5 % so;
+- its weights: in a network the other layers have driven them out of the caches. So a buffer as large as the network's
+  weights, of twice the last cache at most, is walked through before every run. Over 14 plans of AlexNet, ResNet-18 and
+  MobileNetV2 in ExecuTorch and ONNX Runtime, the time of the whole compressed file was missed by 9 % on average with
+  hot weights, by 5 % so. The weights of a small network stay in the caches, and a sweep of twice the last one would
+  charge each of its layers with what nothing in the network takes;
 - the file's edges: the image is brought into the runtime's own order of channels and the answer back, and the call
-  itself takes time. A layer and its factors take and give the same shapes, so in the difference of their times, which
-  is all that a plan changes, the edges cancel;
+  itself takes time. A file of several copies of a layer has the edges once, so they are known and taken off;
 - the machine: one thread's time on its core is counted, not the time on the wall, so other processes' turns on that
   core do not count; what disturbs a run else only adds, so the lower quartile of the samples stands for them. A
   machine whose memory is slower for some minutes stays: files that are to be compared take turns. With the network
@@ -50,14 +51,15 @@ right after the original, and 3.3 ms from its third run on, as it does where it 
 
 @dataclass(frozen=True)
 class TimedFile:
-    """A file to be timed, the shape of the image it takes, and whether its weights are to be cold before each run.
+    """A file to be timed, the shape of the image it takes, and the bytes that are walked through before each run.
 
-    A warm file has run twice before it is timed in its turn, for the file before it has driven its weights out.
+    A warm file (0 bytes) has run twice before it is timed in its turn, for the file before it has driven its weights
+    out.
     """
 
     file: Path
     shape: tuple[int, ...]
-    cold: bool = True
+    sweep: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,9 @@ class HostStopwatch:
     """Times files on this machine, in one process that is pinned to its cores."""
 
     worker: Worker
-    sweep_bytes: int
 
     def time(self, files: Sequence[TimedFile], effort: Effort) -> tuple[Timing, ...]:
-        request = _Round(tuple(files), effort, self.sweep_bytes)
+        request = _Round(tuple(files), effort)
         found = self.worker.ask("time", request, tuple[tuple[float, ...], ...])
         return tuple(Timing(quantile(sorted(samples), 0.25), len(samples)) for samples in found)
 
@@ -124,7 +125,12 @@ def host_stopwatch(format: str, threads: int) -> Iterator[HostStopwatch]:
         )
     with start_worker(serve, "a layer's file", threads, pick_cores(threads), TIMEOUT_SECONDS) as worker:
         worker.ask("open", _Open(format, threads), type(None))
-        yield HostStopwatch(worker, 2 * (last_cache() or TYPICAL_CACHE))
+        yield HostStopwatch(worker)
+
+
+def most_swept() -> int:
+    """Bytes after which nothing is left in the caches of this machine: twice the last one."""
+    return 2 * (last_cache() or TYPICAL_CACHE)
 
 
 LAYER_DEVICES: dict[str, LayerDevice] = {
@@ -140,11 +146,10 @@ class _Open:
 
 @dataclass(frozen=True)
 class _Round:
-    """Files to be timed side by side, and the bytes that are walked through before each run of a cold one."""
+    """Files to be timed side by side."""
 
     files: tuple[TimedFile, ...]
     effort: Effort
-    sweep_bytes: int
 
 
 @dataclass(frozen=True)
@@ -169,17 +174,17 @@ def serve(requests: Requests, answer: Answer) -> None:
     gc.disable()
     answer(None)
     for request in requests.until_none(_Round):
-        cold, warm = np.zeros(request.sweep_bytes // 4, np.float32), np.zeros(0, np.float32)
+        sweep = np.zeros(max((file.sweep for file in request.files), default=0) // 4, np.float32)
         loaded = [
             _Loaded(
                 kind.writer.load(file.file, opened.threads),
                 np.random.default_rng(0).random(file.shape, dtype=np.float32),
-                cold if file.cold else warm,
+                sweep[: file.sweep // 4],
             )
             for file in request.files
         ]
         answer(_take_turns(loaded, clock, request.effort))
-        del loaded, cold, warm
+        del loaded, sweep
         gc.collect()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-SCHEMA = 2
+SCHEMA = 3
 ANOTHER = "another version of compress-export"
 FOLDER_VARIABLE = "COMPRESS_EXPORT_CACHE"
 

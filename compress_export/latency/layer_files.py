@@ -6,10 +6,11 @@ file (a layer's .pte 0.8 s, .onnx 0.5 s, .ptl 0.04 s).
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,10 +97,25 @@ def geometry_of(layer: Layer, shape: LayerShape) -> Geometry:
     )
 
 
-def build(geometry: Geometry, method: str, rank: Rank) -> nn.Module:
+class _Copies(nn.Module):
+    """The sum of what several modules make of the same input."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.own = nn.ModuleList(modules)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        total: Tensor = self.own[0](inputs)
+        for module in self.own[1:]:
+            total = total + module(inputs)
+        return total
+
+
+def build(geometry: Geometry, method: str, rank: Rank, copies: int = 1) -> nn.Module:
     """The variant as a module with random weights, which takes an image of `Geometry.image`. Times do not see weights.
 
-    Never zeros or what the memory held: denormal numbers are slow.
+    Several `copies` have weights of their own, read the same image and are added. Never zeros or what the memory held:
+    denormal numbers are slow.
     """
     layer: Layer
     if geometry.kind == "linear":
@@ -116,7 +132,8 @@ def build(geometry: Geometry, method: str, rank: Rank) -> nn.Module:
             bias=geometry.bias,
             padding_mode=geometry.padding_mode,
         )
-    variant: nn.Module = layer if method == KEEP else METHODS[method].layers(layer, rank)
+    own: nn.Module = layer if method == KEEP else METHODS[method].layers(layer, rank)
+    variant = own if copies == 1 else _Copies(copy.deepcopy(own) for _ in range(copies))
     chance = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in variant.parameters():
@@ -143,6 +160,7 @@ class _Job:
     geometry: Geometry | None = None
     method: str = KEEP
     rank: Rank = ()
+    copies: int = 1
     program: Path | None = None
 
 
@@ -154,20 +172,20 @@ class LayerFiles:
         self._queue = queue
         self._format = format
         self._folder = folder
-        self._files: dict[tuple[str, str, Rank], Future[Path]] = {}
+        self._files: dict[tuple[str, str, Rank, int], Future[Path]] = {}
         self._numbers = itertools.count()
 
-    def variant(self, geometry: Geometry, method: str, rank: Rank) -> Future[Path]:
-        """The file of a variant, when it is written. Asked again, the same file."""
-        key = geometry.text, method, rank
+    def variant(self, geometry: Geometry, method: str, rank: Rank, copies: int = 1) -> Future[Path]:
+        """The file of so many copies of a variant, when it is written. Asked again, the same file."""
+        key = geometry.text, method, rank, copies
         if key not in self._files:
             path = self._folder / f"{next(self._numbers)}.{self._format}"
-            self._files[key] = self._queue.submit(self._write, "variant", _Job(path, geometry, method, rank))
+            self._files[key] = self._queue.submit(self._write, "variant", _Job(path, geometry, method, rank, copies))
         return self._files[key]
 
-    def remove(self, geometry: Geometry, method: str, rank: Rank) -> None:
+    def remove(self, geometry: Geometry, method: str, rank: Rank, copies: int = 1) -> None:
         """Removes the file of a variant, which is written: those of a large layer fill a disk."""
-        self._files.pop((geometry.text, method, rank)).result().unlink()
+        self._files.pop((geometry.text, method, rank, copies)).result().unlink()
 
     def program(self, program: Path) -> Future[Path]:
         """The file of a captured program (.pt2)."""
@@ -204,7 +222,7 @@ def serve(requests: Requests, answer: Answer) -> None:
     answer(None)
     for job in requests.until_none(_Job):
         if job.geometry is not None:
-            program = capture(build(job.geometry, job.method, job.rank), example(job.geometry))
+            program = capture(build(job.geometry, job.method, job.rank, job.copies), example(job.geometry))
         else:
             assert job.program is not None
             program = load(job.program)

@@ -6,8 +6,9 @@ import hashlib
 import tempfile
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,16 +17,16 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from bench.host.layer_latency import LAYER_DEVICES, Effort, Stopwatch, TimedFile
+from bench.host.layer_latency import LAYER_DEVICES, Effort, Stopwatch, TimedFile, Timing, most_swept
 from bench.measurement import BenchError
 from compress_export.errors import InputError, nearest
 from compress_export.latency.cache import ANOTHER, Conditions, Entry, add, foreign, load
 from compress_export.latency.layer_files import Geometry, LayerFiles, geometry_of, writing
-from compressor.layer_shape import Rank
+from compressor.layer_shape import Rank, dense_cost
 from compressor.layers import find_layer
 from compressor.plan import KEEP, LayerVariant
 from compressor.planning.cost_model import Progress, calls_of, price, variant_cost
-from compressor.survey import Survey
+from compressor.survey import LayerCost, Survey
 from exporters.capture import capture, save
 from exporters.formats import find_format
 from exporters.toolkits import versions
@@ -35,20 +36,49 @@ MULTIPLE = 16
 (results/rank_multiples.jsonl: 3x3 in ONNX Runtime 0.37 ms at 32, 0.58 at 36 to 48, 0.86 at 52 to 64)."""
 
 NETWORK = "network"
+EDGES = "edges"
+"""What stands for a method where a time is that of a file's edges."""
+COPIES = 4
+"""Copies of a layer in a timed file, and its variants': so the edges weigh a quarter. Fewer of layers whose work takes
+far longer than the edges."""
+WORK_OF_COPIES = 16_000_000
+"""Predicted work (MACs and traffic) that the copies in a file do at most together, where it has more than one."""
+NEGLIGIBLE_EDGES = 500_000_000
+"""Predicted work of a layer of which the edges are no more than a hundredth: they are not timed, for two copies of a
+large layer take a second to write."""
+LEAST_COST = 0.02
+"""Fraction of a file's time that is its variant's at least, however long its edges are said to take."""
 WHOLE = Effort(fewest=8, most=24, seconds=0.5, in_a_row=4)
 
 Key = tuple[str, str, Rank]
-"""Geometry, method and rank: variants that agree in it take the same time."""
+"""What was timed, method and rank: variants that agree in it take the same time."""
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A geometry with all else that its files' times depend on: copies in a file (other ones in the file that tells the
+    edges, 0 where none does), and the bytes that are walked through before each run."""
+
+    geometry: Geometry
+    copies: int
+    others: int
+    sweep: int
+
+    @cached_property
+    def text(self) -> str:
+        """The key under which times are kept."""
+        return f"{self.geometry.text} {self.copies} in a file, {self.sweep} bytes between runs"
 
 
 class MeasuredCosts:
     """A `CostModel` of times in ms, measured on a device in a format's own runtime. A context manager.
 
-    A layer's cost is what a file with nothing but the layer takes, the file's edges with it: they cost the same in each
-    of a layer's variants, so differences of costs are those of the network, while the sum over a network's layers may
-    exceed `network()`. A machine is faster at one time than at another: what is kept is each variant's time over that
-    of its layer, and the network's over that of its layers, measured in turns. Times are kept in the user's cache;
-    processes start with the first variant that is not there.
+    A layer's cost is its part of a file with nothing but copies of it, the file's edges taken off: the same file with
+    another number of copies tells them. Where these costs sum up to more than the network takes, all are lowered alike,
+    once `network()` has measured it: then a cost is the layer's part of the network's time. A machine is faster at one
+    time than at another: what is kept is each variant's time over that of its layer, and the network's over that of its
+    layers, measured in turns. Times are kept in the user's cache; processes start with the first variant that is not
+    there.
     """
 
     unit: Literal["ms"] = "ms"
@@ -74,12 +104,11 @@ class MeasuredCosts:
         self._entries: dict[Key, Entry] = {}
         self._ranks: dict[tuple[str, str], set[Rank]] = defaultdict(set)
         self._take(load(self._conditions))
-        self._geometry = {
-            layer.name: geometry_of(find_layer(network, layer.name), layer.shape)
-            for layer in survey.layers
-            if layer.calls
-        }
+        # Sizes are powers of two, so that networks of about the same size share times.
+        self._sweep = min(most_swept(), 1 << (4 * survey.parameters).bit_length())
+        self._timed = {layer.name: self._as_timed(layer) for layer in survey.layers if layer.calls}
         self._name: str | None = None
+        self._scale = 1.0
         self._open = ExitStack()
         self._started: tuple[LayerFiles, Stopwatch, Path] | None = None
         where = "this machine" if device == "host" else facts.name
@@ -105,33 +134,31 @@ class MeasuredCosts:
 
         BenchError if the device is gone; what was measured until then is kept.
         """
-        missing: dict[Geometry, list[tuple[str, Rank]]] = {}
-        for geometry, method, rank in dict.fromkeys(map(self._variant, variants)):
-            if geometry is not None and (geometry.text, method, rank) not in self._entries:
-                missing.setdefault(geometry, []).append((method, rank))
+        missing: dict[_Timed, list[tuple[str, Rank]]] = {}
+        for timed, method, rank in dict.fromkeys(map(self._variant, variants)):
+            if timed is not None and (timed.text, method, rank) not in self._entries:
+                missing.setdefault(timed, []).append((method, rank))
         if not missing:
             return
         total, done = sum(map(len, missing.values())), 0
         try:
             files, stopwatch, _ = self._start()
             # all of a geometry's variants are timed next to the layer itself, the first
-            queue = {geometry: list(dict.fromkeys([(KEEP, ()), *own])) for geometry, own in missing.items()}
-            written = {
-                geometry: [files.variant(geometry, method, rank) for method, rank in own]
-                for geometry, own in queue.items()
-            }
-            for geometry, own in queue.items():
-                progress(done, total, geometry.title)
-                subjects = [TimedFile(file.result(), geometry.image) for file in written[geometry]]
-                timings = stopwatch.time(subjects, Effort())
-                self._keep(
-                    Entry(geometry.text, method, rank, timing.ms, timings[0].ms, timing.samples)
-                    for (method, rank), timing in zip(own, timings, strict=True)
-                    if (geometry.text, method, rank) not in self._entries
+            queue: dict[_Timed, list[tuple[str, Rank, int]]] = {}
+            for timed, own in missing.items():
+                edges = [(KEEP, (), timed.others)] * bool(timed.others and (timed.text, EDGES, ()) not in self._entries)
+                variants_of = dict.fromkeys([(KEEP, ()), *own])
+                queue[timed] = [*((method, rank, timed.copies) for method, rank in variants_of), *edges]
+            written = {timed: [files.variant(timed.geometry, *each) for each in own] for timed, own in queue.items()}
+            for timed, subjects in queue.items():
+                progress(done, total, timed.geometry.title)
+                timings = stopwatch.time(
+                    [TimedFile(file.result(), timed.geometry.image, timed.sweep) for file in written[timed]], Effort()
                 )
-                for method, rank in own[1:]:
-                    files.remove(geometry, method, rank)
-                done += len(missing[geometry])
+                self._keep(self._entries_of(timed, subjects, timings))
+                for subject in subjects[1:]:
+                    files.remove(timed.geometry, *subject)
+                done += len(missing[timed])
         except BenchError as error:
             raise BenchError(
                 f"{error}; {done} of {total} times are measured and kept, the same command goes on from there"
@@ -142,21 +169,23 @@ class MeasuredCosts:
 
         BenchError where nothing of this layer and method was measured.
         """
-        geometry, method, rank = self._variant(variant)
-        if geometry is None:
+        timed, method, rank = self._variant(variant)
+        if timed is None:
             return 0.0
-        calls = calls_of(self._survey.layer(variant.layer))
-        known = self._entries.get((geometry.text, method, rank))
+        calls = self._scale * calls_of(self._survey.layer(variant.layer))
+        known = self._entries.get((timed.text, method, rank))
         if known is not None:
-            return calls * self._ms(known)
-        ranks = self._ranks[geometry.text, method]
+            return calls * self._without_edges(timed, known)
+        ranks = self._ranks[timed.text, method]
         if method == KEEP or not ranks:
             raise BenchError(
                 f"a cost lies between measured ones, and no time of {variant.layer} as {method} was measured; "
                 "measure that layer and method at a rank or more first"
             )
         points = {
-            self._work(LayerVariant(variant.layer, method, own)): self._ms(self._entries[geometry.text, method, own])
+            self._work(LayerVariant(variant.layer, method, own)): self._without_edges(
+                timed, self._entries[timed.text, method, own]
+            )
             for own in ranks
         }
         return calls * interpolate(points, self._work(variant))
@@ -168,28 +197,32 @@ class MeasuredCosts:
 
     def network(self) -> float:
         """The ms of the whole network as it is, exported and timed in turns with the layers that it consists of."""
-        kept = [LayerVariant(name) for name in self._geometry]
+        kept = [LayerVariant(name) for name in self._timed]
         self.measure(kept, lambda _done, _total, _now: None)
         if self._name is None:
             name = _hash(self._program, tuple(self._example.shape[1:]))
             if (name, NETWORK, ()) not in self._entries:
                 files, stopwatch, _ = self._start()
                 whole = self._file(self._program, tuple(self._example.shape[1:]))
-                calls: dict[Geometry, float] = defaultdict(float)
-                for layer, geometry in self._geometry.items():
-                    calls[geometry] += calls_of(self._survey.layer(layer))
-                subjects = [TimedFile(files.variant(own, KEEP, ()).result(), own.image) for own in calls]
+                distinct = list(dict.fromkeys(self._timed.values()))
+                subjects = [
+                    TimedFile(files.variant(own.geometry, KEEP, (), own.copies).result(), own.geometry.image, own.sweep)
+                    for own in distinct
+                ]
                 shape = (1, *self._example.shape[1:])
-                network, *layers = stopwatch.time([TimedFile(whole, shape, cold=False), *subjects], WHOLE)
-                total = sum(calls[geometry] * timing.ms for geometry, timing in zip(calls, layers, strict=True))
+                network, *layers = stopwatch.time([TimedFile(whole, shape), *subjects], WHOLE)
                 self._keep(
-                    Entry(geometry.text, KEEP, (), timing.ms, timing.ms, timing.samples)
-                    for geometry, timing in zip(calls, layers, strict=True)
+                    Entry(own.text, KEEP, (), timing.ms, timing.ms, timing.samples)
+                    for own, timing in zip(distinct, layers, strict=True)
                 )
-                self._keep([Entry(name, NETWORK, (), network.ms, total, network.samples)])
+                self._keep([Entry(name, NETWORK, (), network.ms, self._layer_files(), network.samples)])
             self._name = name
         entry = self._entries[self._name, NETWORK, ()]
-        return entry.ms / entry.beside * sum(map(self.cost, kept)) if entry.beside else entry.ms
+        time = entry.ms / entry.beside * self._layer_files() if entry.beside else entry.ms
+        self._scale = 1.0
+        layers_alone = sum(map(self.cost, kept))
+        self._scale = min(1.0, time / layers_alone) if layers_alone else 1.0
+        return time
 
     def share(self, module: nn.Module) -> float:
         """The time of `module`, the network with layers exchanged, over the network's: both files timed in turns."""
@@ -198,18 +231,46 @@ class MeasuredCosts:
         key = " in ".join(_hash(program, shape[1:]) for program in reversed(programs)), NETWORK, ()
         if key not in self._entries:
             whole, changed = (self._file(program, shape[1:]) for program in programs)
-            before, after = (
-                timing
-                for timing in self._start()[1].time([TimedFile(f, shape, cold=False) for f in (whole, changed)], WHOLE)
-            )
+            before, after = self._start()[1].time([TimedFile(file, shape) for file in (whole, changed)], WHOLE)
             self._keep([Entry(*key, after.ms, before.ms, after.samples)])
             changed.unlink()
         return self._entries[key].ms / self._entries[key].beside
 
-    def _variant(self, variant: LayerVariant) -> tuple[Geometry | None, str, Rank]:
-        """The variant's geometry (None for a layer that never runs), method and rank."""
+    def _as_timed(self, layer: LayerCost) -> _Timed:
+        work = price(dense_cost(layer.shape))
+        copies = max(1, min(COPIES, WORK_OF_COPIES // max(1, work)))
+        others = 0 if work > NEGLIGIBLE_EDGES else 1 if copies > 1 else 2
+        return _Timed(geometry_of(find_layer(self._network, layer.name), layer.shape), copies, others, self._sweep)
+
+    def _variant(self, variant: LayerVariant) -> tuple[_Timed | None, str, Rank]:
+        """How the variant is timed (None for a layer that never runs), its method and rank."""
         self._survey.layer(variant.layer)
-        return self._geometry.get(variant.layer), variant.method, variant.rank
+        return self._timed.get(variant.layer), variant.method, variant.rank
+
+    def _entries_of(
+        self, timed: _Timed, files: Sequence[tuple[str, Rank, int]], timings: Sequence[Timing]
+    ) -> Iterator[Entry]:
+        """An entry for each file that there was none of, the layer's own first; the last may tell the edges."""
+        whole = timings[0].ms
+        for (method, rank, copies), timing in zip(files, timings, strict=True):
+            ms = timing.ms
+            if copies != timed.copies:
+                once = (whole - ms) / (timed.copies - copies)
+                method, ms = EDGES, min(max(0.0, whole - timed.copies * once), whole)
+            if (timed.text, method, rank) not in self._entries:
+                yield Entry(timed.text, method, rank, ms, whole, timing.samples)
+
+    def _layer_files(self) -> float:
+        """The ms of all layers' files, each as often as its layers are called: the pace of the machine."""
+        return sum(
+            calls_of(self._survey.layer(layer)) * self._ms(self._entries[timed.text, KEEP, ()])
+            for layer, timed in self._timed.items()
+        )
+
+    def _without_edges(self, timed: _Timed, entry: Entry) -> float:
+        """The ms of one copy in the entry's file."""
+        ms, edges = self._ms(entry), self._entries.get((timed.text, EDGES, ()))
+        return max(LEAST_COST * ms, ms - (0.0 if edges is None else self._ms(edges))) / timed.copies
 
     def _start(self) -> tuple[LayerFiles, Stopwatch, Path]:
         """The process that writes files and the stopwatch, started when first needed."""

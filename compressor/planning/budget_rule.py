@@ -96,16 +96,15 @@ def bounds(problem: PlanningProblem, dense: Mapping[str, Candidate]) -> dict[str
     whole = {"params": float(survey.parameters), "macs": float(survey.macs), "latency": costs.network()}
     limits = {}
     for quantity, limit in given.items():
-        if quantity == "latency":
-            if costs.unit != "ms" and not limit.relative:
-                raise PlanError(
-                    f"--max-latency {limit.text} needs times, and costs are {costs.source}; set plan.costs to "
-                    "measured, or pass a fraction such as 0.5x"
-                )
-            allowed = limit.most(whole[quantity]) - problem.latency_offset
-            limits[quantity] = layers_within(allowed, whole[quantity], total(dense, quantity))
-        elif quantity in whole:
-            limits[quantity] = limit.most(whole[quantity]) - (whole[quantity] - total(dense, quantity))
+        if quantity == "latency" and costs.unit != "ms" and not limit.relative:
+            raise PlanError(
+                f"--max-latency {limit.text} needs times, and costs are {costs.source}; set plan.costs to measured, or "
+                "pass a fraction such as 0.5x"
+            )
+        if quantity in whole:
+            offset = problem.latency_offset if quantity == "latency" else 0.0
+            rest = whole[quantity] - total(dense, quantity)
+            limits[quantity] = limit.most(whole[quantity]) - offset - rest
         elif quantity == "size":
             allowed = limit.most(file_bytes(survey.parameters, len(survey.layers)))
             graph = file_bytes(0, len(survey.layers))
@@ -120,23 +119,6 @@ def bounds(problem: PlanningProblem, dense: Mapping[str, Candidate]) -> dict[str
     if problem.goal.layers_may_be_slower and not problem.goal.may_be_slower:
         limits["latency"] = OPTIONS.same_cost * total(dense, "latency") / problem.required_speedup
     return {quantity: limit for quantity, limit in limits.items() if limit < math.inf}
-
-
-def network_time(network: float, dense: float, chosen: float) -> float:
-    """Time of a network whose layers take `chosen` in place of `dense`, measured one by one: the rest of it stays.
-
-    Layers alone take longer than within a small network: each brings the edges of a file of its own, and weights that
-    are not in a cache. What they save is saved all the same. Where they sum up to more than the network, this could
-    leave nothing of it, so it is never less than a fraction of what a network would take that changes as its layers do.
-    """
-    saved = network - dense + chosen
-    return saved if dense <= network else max(saved, OPTIONS.least_network_time * network * chosen / dense)
-
-
-def layers_within(most: float, network: float, dense: float) -> float:
-    """The largest time of the layers, measured one by one, for which `network_time` is `most`."""
-    left = most - network + dense
-    return left if dense <= network else min(left, most * dense / (OPTIONS.least_network_time * network))
 
 
 def file_bytes(parameters: float, layers: int, dtype: str = "float32") -> float:
@@ -292,7 +274,7 @@ def trade_off(problem: PlanningProblem, layers: int, weight: float) -> Weights:
 def _point(problem: PlanningProblem, dense: Mapping[str, Candidate], chosen: Mapping[str, Candidate]) -> Point:
     survey, costs = problem.survey, problem.costs
     loss = total(chosen, "loss")
-    time = network_time(costs.network(), total(dense, "latency"), total(chosen, "latency"))
+    time = costs.network() - total(dense, "latency") + total(chosen, "latency")
     if any(candidate.variant.method != KEEP for candidate in chosen.values()):
         time += problem.latency_offset
     return Point(
@@ -356,7 +338,7 @@ def _reached(problem: PlanningProblem, quantity: str, left: float, dense: Mappin
         macs = survey.macs - total(dense, quantity) + left
         return f"max-macs {macs / 1e6:.1f}M ({macs / survey.macs:.3f}x)"
     if quantity == "latency":
-        time = network_time(costs.network(), total(dense, quantity), left) + problem.latency_offset
+        time = costs.network() - total(dense, quantity) + left + problem.latency_offset
         figure = f"{time:.3g}ms " if costs.unit == "ms" else ""
         return f"max-latency {figure}({time / costs.network():.3f}x, as predicted)"
     return f"max-drop {problem.losses.drop(left):.2f}%"

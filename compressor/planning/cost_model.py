@@ -49,7 +49,8 @@ class CostModel(Protocol):
         ...
 
     def network(self) -> float:
-        """The cost of the whole network as it was, layers that no plan touches included."""
+        """The cost of the whole network as it was, layers that no plan touches included: at least the sum of its
+        layers' costs."""
         ...
 
 

@@ -40,9 +40,6 @@ class PlannerOptions:
     """A variant is faster when it takes at most this fraction of its layer's time: less is within the noise."""
     same_cost: float = 1.001
     """A sum of costs over the original's that is not slower: the original itself has to fit the solver's tolerance."""
-    least_network_time: float = 0.2
-    """A network's time is predicted as no less than this fraction of what scales with its layers; measured on two small
-    networks that were compressed hard: 0.22 (AlexNet at 64x64) and 0.23 (six layers at 32x32)."""
     bytes_per_parameter: Mapping[str, int] = field(default_factory=lambda: {"float32": 4, "float16": 2, "int8": 1})
     """Bytes by the number type of the file; scales and biases of int8 are within `file_bytes_of_layer`."""
     file_factor: float = 1.005

@@ -16,8 +16,8 @@ def test_every_file_gets_its_samples_and_a_time(tmp_path: Path) -> None:
     files = [onnx_file(tmp_path / f"{width}.onnx", width).path for width in (4, 64)]
     with host_stopwatch("onnx", 1) as watch:
         few = watch.time([TimedFile(file, SHAPE) for file in files], Effort(fewest=6, most=6, seconds=0))
-        many = watch.time([TimedFile(files[0], SHAPE, cold=False)], Effort(fewest=1, most=20, seconds=60))
-        turns = watch.time([TimedFile(file, SHAPE, cold=False) for file in files], Effort(1, 1, 0, in_a_row=5))
+        many = watch.time([TimedFile(files[0], SHAPE, sweep=1 << 20)], Effort(fewest=1, most=20, seconds=60))
+        turns = watch.time([TimedFile(file, SHAPE) for file in files], Effort(1, 1, 0, in_a_row=5))
     assert [timing.samples for timing in (*few, *many, *turns)] == [6, 6, 20, 10, 10]
     assert all(timing.ms > 0 for timing in (*few, *many, *turns))
     assert not runs(watch.worker.process.pid)

@@ -1,9 +1,14 @@
 """Times of variants: measured by real exports in real runtimes, kept, taken up again, and interpolated."""
 
+import itertools
 import os
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 
 import msgspec
@@ -13,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from bench.file_contents import read_ptl
+from bench.host.layer_latency import LAYER_DEVICES, Timing
 from bench.measurement import BenchError
 from compress_export.errors import InputError
 from compress_export.latency import cache
@@ -193,6 +200,46 @@ def test_a_geometry_holds_all_that_a_layer_is(layer, image):
     factors = build(geometry, method, rank)
     assert factors(example(geometry)).shape == build(geometry, "keep", ())(example(geometry)).shape
     assert all(weight.abs().max() > 0 for weight in factors.parameters())
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """A stopwatch by which a file takes its edges and a microsecond for each weight (the network, which is not swept,
+    another fraction of that), at a pace of its own each time."""
+
+    edges: float
+    network: float
+    paces: Iterator[float] = field(default_factory=lambda: itertools.cycle((1.0, 3.0)))
+
+    def time(self, files, effort):
+        del effort
+        pace = next(self.paces)
+        taken = [self.edges + 1e-3 * sum(prod(w.shape) for w in read_ptl.read(each.file).weights) for each in files]
+        return tuple(
+            Timing(pace * ms * (1.0 if each.sweep else self.network), 1) for each, ms in zip(files, taken, strict=True)
+        )
+
+
+@pytest.mark.parametrize(("network", "scale"), [(1.0, 1.0), (0.5, 0.5)])
+def test_costs_are_parts_of_the_network_without_the_edges_of_files(network, scale, tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.FOLDER_VARIABLE, str(tmp_path))
+    device = replace(LAYER_DEVICES["host"], stopwatch=lambda _format, _threads: nullcontext(Weighing(1.0, network)))
+    monkeypatch.setitem(LAYER_DEVICES, "host", device)
+    with model() as costs:
+        costs.measure([*KEPT, *SPATIAL], lambda *_: None)
+        whole, kept = costs.network(), [costs.cost(variant) for variant in KEPT]
+        dense, calls = 8 * 8 * 9 + 8, 2
+        parameters = [8 * 27 + 8, calls * dense, dense, 4 * 8 * 144 + 4, 0]
+        one = kept[1] / parameters[1]
+        assert kept == pytest.approx([one * own for own in parameters])
+        assert [costs.cost(variant) for variant in SPATIAL] == pytest.approx(
+            [one * calls * (48 * rank + 8) for (rank,) in (variant.rank for variant in SPATIAL)]
+        )
+        counted = sum(parameters) - dense  # a layer that runs twice has its weights once
+        if scale == 1:
+            assert whole == pytest.approx(one * (counted + 1000))
+        else:
+            assert whole == pytest.approx(sum(kept))
 
 
 POINTS = st.dictionaries(st.integers(1, 10**9), st.floats(0, 1e3), min_size=1, max_size=6)

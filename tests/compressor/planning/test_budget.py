@@ -4,13 +4,11 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from compressor.layer_shape import PlanError
 from compressor.plan import LayerVariant
-from compressor.planning.budget_rule import file_bytes, layers_within, network_time
+from compressor.planning.budget_rule import file_bytes
 from compressor.planning.cost_model import CountedCosts
 from compressor.planning.goal import Goal
 from compressor.planning.loss_model import MeasuredLosses, Probe
@@ -80,22 +78,13 @@ def test_a_layer_for_which_no_variant_is_faster_is_kept_and_says_both_times(netw
     assert plan.cost_source == "a table"
 
 
-def test_layers_that_alone_take_longer_than_the_network_save_what_they_save(network, found):
+def test_what_layers_save_the_network_saves(network, found):
     costs = times(found)
-    costs.rest = -0.9 * costs.counted.network() / 1e6
-    plan = solve(PlanningProblem(network, found, Goal(methods=METHODS, max_latency="0.4x"), costs))
-    assert 0 < plan.chosen.ms <= 0.4 * plan.original.ms
+    plan = solve(PlanningProblem(network, found, Goal(methods=METHODS, max_latency="0.6x"), costs))
+    assert 0.5 * plan.original.ms < plan.chosen.ms <= 0.6 * plan.original.ms
     layers = sum(costs.cost(LayerVariant(row.name, row.method, row.rank)) for row in plan.layers)
-    whole = sum(costs.cost(LayerVariant(row.name)) for row in plan.layers)
-    assert plan.chosen.ms == pytest.approx(max(0.1 * whole - (whole - layers), 0.2 * 0.1 * layers))
-    assert all(0 < point.ms <= plan.original.ms for point in plan.pareto_front)
-
-
-@given(*[st.floats(1e-3, 1e3)] * 4)
-def test_what_layers_may_take_is_what_the_network_may(network, dense, chosen, most):
-    assert network_time(network, dense, chosen) > 0
-    assert network_time(network, dense, layers_within(most, network, dense)) == pytest.approx(most)
-    assert network_time(network, dense, dense) == pytest.approx(network)
+    assert plan.chosen.ms == pytest.approx(costs.rest + layers)
+    assert all(costs.rest < point.ms <= plan.original.ms for point in plan.pareto_front)
 
 
 @pytest.mark.parametrize("limits", [{}, {"max_latency": "0.6x"}, {"max_drop": "50%"}])
