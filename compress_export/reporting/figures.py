@@ -381,6 +381,46 @@ def pareto_table(points: Sequence[ParetoPoint]) -> Table:
     return Table(("plan", "parameters", "MACs", "predicted ms", "predicted loss"), rows)
 
 
+@dataclass(frozen=True)
+class FileCost:
+    """A file that has classified the test images: its top-1 in percent, median ms and instructions, where known."""
+
+    name: str
+    format: str
+    type: str
+    original: bool
+    top1: float
+    ms: float | None
+    instructions: int | None
+
+
+def file_costs(report: Report) -> tuple[FileCost, ...]:
+    """Accuracy and costs of each file; instructions on the first simulated core of the report."""
+    found = []
+    for row in report.formats:
+        for file in row.files:
+            counts = next((file.counted_on(core) for core in report.cores[:1]), None)
+            if file.accuracy is not None:
+                ms = None if file.statistics is None else file.statistics.p50
+                instructions = None if counts is None else counts.run.instructions
+                original = file is row.original
+                found.append(FileCost(file.name, row.format, row.type, original, file.accuracy.top1, ms, instructions))
+    return tuple(found)
+
+
+def costs_table(report: Report) -> Table:
+    rows = [
+        (
+            cost.name,
+            percent(cost.top1),
+            NOT_MEASURED if cost.ms is None else f"{cost.ms:.3g}",
+            NOT_MEASURED if cost.instructions is None else f"{cost.instructions:,}",
+        )
+        for cost in file_costs(report)
+    ]
+    return Table(("file", "top-1", "p50 ms", "instructions"), rows)
+
+
 def settings_table(settings: Mapping[str, Mapping[str, object]]) -> Table:
     rows = [
         (f"{section}: {name}", setting_text(value))

@@ -37,7 +37,8 @@ def html(report: Report) -> str:
         lstrip_blocks=True,
     )
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    drawn = (draw(report) for draw in (plots.tuning, plots.pareto_front, plots.latency, plots.memory))
+    charts = plots.tuning, plots.pareto_front, plots.costs, plots.latency, plots.memory
+    drawn = (draw(report) for draw in charts)
     gains, losses = cards(report)
     verdict, fine = parity_verdict(report)
     layer_head, layer_rows = _layer_table(report)

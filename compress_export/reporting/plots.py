@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.measurement import Measurement
 from bench.run_files import ORIGINAL
 from bench.statistics import quantile
+from compress_export.reporting import figures
 from compress_export.reporting.model import Report
 
 if TYPE_CHECKING:
@@ -166,6 +167,40 @@ def _phases(row: Measurement | None) -> list[float]:
     phases = (row.memory.start, row.memory.loaded, row.memory.first, row.memory.end)
     known = [phase.resident * 1024 / 1e6 for phase in phases if phase.resident is not None]
     return known if len(known) == len(phases) else []
+
+
+MARKERS = {"": "o", "int8": "s"}
+"""Marker of a file by its number type, "" for float32; all others get a triangle."""
+
+
+def costs(report: Report) -> Plot | None:
+    """Top-1 of every file against its median time and its instructions. None where no two files have both figures."""
+    known = figures.file_costs(report)
+    panels = {"ms for one image": [(file, file.ms) for file in known if file.ms is not None]}
+    for core in report.cores[:1]:
+        counts = [(file, file.instructions / 1e6) for file in known if file.instructions is not None]
+        panels[f"million instructions, {core}"] = counts
+    panels = {label: points for label, points in panels.items() if len(points) > 1}
+    if not panels:
+        return None
+    with _figure("costs", 2.9) as (figure, finish):
+        axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (label, points) in zip(axes_of, panels.items(), strict=True):
+            for file, cost in points:
+                colour, filled = (BEFORE, PAPER) if file.original else (AFTER, AFTER)
+                marker = MARKERS.get(file.type, "^")
+                axes.plot(cost, file.top1, marker, color=colour, markerfacecolor=filled, markersize=7)
+                title, near = f".{file.format} {file.type}".strip(), (6, 4)
+                axes.annotate(title, (cost, file.top1), xytext=near, textcoords="offset points", fontsize=8)
+            axes.set_xlabel(label)
+            axes.margins(0.2)
+        axes_of[0].set_ylabel("top-1, %")
+        svg = finish()
+    says = (
+        "Each mark is an exported file, run on the test images: the higher and the further left, the better. Hollow: "
+        "original; filled: compressed; a square is int8."
+    )
+    return Plot("costs", "Accuracy against cost", says, svg)
 
 
 def pareto_front(report: Report) -> Plot | None:

@@ -1,14 +1,17 @@
 """The front of plans on every page, and the chosen one among them."""
 
 import json
+from dataclasses import replace
 
 from page_text import Elements, words
-from report_runs import edit, report_run
+from report_runs import counted, edit, report_run
 
+from bench.run_files import FileAccuracy
+from compress_export.reporting.figures import costs_table
 from compress_export.reporting.gather import gather
 from compress_export.reporting.html import html
 from compress_export.reporting.pages import write_pages
-from compress_export.reporting.plots import pareto_front
+from compress_export.reporting.plots import costs, pareto_front
 from compress_export.run_directory import RunDirectory
 
 
@@ -72,3 +75,24 @@ def test_the_front_is_drawn_over_what_the_chosen_plan_tells(tmp_path):
     path = report_run(tmp_path / "net")
     edit(path, "plan.json", lambda plan: plan | {"chosen": LIMITED | {"ms": None}})
     assert pareto_front(gather(RunDirectory(path))).title == "Pareto front: loss against parameters"
+
+
+def test_every_file_that_classified_the_images_is_drawn_at_what_it_costs(tmp_path):
+    report = gather(RunDirectory(counted(report_run(tmp_path / "net"), (4_000_000, 1_000_000))))
+    assert costs(report) is None
+    (row,) = report.formats
+    files = [
+        replace(file, accuracy=FileAccuracy(top1, 100.0, 0, 4, file.artifact.sha256, (), ()))
+        for file, top1 in zip(row.files, (100.0, 75.0), strict=True)
+    ]
+    report = replace(report, formats=(replace(row, original=files[0], compressed=files[1]),))
+    drawn = costs(report)
+    assert ">ms for one image<" in drawn.svg
+    assert ">million instructions, simulated cortex-a76<" in drawn.svg
+    assert drawn.svg.count(">.onnx<") == 2 * 2
+    assert [line[1:] for line in costs_table(report).rows] == [
+        ("100.00 %", f"{files[0].statistics.p50:.3g}", "4,000,000"),
+        ("75.00 %", f"{files[1].statistics.p50:.3g}", "1,000,000"),
+    ]
+    untimed = replace(row, original=replace(files[0], statistics=None), compressed=files[1])
+    assert "ms for one image" not in costs(replace(report, formats=(untimed,))).svg
