@@ -134,6 +134,9 @@ def totals(report: Report, number: Callable[[float], str]) -> Table:
         (name, number(pair.original), number(pair.compressed), smaller(pair))
         for name, pair in (("parameters", report.parameters), ("MACs", report.macs))
     ]
+    if report.predicted_instructions is not None:
+        pair = report.predicted_instructions
+        rows.append(("instructions, predicted", number(pair.original), number(pair.compressed), fewer(pair)))
     if report.paper_parameters is not None:
         pair = Pair(report.parameters.original, report.paper_parameters)
         name = "parameters, as the papers count (a bias in every factor)"

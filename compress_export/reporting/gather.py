@@ -209,6 +209,7 @@ def _gather(run: RunDirectory) -> Report:
         ),
         parameters=Pair(before.parameters, after.parameters),
         macs=Pair(before.macs, after.macs),
+        predicted_instructions=_predicted_instructions(plan),
         paper_parameters=after.paper_parameters,
         accuracy=_accuracy_change(accuracy, network.outputs) if judged else None,
         shared=shared,
@@ -296,6 +297,12 @@ def _layer_row(layer: LayerPlan, cost: LayerCost, after: _Survey) -> LayerRow:
         macs=Pair(cost.macs, sum(factor.macs for factor in factors)),
         ms=None if layer.dense_ms is None or layer.ms is None else Pair(layer.dense_ms, layer.ms),
     )
+
+
+def _predicted_instructions(plan: Plan) -> Pair | None:
+    """Instructions of the original and of the planned network; None where the plan predicts none."""
+    before, after = (None if point is None else point.instructions for point in (plan.original, plan.chosen))
+    return None if before is None or after is None else Pair(before, after)
 
 
 def _pareto_front(plan: Plan) -> tuple[ParetoPoint, ...]:

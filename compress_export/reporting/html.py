@@ -91,7 +91,9 @@ class Card:
 
 def cards(report: Report) -> tuple[list[Card], list[Card]]:
     """Gains and losses: a figure that became worse stands among the losses, whatever it measures."""
-    totals = (("parameters", report.parameters), ("MACs", report.macs))
+    totals = [("parameters", report.parameters), ("MACs", report.macs)]
+    if report.predicted_instructions is not None:
+        totals.append(("instructions, predicted", report.predicted_instructions))
     # what a user ships first: the number type that was asked for
     formats = sorted(report.formats, key=lambda row: not row.type)
     memories = [

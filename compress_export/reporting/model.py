@@ -270,6 +270,8 @@ class Report:
     notes: tuple[str, ...]
     parameters: Pair
     macs: Pair
+    predicted_instructions: Pair | None
+    """Of the plan, where it was made by instructions of a phone's core."""
     paper_parameters: int | None
     accuracy: AccuracyChange | None
     shared: SharedWeights | None

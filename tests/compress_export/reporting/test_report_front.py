@@ -96,3 +96,14 @@ def test_every_file_that_classified_the_images_is_drawn_at_what_it_costs(tmp_pat
     ]
     untimed = replace(row, original=replace(files[0], statistics=None), compressed=files[1])
     assert "ms for one image" not in costs(replace(report, formats=(untimed,))).svg
+
+
+def test_instructions_that_the_plan_predicts_stand_beside_its_macs(tmp_path):
+    path = report_run(tmp_path / "net")
+    assert gather(RunDirectory(path)).predicted_instructions is None
+    points = {"original": LIMITED | {"instructions": 15_350_000}, "chosen": LIMITED | {"instructions": 9_430_000}}
+    edit(path, "plan.json", lambda plan: plan | points)
+    write_pages(RunDirectory(path))
+    assert "| instructions, predicted | 15,350,000 | 9,430,000 | 1.63x fewer |" in (path / "report.md").read_text()
+    page = words(Elements((path / "report.html").read_text()).text)
+    assert "instructions, predicted 1.63x smaller 15.35M → 9.43M" in page
