@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -24,6 +25,10 @@ from compressor.training.schedules import Step
 from compressor.weight_sharing.regularizers import penalty_of
 
 __all__ = ["Accuracy", "EpochRow", "TrainOptions", "TrainingError", "Watch", "accuracy", "fit"]
+
+LARGE, SPACING = 50_000_000, 60.0
+"""Bytes of weights from which on a checkpoint, four times as large, is written once in so many seconds at most: an
+epoch of AlexNet on 1,200 small images takes ten seconds, and writing its state another three."""
 
 Batch = tuple[Tensor, Tensor]
 Loader = DataLoader[Batch]
@@ -134,12 +139,13 @@ def fit(
 ) -> tuple[EpochRow, ...]:
     """The rows of all epochs; `network` ends factorized and trained, on the CPU, in evaluation mode.
 
-    With `checkpoint`, the state is written there after every factorization and epoch, and a fit that finds one goes on
-    from it: at one thread count to the same bits as an uninterrupted run, since every epoch seeds itself. The caller
-    deletes the file when it has stored the result. `teacher` is the network whose logits are learned, where the options
-    ask for distillation. `reference` is the validation accuracy of the network before compression, in percent; see
-    `TrainOptions.best`. All processes of `group` call this at once; weights, checkpoint and accuracy of the main one
-    count. TrainingError if the loss is no longer finite, a step has nothing to train, or distillation has no teacher.
+    With `checkpoint`, the state is written there after every factorization and epoch (of a network of more than `LARGE`
+    bytes once in `SPACING` seconds), and a fit that finds one goes on from it: at one thread count to the same bits as
+    an uninterrupted run, since every epoch seeds itself. The caller deletes the file when it has stored the result.
+    `teacher` is the network whose logits are learned, where the options ask for distillation. `reference` is the
+    validation accuracy of the network before compression, in percent; see `TrainOptions.best`. All processes of `group`
+    call this at once; weights, checkpoint and accuracy of the main one count. TrainingError if the loss is no longer
+    finite, a step has nothing to train, or distillation has no teacher.
     """
     if options.distillation is not None and teacher is None:
         raise TrainingError(
@@ -192,6 +198,7 @@ class _Course:
     batches: Batches = ()
     frozen: tuple[nn.Module, ...] = ()
     regularized: Collection[str] = ()
+    written: float = -math.inf
 
     @property
     def step(self) -> Step:
@@ -282,7 +289,10 @@ class _Course:
         state.rows.append(EpochRow(state.step, step.title, state.epoch, step.epochs, loss, top1, kept))
         if self.checkpoint is not None and self.group.is_main:
             assert self.optimizer is not None  # it is made before the first row of a step
-            _write_checkpoint(self.checkpoint, self.network, self.optimizer, state, self.options)
+            size = sum(value.nbytes for value in self.network.state_dict().values())
+            if size < LARGE or time.monotonic() - self.written > SPACING:
+                _write_checkpoint(self.checkpoint, self.network, self.optimizer, state, self.options)
+                self.written = time.monotonic()
         self.watch.epoch(state.rows[-1])
 
     def train_epoch(self) -> float:

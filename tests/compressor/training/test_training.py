@@ -112,6 +112,25 @@ def test_a_killed_fit_that_freezes_and_learns_from_a_teacher_goes_on_to_the_same
     assert equal(weights(resumed), weights(whole))
 
 
+def test_a_large_network_is_written_less_often_and_goes_on_from_there(tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(loop, "LARGE", 0)
+    monkeypatch.setattr(loop, "SPACING", 1e9)
+    start, steps, path = network(), SCHEDULES["iterative"](PLAN, 2), tmp_path / "tuning.pt"
+    whole, resumed = copy.deepcopy(start), copy.deepcopy(start)
+    rows = fit(whole, *loaders(), steps, QUICK, cut)
+
+    def kill(row):
+        if (row.step, row.epoch) == (1, 1):
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(copy.deepcopy(start), *loaders(), steps, QUICK, cut, path, Watch(epoch=kill))
+    assert [row["epoch"] for row in torch.load(path, weights_only=True)["rows"]] == [0]
+    assert fit(resumed, *loaders(), steps, QUICK, cut, path) == rows
+    assert equal(weights(resumed), weights(whole))
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     path = tmp_path / "tuning.pt"
     fit(network(), *loaders(32, 16), (Step((), 1),), QUICK, checkpoint=path)
