@@ -30,7 +30,7 @@ class Written:
 
     `not_delegated` names layers and `fallbacks` operators that run outside the fast backend (see Artifact).
     `inspected` says what was compared in the stored file without running it; "" where nothing was. `notes` are what
-    its reader should know of it beside that.
+    its reader should know of it beside that. `tables` are the weights that it stores as codebook and indices.
     """
 
     dtype: str = "float32"
@@ -38,6 +38,7 @@ class Written:
     fallbacks: tuple[str, ...] = ()
     inspected: str = ""
     notes: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
 
 
 Verdict = Literal["passed", "failed", "not executed"]

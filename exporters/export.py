@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from exporters.toolkits import versions
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+
+    from exporters.lookup import Lookup
 
 Array = NDArray[np.float32]
 
@@ -74,9 +76,13 @@ def export_program(
     network: str = "compressed",
     images: Array | None = None,
     reference: Array | None = None,
+    lookups: Mapping[str, Lookup] | None = None,
     progress: Callable[[str], None] = lambda _stage: None,
 ) -> Artifact:
-    """As `export`, of a captured program. `progress` is called with each stage that begins: "exporting", "checking"."""
+    """As `export`, of a captured program. `progress` is called with each stage that begins: "exporting", "checking".
+
+    `lookups` are weights that are known as indices and codebook, by name; a note says which of them the file stores so.
+    """
     from exporters.capture import input_shape
 
     kind = find_format(format)
@@ -88,7 +94,7 @@ def export_program(
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as scratch:
         partial = Path(scratch) / path.name
         progress("exporting")
-        written = kind.writer.export(program, partial)
+        written = kind.writer.export(program, partial, lookups)
         progress("checking")
         checked = None
         if images is not None and reference is not None:
@@ -107,5 +113,14 @@ def export_program(
         not_delegated=written.not_delegated,
         fallbacks=written.fallbacks,
         parity=checked,
-        notes=written.notes,
+        notes=(*written.notes, *_storage(lookups or {}, written.tables)),
     )
+
+
+def _storage(names: Collection[str], tables: Collection[str]) -> Iterator[str]:
+    """Sentences on how weights that are known as indices and codebook are stored."""
+    dense = [name for name in names if name not in tables]
+    if tables:
+        yield f"stored as codebook and indices: {', '.join(tables)}"
+    if dense:
+        yield f"shared, but stored as ordinary weights: {', '.join(dense)}"

@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from exporters.artifact import Artifact, ExportError, move
 from exporters.formats import FORMATS, find_format
+from exporters.lookup import Lookup, read_lookups, write_lookups
 from exporters.toolkits import versions
 from exporters.worker_process import (
     Answer,
@@ -43,8 +44,9 @@ Progress = Callable[[str, str, str], None]
 class Job:
     """The work of one process: each network in `programs` (.pt2) to `directory`/{network}.{suffix} through `scratch`.
 
-    `images` is an .npy of float32 (N, C, H, W); `reference` an .npy of logits (N, classes) for each network. Each file
-    then runs on every image of `test`, an .npy of the same kind, and its logits lie in `scratch`/{file name}.npy.
+    `images` is an .npy of float32 (N, C, H, W); `reference` an .npy of logits (N, classes) for each network; `lookups`
+    an .npz of the weights of a network that are known as indices and codebook. Each file then runs on every image of
+    `test`, an .npy of the same kind, and its logits lie in `scratch`/{file name}.npy.
     """
 
     format: str
@@ -54,6 +56,7 @@ class Job:
     images: Path
     reference: dict[str, Path]
     test: Path | None = None
+    lookups: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def export_all(
     images: Array,
     reference: Mapping[str, Array],
     *,
+    lookups: Mapping[str, Mapping[str, Lookup]] | None = None,
     test: Path | None = None,
     progress: Progress = lambda _format, _network, _stage: None,
     finished: Callable[[tuple[Exported, ...]], None] = lambda _exported: None,
@@ -103,10 +107,10 @@ def export_all(
 
     `programs` are .pt2 files that `capture.save` wrote, by network ("original", "compressed.int8"); `formats` names the
     networks of each format; `images` are float32 (N, C, H, W); `reference` the logits (N, classes) to compare with, by
-    network. With `test`, an .npy like `images`, each file's logits for these come with it. `processes` run at a time,
-    one for each core unless given. What is exported comes format by format; `finished` gets the files of a format as
-    soon as they are whole, so that a caller can record them before another format fails. `failed` gets a format that
-    fails, and the others go on.
+    network; `lookups` the weights of a network that are known as indices and codebook, by name. With `test`, an .npy
+    like `images`, each file's logits for these come with it. `processes` run at a time, one for each core unless given.
+    What is exported comes format by format; `finished` gets the files of a format as soon as they are whole, so that a
+    caller can record them before another format fails. `failed` gets a format that fails, and the others go on.
 
     Raises ExportError when a format fails and there is no `failed`. Then, and on Ctrl-C, the other processes are ended;
     files that were complete stay, half-written ones go.
@@ -132,6 +136,9 @@ def export_all(
         np.save(scratch / "images.npy", images)
         for network in programs:
             np.save(scratch / f"{network}.reference.npy", reference[network])
+        tables = {network: scratch / f"{network}.lookups.npz" for network in lookups or {}}
+        for network, own in (lookups or {}).items():
+            write_lookups(tables[network], own)
         jobs = [
             Job(
                 format=name,
@@ -140,6 +147,7 @@ def export_all(
                 programs={network: programs[network].resolve() for network in formats[name]},
                 images=scratch / "images.npy",
                 reference={network: scratch / f"{network}.reference.npy" for network in formats[name]},
+                lookups={network: tables[network] for network in formats[name] if network in tables},
                 test=None if test is None else test.resolve(),
             )
             for name in sorted(formats, key=lambda name: -FORMATS[name].effort)
@@ -251,6 +259,7 @@ def export_networks(job: Job, answer: Callable[[Step], None]) -> None:
             network=network,
             images=images,
             reference=np.load(job.reference[network]),
+            lookups=read_lookups(job.lookups[network]) if network in job.lookups else None,
             progress=begun,
         )
         logits = None

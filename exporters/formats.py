@@ -18,13 +18,16 @@ from exporters.writers import to_coreml, to_executorch, to_litert, to_onnx, to_t
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from exporters.lookup import Lookup
+
 
 class Writer(Protocol):
     """A module of exporters/writers.
 
-    `export(program, path)` writes the file and checks what can be checked without running it. `load(path, threads)`
-    gives a function from one float32 image (1, C, H, W) to logits (1, classes). REQUIRES are the pip packages that both
-    need; RUNTIME_MODULES those that `load` imports, RUNTIME_PACKAGE the one whose version is the runtime's.
+    `export(program, path, lookups)` writes the file and checks what can be checked without running it; where the format
+    has look-up tables, the weights named in `lookups` are stored as such. `load(path, threads)` gives a function from
+    one float32 image (1, C, H, W) to logits (1, classes). REQUIRES are the pip packages that both need; RUNTIME_MODULES
+    those that `load` imports, RUNTIME_PACKAGE the one whose version is the runtime's.
     """
 
     @property
@@ -36,7 +39,7 @@ class Writer(Protocol):
     @property
     def RUNTIME_PACKAGE(self) -> str: ...
 
-    def export(self, program: ExportedProgram, path: Path) -> Written: ...
+    def export(self, program: ExportedProgram, path: Path, lookups: Mapping[str, Lookup] | None = None) -> Written: ...
 
     def load(self, path: Path, threads: int) -> Runner: ...
 

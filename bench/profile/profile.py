@@ -186,6 +186,8 @@ def _by_name(calls: Sequence[Call], subject: ModelFile) -> Layers | None:
     contents = subject.contents
     assert contents is not None  # a .onnx has a reader
     owners = {weight.name: layer for weight, layer in zip(contents.weights, layers_of(subject), strict=True)}
+    # a weight that is looked up in a codebook has that weight's name
+    owners |= {name.removesuffix(".codebook"): layer for name, layer in owners.items()}
     graph = nodes(subject.path)
     found = {node.name: node for node in graph if node.name} | {name: node for node in graph for name in node.outputs}
     layers = [_layer(call.name.partition(" ")[2], found, owners) if call.weighted else "" for call in calls]

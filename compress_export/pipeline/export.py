@@ -16,6 +16,7 @@ from compress_export.errors import InputError
 from compress_export.pipeline.file_accuracy import TestSplit
 from compress_export.pipeline.load import RunContext
 from compress_export.pipeline.quantize import calibrated_otherwise, quantize_stage
+from compress_export.pipeline.share import lookups_of
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import DTYPES, ExportSettings
 from exporters.artifact import Artifact, ExportError, number_type, read_artifacts, size_and_sha256, write_artifacts
@@ -93,12 +94,14 @@ def export_stage(
 
             written = None if test is None else test.write(work / "test.npy")
             folder = run / RunFile.ARTIFACTS_FOLDER
+            lookups = lookups_of(run, compressed)
             export_all(
                 programs,
                 missing,
                 folder,
                 images,
                 reference,
+                lookups={name: lookups for name in networks if network_of(name) == COMPRESSED and lookups},
                 test=written,
                 progress=progress,
                 finished=record,

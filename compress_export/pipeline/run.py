@@ -247,7 +247,7 @@ def share_only(path: Path, settings: ShareSettings, force: bool = False) -> None
         _evaluate(context, _modules(context, compressed, tuned, shared))
         if run.has(PACKED):
             size = (run / PACKED).stat().st_size
-            Reporter().say(f"{run / PACKED}: {size:,} bytes; exported files do not become smaller by it")
+            Reporter().say(f"{run / PACKED}: {size:,} bytes; of exported files, .onnx becomes smaller by it")
         Reporter().say(f"go on with `compress-export export {path} --target android`")
 
 

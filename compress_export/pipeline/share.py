@@ -9,12 +9,22 @@ from torch import nn
 
 from bench.run_files import COMPRESSED, RunFile
 from compress_export.pipeline.load import RunContext, fit_in_place
+from compress_export.run_directory import RunDirectory
 from compress_export.settings import ShareSettings
 from compressor.calibration import collect
 from compressor.survey import survey
 from compressor.training.options import TrainOptions
-from compressor.weight_sharing.layers import load_shared, plain, plan_sharing, put_empty, save_shared, share
+from compressor.weight_sharing.layers import (
+    load_shared,
+    plain,
+    plan_sharing,
+    put_empty,
+    read_shared,
+    save_shared,
+    share,
+)
 from compressor.weight_sharing.product_quantization import Sharing
+from exporters.lookup import Lookup
 
 PACKED = RunFile.SHARED_WEIGHTS
 
@@ -57,6 +67,21 @@ def share_stage(context: RunContext, tuned: nn.Module, settings: ShareSettings, 
     save_shared(module, run / PACKED)
     (run / RunFile.SHARING_CHECKPOINT).unlink(missing_ok=True)
     return plain(module)
+
+
+def lookups_of(run: RunDirectory, compressed: nn.Module) -> dict[str, Lookup]:
+    """The weights of the run's compressed network, given as ordinary layers, that are shared, by name."""
+    if not run.has(PACKED):
+        return {}
+    return {
+        f"{name}.weight": Lookup(
+            shared.weight,
+            shared.indices.T.contiguous().numpy(),
+            shared.codebook.numpy(),
+            shared.sharing.split == "rows",
+        )
+        for name, shared in read_shared(compressed, run / PACKED).items()
+    }
 
 
 def packed_module(context: RunContext, tuned: nn.Module) -> nn.Module:

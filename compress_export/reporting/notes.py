@@ -107,14 +107,14 @@ def runtime_notes(timed: str, formats: Sequence[str], cost_source: str) -> list[
 
 
 def shared_notes(shared: SharedWeights | None) -> list[str]:
-    """A note on the layers whose weights are shared; exported files do not shrink by it."""
+    """A note on the layers whose weights are shared, and on the files that keep them so."""
     if shared is None:
         return []
     names = ", ".join(layer.name for layer in shared.shared)
     kept = "".join(f"; {layer.name} is kept ({layer.kept})" for layer in shared.layers if layer.kept is not None)
     return [
-        f"Weights of {names} are shared, {shared.sharing}{kept}. shared.safetensors holds them packed; exported files "
-        "hold ordinary weights, so sharing does not make them smaller."
+        f"Weights of {names} are shared, {shared.sharing}{kept}. shared.safetensors holds them packed, and .onnx files "
+        "hold indices and codebook; files of other formats hold ordinary weights and do not become smaller by it."
     ]
 
 

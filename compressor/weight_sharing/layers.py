@@ -240,6 +240,23 @@ def load_shared(network: nn.Module, path: Path | str) -> None:
     agree. WeightsError, before anything is changed, if the file is none of ours, is cut short, or does not fit.
     """
     path = Path(path)
+    found, tensors = _read(network, path)
+    for name, shared in found.items():
+        put(find_layer(network, name), shared)
+    with torch.no_grad():
+        for name, tensor in unique_state(network).items():
+            if name in tensors:
+                tensor.copy_(tensors[name])
+
+
+def read_shared(network: nn.Module, path: Path | str) -> dict[str, Shared]:
+    """The shared weights in a file that `save_shared` wrote, by layer; `network`, which has ordinary layers there,
+    stays as it is. WeightsError as in `load_shared`."""
+    return _read(network, Path(path))[0]
+
+
+def _read(network: nn.Module, path: Path) -> tuple[dict[str, Shared], dict[str, Tensor]]:
+    """The shared weights of the file by layer, and all its tensors."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -255,12 +272,7 @@ def load_shared(network: nn.Module, path: Path | str) -> None:
         wanted[f"{name}.weight.indices"] = torch.empty(packed, dtype=torch.uint8)
         wanted[f"{name}.weight.codebook"] = shared.codebook
     check_fit(wanted, tensors, path)
-    for name, shared in found.items():
-        put(find_layer(network, name), shared)
-    with torch.no_grad():
-        for name, tensor in unique_state(network).items():
-            if name in tensors:
-                tensor.copy_(tensors[name])
+    return found, tensors
 
 
 def _codebook_shape(weight: tuple[int, ...], sharing: Sharing) -> tuple[int, int, int]:

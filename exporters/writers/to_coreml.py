@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
 
+    from exporters.lookup import Lookup
+
     Array = NDArray[np.float32]
 
 REQUIRES = ("coremltools", "torch")
@@ -32,7 +34,11 @@ ROUNDING = 2.0**-11
 """Greatest relative error of rounding to float16 (11 significant bits); its smallest step is 2^-24."""
 
 
-def export(program: ExportedProgram, path: Path) -> Written:
+def export(
+    program: ExportedProgram,
+    path: Path,
+    lookups: Mapping[str, Lookup] | None = None,  # noqa: ARG001  # it has no look-up tables
+) -> Written:
     """Writes `program` to `path` as an mlprogram: float16 or int8 inside, float32 "image" in and "logits" out.
 
     An int8 program keeps its scales, of weights and of activations, and runs from iOS 17 on.

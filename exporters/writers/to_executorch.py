@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
 
+    from exporters.lookup import Lookup
+
 REQUIRES = ("executorch", "torch")
 RUNTIME_MODULES, RUNTIME_PACKAGE = ("torch", "executorch.extension.pybindings._C"), "executorch"
 
@@ -25,7 +27,11 @@ _LAYERS = ("convolution", "conv1d", "conv2d", "linear", "addmm", "mm")
 _CONVOLUTION = "aten.convolution.default"
 
 
-def export(program: ExportedProgram, path: Path) -> Written:
+def export(
+    program: ExportedProgram,
+    path: Path,
+    lookups: Mapping[str, Lookup] | None = None,  # noqa: ARG001  # it has no look-up tables
+) -> Written:
     """Writes `program` to `path` as .pte, in the number type of the program, lowered to XNNPACK.
 
     The file is written even when XNNPACK refuses a layer: `not_delegated` names it and the caller judges.

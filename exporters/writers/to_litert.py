@@ -5,7 +5,7 @@ The converter brings jax and transformers: it is imported where a file is writte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import fx, nn
     from torch.export import ExportedProgram
 
+    from exporters.lookup import Lookup
+
 REQUIRES = ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "torch")
 RUNTIME_MODULES, RUNTIME_PACKAGE = ("ai_edge_litert.interpreter",), "ai-edge-litert"
 
@@ -31,7 +33,11 @@ OPERATOR_NAMES = ("aten.", "tfl.", "quantized_decomposed.", "litert_torch.")
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
 
 
-def export(program: ExportedProgram, path: Path) -> Written:
+def export(
+    program: ExportedProgram,
+    path: Path,
+    lookups: Mapping[str, Lookup] | None = None,  # noqa: ARG001  # it has no look-up tables
+) -> Written:
     """Writes `program` to `path` as .tflite: input "image" (1, C, H, W), output "logits", both float32.
 
     A float16 program stores the weights of its layers in float16, an int8 program keeps its scales. The file is written

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.artifact import ExportError, Runner, Written, number_type
 from exporters.toolkits import quiet, reason, versions
+from exporters.writers.onnx_lookups import store_lookups
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx
     from numpy.typing import NDArray
     from torch.export import ExportedProgram
+
+    from exporters.lookup import Lookup
 
 REQUIRES = ("onnx", "onnxruntime", "onnxscript", "torch")
 RUNTIME_MODULES, RUNTIME_PACKAGE = ("onnxruntime",), "onnxruntime"
@@ -23,11 +27,13 @@ LARGEST = 2**31 - 1
 HALF_NOTE = "ONNX Runtime computes float16 layers in float32 on x86 cores, between casts: smaller there, not faster"
 
 
-def export(program: ExportedProgram, path: Path) -> Written:
+def export(program: ExportedProgram, path: Path, lookups: Mapping[str, Lookup] | None = None) -> Written:
     """Writes `program` to `path` as one .onnx file: input "image", output "logits", both float32.
 
     A float16 program casts its image and its logits. An int8 program becomes QuantizeLinear and DequantizeLinear around
     float operators (QDQ, signed activations, weights by output channel), which a runtime fuses when it loads the file.
+    Weights in `lookups` are stored as indices and codebook, with the operators that look them up before the layer: a
+    runtime does that once, when it loads the file.
 
     Raises ExportError when the weights do not fit one file (2 GiB), or when an operator has no ONNX counterpart.
     """
@@ -56,11 +62,12 @@ def export(program: ExportedProgram, path: Path) -> Written:
     if dtype == "int8":
         _own_zero_points(model)
         _quantize_biases(model)
+    tables = store_lookups(model, lookups or {})
     _drop_history(model)
     onnx.save(model, path)
     onnx.checker.check_model(model, full_check=True)
     check_names(model, path)
-    return Written(dtype, notes=(HALF_NOTE,) if dtype == "float16" else ())
+    return Written(dtype, notes=(HALF_NOTE,) if dtype == "float16" else (), tables=tables)
 
 
 def load(path: Path, threads: int) -> Runner:

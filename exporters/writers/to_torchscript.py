@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.export import ExportedProgram
 
+    from exporters.lookup import Lookup
+
 REQUIRES = ("torch",)
 RUNTIME_MODULES, RUNTIME_PACKAGE = ("torch.jit.mobile",), "torch"
 
@@ -20,7 +23,11 @@ NEWEST_BYTECODE = 8
 """The bytecode version that the last phone runtimes (1.13 and 2.1) still load."""
 
 
-def export(program: ExportedProgram, path: Path) -> Written:
+def export(
+    program: ExportedProgram,
+    path: Path,
+    lookups: Mapping[str, Lookup] | None = None,  # noqa: ARG001  # it has no look-up tables
+) -> Written:
     """Writes `program` to `path` as float32 .ptl: traced, frozen, saved for the lite interpreter.
 
     Raises ExportError when tracing fails, or when this torch writes a bytecode newer than the phone runtimes read.

@@ -111,7 +111,10 @@ def test_a_report_says_what_is_shared(tmp_path, call):
     assert note.startswith(
         "Weights of fc1 are shared, 4x256 along columns, a codebook for each layer; fc2 is kept (256"
     )
-    assert note.endswith("exported files hold ordinary weights, so sharing does not make them smaller.")
+    assert note.endswith(
+        ".onnx files hold indices and codebook; files of other formats hold ordinary weights and do not become smaller "
+        "by it."
+    )
     page = (path / "report.md").read_text()
     assert "| packed weights | 90.0 kB | 9.0 kB | 10.00x smaller |" in page
     assert "| of them 1 shared | 80.0 kB | 1.3 kB | 63.69x smaller |" in page
@@ -149,7 +152,7 @@ def test_the_verb_shares_and_exports_what_the_packed_file_holds(steps, folder, c
     assert len(rows(steps / "tuning.jsonl")) == 2  # nothing is cut, but the term acts
     status, _, err = call(folder, "share", steps, "--share", "8x16")
     assert status == 0, err
-    assert "exported files do not become smaller by it" in err
+    assert "of exported files, .onnx becomes smaller by it" in err
     sizes = [(steps / name).stat().st_size for name in ("tuned.safetensors", "shared.safetensors")]
     assert sizes[1] < 0.25 * sizes[0]
     accuracy = json.loads((steps / "accuracy.json").read_text())
@@ -161,10 +164,13 @@ def test_the_verb_shares_and_exports_what_the_packed_file_holds(steps, folder, c
     book = load_file(steps / "shared.safetensors")["8.weight.codebook"]
     assert book.shape == (1, 16, 8)
     model = onnx.load(steps / "artifacts" / "compressed.onnx")
-    stored = [numpy_helper.to_array(each) for each in model.graph.initializer]
-    weight = next(each for each in stored if each.size == 48 * 512)
-    weight = weight if weight.shape == (48, 512) else weight.T
-    assert len(np.unique(weight.reshape(-1, 8), axis=0)) <= 16
+    stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    assert "8.weight" not in stored
+    assert np.array_equal(stored["8.weight.codebook"], book[0])
+    (artifact,) = (row for row in json.loads((steps / "artifacts.json").read_text()) if row["network"] == "compressed")
+    assert artifact["parity"]["relative_error"] < 1e-4
+    assert any(note.startswith("stored as codebook and indices: ") for note in artifact["notes"])
+    assert artifact["bytes"] < 1.05 * sizes[1] + 8000  # the graph
 
 
 @pytest.mark.slow

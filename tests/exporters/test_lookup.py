@@ -1,0 +1,120 @@
+"""Weights stored as indices and codebook: in the value itself, and in an ONNX file that ONNX Runtime runs."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from exporters import capture as program
+from exporters.lookup import Lookup, pack, read_lookups, write_lookups
+from exporters.writers import to_onnx
+from exporters.writers.onnx_lookups import store_lookups
+
+
+def lookup_of(shape, length, centroids, rows=False, books="layer"):
+    """Any indices into any codebook for a weight of that shape."""
+    numbers = np.random.default_rng(0)
+    members, cut = shape[0], math.prod(shape[1:])
+    members, cut = (cut, members) if rows else (members, cut)
+    blocks = math.ceil(cut / length)
+    codebook = numbers.standard_normal((blocks if books == "block" else 1, centroids, length)).astype(np.float32)
+    return Lookup(shape, numbers.integers(0, centroids, (members, blocks)).astype(np.int32), codebook, rows)
+
+
+class TwoLayers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 21, 3, bias=False), nn.BatchNorm2d(21), nn.Linear(84, 130)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2.0)
+        nn.init.uniform_(self.norm.weight, 0.5, 2.0)
+
+    def forward(self, image):
+        return self.fc(self.norm(self.conv(image)).relu().flatten(1))
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_weight_is_what_its_indices_and_vectors_say(rows):
+    found = lookup_of((5, 7), 2, 4, rows)
+    decoded, matrix = found.decoded(), np.zeros((5, 7))
+    for output in range(5):
+        for source in range(7):
+            member, place = (source, output) if rows else (output, source)
+            matrix[output, source] = found.codebook[0, found.indices[member, place // 2], place % 2]
+    assert np.array_equal(decoded, matrix)
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_packed_numbers_lie_bit_by_bit(width):
+    numbers = np.random.default_rng(1).integers(0, 2**width, 21).astype(np.int32)
+    packed = pack(numbers, width)
+    assert len(packed) == math.ceil(21 * width / 8)
+    whole = int.from_bytes(packed.tobytes(), "little")
+    assert [(whole >> place * width) & (2**width - 1) for place in range(21)] == numbers.tolist()
+
+
+def test_lookups_come_back_from_their_file(tmp_path):
+    written = {"fc.weight": lookup_of((130, 84), 4, 16), "0.conv.weight": lookup_of((8, 3, 3, 3), 2, 5, True, "block")}
+    write_lookups(tmp_path / "x.npz", written)
+    found = read_lookups(tmp_path / "x.npz")
+    assert list(found) == list(written)
+    for name, own in written.items():
+        assert (found[name].shape, found[name].rows) == (own.shape, own.rows)
+        assert np.array_equal(found[name].decoded(), own.decoded())
+
+
+@pytest.mark.parametrize(
+    ("length", "centroids", "rows", "books", "stored"),
+    [
+        (4, 256, False, "layer", {"indices": 2730}),
+        (2, 16, False, "layer", {"indices0": 2730}),
+        (2, 32, False, "layer", {"indices": 5460}),
+        (4, 32, False, "layer", {"indices": 2730}),
+        (1, 7, True, "layer", {"indices0": 2730, "indices2": 1365}),
+        (1, 4, True, "block", {"indices0": 2730}),
+        (8, 4, False, "block", {"indices": 1430}),
+        (1, 300, False, "layer", {"indices": 10920, "indices8": 1365}),
+        (2, 300, True, "layer", {"indices": 5460, "indices8": 683}),
+        (4, 20, True, "block", {"indices": 2772}),
+    ],
+)
+def test_an_onnx_file_looks_its_weights_up(tmp_path, length, centroids, rows, books, stored):
+    """A fully connected layer; 84 and 130 are divided by few of the lengths. Few indices are not worth the operators
+    that unpack them."""
+    module = TwoLayers().eval()
+    own = lookup_of((130, 84), length, centroids, rows, books)
+    module.fc.weight.data = torch.from_numpy(own.decoded())
+    images = torch.randn(1, 3, 4, 4)
+    path = tmp_path / "x.onnx"
+    assert to_onnx.export(program.capture(module, images), path, {"fc.weight": own}).tables == ("fc.weight",)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    assert "fc.weight" not in tensors
+    indices = {name.removeprefix("fc.weight."): value for name, value in tensors.items() if ".indices" in name}
+    assert {name: value.nbytes for name, value in indices.items()} == stored
+    found = to_onnx.load(path, 1)(images.numpy())
+    assert found == pytest.approx(module(images).detach().numpy(), rel=1e-5, abs=1e-5)
+
+
+def test_a_batch_norm_may_be_folded_into_a_shared_weight(tmp_path):
+    module = TwoLayers().eval()
+    own = lookup_of((21, 3, 3, 3), 3, 8)
+    module.conv.weight.data = torch.from_numpy(own.decoded())
+    images = torch.randn(1, 3, 4, 4)
+    path = tmp_path / "x.onnx"
+    assert to_onnx.export(program.capture(module, images), path, {"conv.weight": own}).tables == ("conv.weight",)
+    assert "conv.weight.scale" in {tensor.name for tensor in onnx.load(path).graph.initializer}
+    found = to_onnx.load(path, 1)(images.numpy())
+    assert found == pytest.approx(module(images).detach().numpy(), rel=1e-5, abs=1e-5)
+
+
+def test_a_weight_of_other_values_or_too_small_a_one_stays_as_it_is():
+    numbers = np.random.default_rng(2)
+    other = numbers.standard_normal((64, 64)).astype(np.float32)
+    small = lookup_of((4, 8), 4, 16)
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in
+               (("other", other), ("small", small.decoded()))]  # fmt: skip
+    model = onnx.ModelProto(graph=onnx.GraphProto(initializer=tensors))
+    assert store_lookups(model, {"other": lookup_of((64, 64), 4, 16), "small": small, "none": small}) == ()
+    assert [tensor.name for tensor in model.graph.initializer] == ["other", "small"]
