@@ -195,6 +195,48 @@ def write_out_hardsigmoids(program: ExportedProgram) -> ExportedProgram:
     return program_of(graph)
 
 
+def merge_paddings(program: ExportedProgram) -> ExportedProgram:
+    """The int8 program whose convolutions read what is padded with zeros straight, itself where none does.
+
+    Between the two stand a quantization and its inverse that change nothing, but for which ExecuTorch and ONNX Runtime
+    would pad in float32; without them the padding is the convolution's own.
+    """
+    if not zero_paddings(program.graph):
+        return program
+    graph, count = graph_of(program), 0
+    for pad in zero_paddings(graph.graph):
+        chain, node = [], pad
+        while len(node.users) == 1 and len(chain) < 3:
+            (node,) = node.users
+            chain.append(node)
+        if len(chain) < 3 or chain[2].target not in _CONVOLUTIONS:
+            continue
+        quantized, number, _ = chain
+        ranges = [each.args[1:] for each in (pad.args[0], quantized, number) if isinstance(each, fx.Node)]
+        if "dequantize" in str(number.target) and len(ranges) == 3 and ranges[0] == ranges[1] == ranges[2]:
+            number.replace_all_uses_with(pad)
+            graph.graph.erase_node(number)
+            graph.graph.erase_node(quantized)
+            count += 1
+    return program_of(graph) if count else program
+
+
+def zero_paddings(graph: fx.Graph) -> list[fx.Node]:
+    """The operators that put zeros around an image."""
+    found = []
+    for node in graph.nodes:
+        arguments = [*node.args[2:]]
+        if node.target is _ATEN.pad.default:
+            mode = arguments.pop(0) if arguments else "constant"
+        elif node.target is _ATEN.constant_pad_nd.default:
+            mode = "constant"
+        else:
+            continue
+        if mode == "constant" and (not arguments or not arguments[0]):
+            found.append(node)
+    return found
+
+
 def write_out_silus(graph: fx.GraphModule) -> None:
     """Turns every SiLU into x * sigmoid(x), which XNNPACK has in every number type; the product has its name."""
     for target in (_ATEN.silu.default, _ATEN.silu_.default):

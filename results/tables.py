@@ -353,7 +353,7 @@ def short(rows: Rows) -> list[list[str]]:
 
 
 def int8(rows: Rows) -> list[list[str]]:
-    """Each network's .pte in float32, in int8, at low rank, and in both."""
+    """Each network's .pte in float32, in int8, at low rank, and in both; in float16."""
     head = ["network", "file", "bytes", "top-1, %", "flipped", "A76 instructions", "fewer", "L2 misses", "host, ms"]
     table = [[*head, "command"]]
     for row in rows:
@@ -362,8 +362,8 @@ def int8(rows: Rows) -> list[list[str]]:
             accuracy, fewer = file["accuracy"], files["float32"]["instructions"] / file["instructions"]
             figures = [
                 f"{file['bytes']:,}",
-                f"{accuracy['top1']:.2f}",
-                f"{accuracy['flipped']:,} of {accuracy['images']:,}",
+                "not trained" if accuracy is None else f"{accuracy['top1']:.2f}",
+                "" if accuracy is None else f"{accuracy['flipped']:,} of {accuracy['images']:,}",
                 f"{file['instructions'] / 1e6:.2f}M",
                 f"{fewer:.2f}x",
                 f"{file['l2_misses'] / 1e3:.1f}k",

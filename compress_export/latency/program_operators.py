@@ -24,6 +24,7 @@ INT8 = (*LAYERS, *LOOKUPS, "add", "mul", "cat", "adaptive_avg_pool2d")
 FOLLOWERS = ("hardtanh", "relu", "max_pool2d", "mean", "slice", "flatten", "view", "reshape", "squeeze", "permute",
              "transpose")  # fmt: skip
 """Operators that share the range of what they read, and are in int8 where that is."""
+PADDINGS = ("pad", "constant_pad_nd")
 KINDS = {
     **dict.fromkeys(("add", "sub"), "add"),
     **dict.fromkeys(CLAMPS, "clamp"),
@@ -31,7 +32,7 @@ KINDS = {
     "max_pool2d": "max_pool",
     **dict.fromkeys(("avg_pool2d", "adaptive_avg_pool2d", "mean"), "mean"),
     "slice": "slice",
-    **dict.fromkeys(("pad", "constant_pad_nd"), "pad"),
+    **dict.fromkeys(PADDINGS, "pad"),
     "cat": "concatenate",
     "hardswish": "hardswish",
     **dict.fromkeys(("hardsigmoid", "sigmoid", "silu", "gelu", "tanh", "elu", "leaky_relu"), "activation"),
@@ -77,7 +78,9 @@ def followed(node: fx.Node, program: ExportedProgram) -> fx.Node | None:
     if source is None or source.op != "call_function":
         return None
     fused = name in CLAMPS and operator_name(source) in (*LAYERS, "add", "mul")
-    return source if fused or name in FOLLOWERS or name in FREE else None
+    # XNNPACK pads int8 numbers for a convolution alone
+    padded = name in PADDINGS and [operator_name(each) for each in node.users] in [[layer] for layer in LAYERS]
+    return source if fused or padded or name in FOLLOWERS or name in FREE else None
 
 
 def layer_shape(node: fx.Node) -> LayerShape:

@@ -96,7 +96,7 @@ def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: n
         tuned, _rows = fine_tune(
             original,
             plan,
-            _training_images(context, settings),
+            training_images(context, settings),
             data.validation,
             settings.schedule,
             settings.epochs,
@@ -132,18 +132,18 @@ def options_of(settings: TuneSettings, seed: int, layers: int, origin: str) -> T
     )
 
 
-def _training_images(context: RunContext, settings: TuneSettings) -> Loader:
+def training_images(context: RunContext, settings: TuneSettings) -> Loader:
     """The training images, and with them those of the folder without labels."""
     assert context.data is not None  # it is trainable
     changes = changes_of(settings)
     data = context.data if changes is None else context.data.with_changes(changes)
-    train, network = data.train, context.network
+    train = data.train
     if settings.unlabelled is None:
         return train
     from compress_export.data.picture_files import unlabelled_images
 
     device = device_of(train.dataset)
-    more = unlabelled_images(Path(settings.unlabelled), View.of(network, device), data.changes)
+    more = unlabelled_images(Path(settings.unlabelled), View.of(context.network, device), data.changes)
     return DataLoader(
         ConcatDataset([train.dataset, more]),
         train.batch_size,

@@ -31,7 +31,7 @@ from compressor.equivalence import DIFFERS, check_deterministic
 from compressor.plan import Plan
 from compressor.surgery import load_weights, save_weights, skeleton
 from compressor.survey import Survey, survey
-from compressor.training.loop import EpochRow, TrainOptions, Watch, fit
+from compressor.training.loop import EpochRow, Loader, TrainOptions, Watch, fit
 from compressor.training.schedules import Step
 
 REAL_IMAGES = 32
@@ -291,15 +291,17 @@ def fit_in_place(
     title: str,
     files: tuple[RunFile, RunFile],
     teacher: nn.Module | None = None,
+    train: Loader | None = None,
 ) -> None:
-    """Trains a network as it stands, in this process alone: rows and checkpoint in the run's two `files`. A checkpoint
-    that is there is gone on from; whoever has stored the result removes it."""
+    """Trains a network as it stands, in this process alone, on the training images unless `train` has others: rows and
+    checkpoint in the run's two `files`. A checkpoint that is there is gone on from; whoever has stored the result
+    removes it."""
     data, (rows, checkpoint) = context.data, files
     assert data is not None  # it is trainable
     with logged_training(context.run, title, rows, "top-1 on the validation split {0.top1:.1f} %".format) as watch:
         fit(
             module,
-            data.train,
+            train or data.train,
             data.validation,
             (Step((), epochs),),
             options,

@@ -15,6 +15,7 @@ from bench.run_files import COMPRESSED, RunFile, network_of, type_of
 from compress_export.data.datasets import spread_images
 from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
+from compress_export.pipeline.fine_tune import training_images
 from compress_export.pipeline.load import RunContext, fit_in_place
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import DTYPES, ExportSettings
@@ -167,7 +168,8 @@ def tuned(
             rate=settings.rate, best=True, seed=context.seed, weight_decay=0.0, distillation=Distillation()
         )
         teacher, files = copy.deepcopy(compressed), (rows_file, checkpoint)
-        fit_in_place(context, module, settings.epochs, options, "Tuning in int8", files, teacher)
+        train = None if tune is None else training_images(context, tune)
+        fit_in_place(context, module, settings.epochs, options, "Tuning in int8", files, teacher, train)
         save_file(_parameters(module), run / weights)
         (run / checkpoint).unlink(missing_ok=True)
     rows = run.read_lines(rows_file)

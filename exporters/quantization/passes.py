@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+from exporters.graph_passes import zero_paddings
 from exporters.quantization.noise import JUDGED, LAYERS, WEIGHT, parameter
 
 _ATEN = torch.ops.aten
@@ -106,6 +107,19 @@ def restore_relu6(graph: fx.GraphModule, capped: Mapping[str, float]) -> None:
     graph.recompile()
 
 
+def keep_ranges_of_paddings(graph: fx.GraphModule) -> None:
+    """Quantizes what is padded with zeros by the range of what it was before: zero is in every range, so that int8
+    numbers are padded and none is computed anew."""
+    for pad in zero_paddings(graph.graph):
+        source = pad.args[0]
+        if not isinstance(source, fx.Node) or "dequantize_per_tensor" not in str(source.target):
+            continue
+        for quantized in [user for user in pad.users if str(user.target) == _QUANTIZE]:
+            for node in (quantized, *quantized.users):
+                node.args = (node.args[0], *source.args[1:])
+    graph.recompile()
+
+
 def drop_clamped_relus(graph: fx.GraphModule) -> int:
     """Removes every ReLU whose readers quantize to a range that begins at zero; gives the count.
 
@@ -187,6 +201,32 @@ def make_contiguous(graph: fx.GraphModule) -> None:
     """Stores every constant row by row: Core ML's converter takes no other order."""
     for tensor in (*graph.parameters(), *graph.buffers()):
         tensor.data = tensor.data.contiguous()
+
+
+def name_weights(graph: fx.GraphModule, layers: Mapping[str, str]) -> None:
+    """Gives the weights of int8 layers, and their scales, the names of the layers (`layers`: by their nodes).
+
+    Quantization leaves numbered ones, by which nobody finds a layer in a file.
+    """
+    renamed: dict[str, str] = {}
+    for node in graph.graph.nodes:
+        weight = node.args[WEIGHT] if node.name in layers else None
+        if not isinstance(weight, fx.Node) or "dequantize" not in str(weight.target):
+            continue
+        for constant, leaf in zip(weight.args, ("weight", "weight_scale", "weight_zero_point"), strict=False):
+            if not isinstance(constant, fx.Node) or constant.op != "get_attr":
+                continue
+            before, name = str(constant.target), f"{layers[node.name]}.{leaf}".lstrip(".")
+            owner: nn.Module = graph
+            for part in name.split(".")[:-1]:
+                if part not in dict(owner.named_children()):
+                    owner.add_module(part, nn.Module())
+                owner = owner.get_submodule(part)
+            if before not in renamed and leaf not in {each for each, _ in owner.named_buffers(recurse=False)}:
+                owner.register_buffer(leaf, parameter(graph, constant))
+                renamed[before] = name
+            constant.target = renamed.get(before, before)
+    graph.recompile()
 
 
 def bias_of(graph: fx.GraphModule, layer: fx.Node) -> Tensor | None:

@@ -30,7 +30,9 @@ from exporters.quantization.passes import (
     balance,
     correct_biases,
     drop_clamped_relus,
+    keep_ranges_of_paddings,
     make_contiguous,
+    name_weights,
     relu6_as_relu,
     restore_relu6,
     round_biases,
@@ -162,6 +164,8 @@ def finished(source: Source, notes: Sequence[str]) -> QuantizedProgram:
         drop_clamped_relus(graph)
         make_contiguous(graph)
         drop_unused_weights(graph)
+        name_weights(graph, _layer_names(source.floats))
+        drop_unused_weights(graph)
         program = torch.export.export(graph, (torch.zeros_like(source.batches[0][:1]),))
     return QuantizedProgram(program, types, sum(map(len, source.batches)), ratio, tuple(notes), source)
 
@@ -251,6 +255,7 @@ def _converted(prepared: fx.GraphModule, least_error: bool, capped: Mapping[str,
     converted = convert_pt2e(prepared)
     assert isinstance(converted, fx.GraphModule)
     restore_relu6(converted, capped)
+    keep_ranges_of_paddings(converted)
     return converted
 
 

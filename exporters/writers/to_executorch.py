@@ -38,13 +38,13 @@ def export(
     """
     versions(REQUIRES)
     try:
-        from exporters.graph_passes import write_out_hardsigmoids
+        from exporters.graph_passes import merge_paddings, write_out_hardsigmoids
 
         with quiet(), half_convolutions(), patterns_of(program):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            whole = write_out_hardsigmoids(program)
+            whole = merge_paddings(write_out_hardsigmoids(program))
             edge = to_edge_transform_and_lower(whole, partitioner=[XnnpackPartitioner()])
             lowered, outside = edge.exported_program(), []
             for node in lowered.graph.nodes:

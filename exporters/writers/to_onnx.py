@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exporters.artifact import ExportError, Runner, Written, number_type
 from exporters.toolkits import quiet, reason, versions
@@ -47,11 +47,13 @@ def export(program: ExportedProgram, path: Path, lookups: Mapping[str, Lookup] |
     import onnx
     import torch
 
+    from exporters.graph_passes import merge_paddings
+
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
     with quiet():
         try:
-            exported = torch.onnx.export(
-                program, dynamo=True, external_data=False, input_names=["image"], output_names=["logits"], verbose=False
-            )
+            whole = merge_paddings(program)
+            exported = torch.onnx.export(whole, dynamo=True, external_data=False, verbose=False, **names)
         except Exception as error:  # onnxscript raises many kinds; the first line says which operator
             raise ExportError(
                 f"ONNX cannot express the network: {reason(error)}; leave the onnx format out or replace that operator"
@@ -61,6 +63,7 @@ def export(program: ExportedProgram, path: Path, lookups: Mapping[str, Lookup] |
     dtype, model = number_type(program), onnx.load(path)
     if dtype == "int8":
         _own_zero_points(model)
+        _name_scales(model)
         _quantize_biases(model)
     tables = store_lookups(model, lookups or {})
     _drop_history(model)
@@ -154,3 +157,19 @@ def _own_zero_points(model: onnx.ModelProto) -> None:
             copied.CopyFrom(tensors[name])
             copied.name = node.input[2] = f"{node.output[0]}_zero_point"
         taken.add(name)
+
+
+def _name_scales(model: onnx.ModelProto) -> None:
+    """Names scales and zero points, which have numbers for names: a weight's after the weight, an activation's (whoever
+    reads it first, for equal ones are stored once) after the operator that gives it."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    names: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            owner = node.input[0] if node.input[0] in tensors else f"activation_ranges.{node.input[0]}"
+            for place, suffix in ((1, "scale"), (2, "zero_point")):
+                names.setdefault(node.input[place], f"{owner}_{suffix}")
+    for name in names.keys() & tensors.keys():
+        tensors[name].name = names[name]
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) if name in tensors else name for name in node.input]

@@ -141,7 +141,7 @@ def test_a_coreml_package_holds_the_codes_and_scales_of_the_program(quantized, t
         "4 weights in int8 match, 6 activations are quantized, 7 of 7 stored weights match within float16, "
         "input image 1x3x12x12, output logits 1x10"
     )
-    for name, change in (("_frozen_param2", 1), ("_scale_1", 1e-3)):
+    for name, change in (("3.weight", 1), ("0.1.weight_scale", 1e-3)):
         number = quantized.program.state_dict[name].view(-1)[3:4]
         before = number.clone()
         number += change
@@ -157,6 +157,16 @@ def test_a_file_stores_each_weight_once_in_int8(format, quantized, tmp_path):
     assert sum(weight.bytes for weight in codes) == 3 * 3 * 8 + 8 * 3 * 16 + 9 * 16 + 160
     assert not [weight for weight in contents.weights if "float" in weight.dtype and len(weight.shape) > 1]
     assert contents.number_type == "int8"
+
+
+def test_numbers_of_an_onnx_file_are_named_after_layers_and_activations(quantized, tmp_path):
+    contents = read(export_program(quantized.program, "onnx", tmp_path / "n.onnx").path)
+    assert {weight.name for weight in contents.weights if len(weight.shape) > 1} == {
+        "0.0.weight", "0.1.weight", "3.weight", "7.weight",
+    }  # fmt: skip
+    numbers = {weight.name for weight in contents.weights if weight.dtype != "int64"}
+    assert {name.rpartition(".")[0] for name in numbers} == {"0.0", "0.1", "3", "7", "activation_ranges"}
+    assert {"0.0.weight_scale", "7.weight_zero_point", "activation_ranges.image_scale"} <= numbers
 
 
 def test_weights_that_only_float32_read_are_left_out(quantized):
