@@ -373,6 +373,22 @@ def int8(rows: Rows) -> list[list[str]]:
     return table
 
 
+def short_int8(rows: Rows) -> list[list[str]]:
+    """The README's table of trained networks: int8 alone, and low rank with it, against their .pte in float32."""
+    table = [["network and limit", "file", "smaller", "fewer instructions", "top-1, %"]]
+    for row in rows:
+        files = {file["kind"]: file for file in row["files"] if file["format"] == "pte"}
+        before = files["float32"]
+        for kind, title in (("int8", "int8"), ("both", "low rank and int8"), ("float16", "float16")):
+            if kind not in files or files[kind]["accuracy"] is None:
+                continue
+            after = files[kind]
+            fewer = [f"{before[key] / after[key]:.1f}x" for key in ("bytes", "instructions")]
+            top1 = [f"{file['accuracy']['top1']:.2f}" for file in (before, after)]
+            table.append([row["row"], title, *fewer, " -> ".join(top1)])
+    return table
+
+
 def paper(rows: Rows) -> list[list[str]]:
     """AlexNet by the paper's ranks and by ours, counted."""
     return paper_table(study_lines(rows))
@@ -380,6 +396,7 @@ def paper(rows: Rows) -> list[list[str]]:
 
 TABLES: dict[str, tuple[str, str, Callable[[Rows], list[list[str]]]]] = {
     "short": ("README.md", "study.jsonl", short),
+    "short_int8": ("README.md", "int8.jsonl", short_int8),
     "speed": ("docs/results.md", "speed.jsonl", speed),
     "real_images": ("docs/results.md", "study.jsonl", real_images),
     "networks": ("docs/results.md", "networks.jsonl", networks),

@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from exporter_networks import images, settled
@@ -248,3 +249,37 @@ def test_the_noise_of_each_layer_shows_where_int8_loses():
     noise = {layer.layer: layer.signal_to_noise for layer in found.layers}
     assert min(noise["first"], noise["wide"]) > 40 > 15 > max(noise["one"], noise["two"])
     assert found.signal_to_noise == pytest.approx(noise["last"], abs=3)
+
+
+PADDED = nn.Sequential(
+    nn.Conv2d(3, 8, 1), nn.ReLU6(), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, 2, groups=8), nn.ReLU(),
+    nn.ConstantPad2d((1, 1, 1, 1), 0.5), nn.Conv2d(8, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def padded():
+    torch.manual_seed(0)
+    return quantize(capture(settled(PADDED), torch.from_numpy(IMAGES[:1])), IMAGES, PLAIN)
+
+
+def test_zeros_around_an_image_keep_its_range_and_other_numbers_do_not(padded):
+    graph = padded.program.graph
+    pads = [node for node in graph.nodes if "pad" in str(node.target)]
+    same = []
+    for pad in pads:
+        (after,) = pad.users
+        same.append(after.args[1:3] == pad.args[0].args[1:3])
+    assert same == [True, False]
+
+
+def test_zeros_in_front_of_a_convolution_are_its_own(padded, tmp_path):
+    """ExecuTorch pads int8 numbers there, and ONNX Runtime fuses a padding that nothing stands behind."""
+    wanted = logits(padded.program)
+    for format in ("pte", "onnx"):
+        made = export_program(padded.program, format, tmp_path / f"n.{format}", images=IMAGES, reference=wanted)
+        assert (made.verdict, made.not_delegated) == ("passed", ())
+    graph = onnx.load(tmp_path / "n.onnx").graph
+    pads = [node.output[0] for node in graph.node if node.op_type == "Pad"]
+    readers = [node.op_type for name in pads for node in graph.node if name in node.input]
+    assert readers == ["Conv", "QuantizeLinear"]

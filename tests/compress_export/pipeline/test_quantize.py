@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bench.run_files import RunFile
 from compress_export.console import Reporter
+from compress_export.errors import InputError
 from compress_export.pipeline.quantize import asked_of, calibrated_otherwise, tuned
 from compress_export.run_directory import open_run
 from compress_export.settings import ExportSettings, SourceSettings, TuneSettings
@@ -83,6 +84,13 @@ def test_what_int8_lost_is_regained_in_part(context, network, quantized):
     assert context.run.has(RunFile.QUANTIZED_WEIGHTS)
     assert calibrated_otherwise(context.run, replace(SETTINGS, quantize="auto")) == set()
     assert not context.run.has(RunFile.QUANTIZED_WEIGHTS)
+
+
+def test_the_images_of_the_fine_tuning_teach_in_int8_too(context, network, quantized):
+    context.run.begin("tune", TuneSettings(epochs=1, unlabelled="nowhere"))
+    context.network, context.data.changes = SimpleNamespace(input=(1, 8, 8), mean=(1,), std=(1,), resize=None), ()
+    with pytest.raises(InputError, match=r"--set fine_tune.unlabelled=nowhere: there is no such folder"):
+        tuned(context, quantized, network, SETTINGS)
 
 
 def test_a_tuning_without_a_gain_is_not_kept(context, network, quantized):
