@@ -198,8 +198,8 @@ def write_out_hardsigmoids(program: ExportedProgram) -> ExportedProgram:
 def merge_paddings(program: ExportedProgram) -> ExportedProgram:
     """The int8 program whose convolutions read what is padded with zeros straight, itself where none does.
 
-    Between the two stand a quantization and its inverse that change nothing, but for which ExecuTorch and ONNX Runtime
-    would pad in float32; without them the padding is the convolution's own.
+    Between the two stand a quantization and its inverse that change no number. With them ExecuTorch pads in float32 and
+    ONNX keeps an operator; without them the padding is the convolution's own.
     """
     if not zero_paddings(program.graph):
         return program

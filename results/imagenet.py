@@ -74,6 +74,7 @@ def folded(network: nn.Module) -> nn.Module:
                     layer.weight,
                     layer.bias,
                 )
+                before.bias.requires_grad_()  # made of none that was trained
                 setattr(block, name, nn.Identity())
             before = layer if isinstance(layer, nn.Conv2d) else before
     return network
