@@ -205,7 +205,7 @@ def merge_paddings(program: ExportedProgram) -> ExportedProgram:
         return program
     graph, count = graph_of(program), 0
     for pad in zero_paddings(graph.graph):
-        chain, node = [], pad
+        chain, node = list[fx.Node](), pad
         while len(node.users) == 1 and len(chain) < 3:
             (node,) = node.users
             chain.append(node)
