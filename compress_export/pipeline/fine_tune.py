@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader
 
 from bench.run_files import RunFile
-from compress_export.data.datasets import device_of
-from compress_export.data.images import View
-from compress_export.pipeline.load import RunContext, logged_training
-from compress_export.pipeline.validate import changes_of, regularization_of
+from compress_export.pipeline.load import RunContext, logged_training, training_images
+from compress_export.pipeline.validate import regularization_of
 from compress_export.settings import TuneSettings, keeps_best
 from compressor.calibration import collect
 from compressor.decompositions.methods import decomposition
@@ -24,7 +20,6 @@ from compressor.planning.loss_model import Evaluator
 from compressor.planning.recipes import RECIPES
 from compressor.surgery import apply, save_weights, skeleton
 from compressor.training.fine_tune import fine_tune
-from compressor.training.loop import Loader
 from compressor.training.options import Distillation, TrainOptions
 from compressor.training.schedules import FEW, reordered
 
@@ -129,26 +124,4 @@ def options_of(settings: TuneSettings, seed: int, layers: int, origin: str) -> T
         trainable=settings.trainable,
         distillation=Distillation() if distill else None,
         regularizer=regularization_of(settings),
-    )
-
-
-def training_images(context: RunContext, settings: TuneSettings) -> Loader:
-    """The training images, and with them those of the folder without labels."""
-    assert context.data is not None  # it is trainable
-    changes = changes_of(settings)
-    data = context.data if changes is None else context.data.with_changes(changes)
-    train = data.train
-    if settings.unlabelled is None:
-        return train
-    from compress_export.data.picture_files import unlabelled_images
-
-    device = device_of(train.dataset)
-    more = unlabelled_images(Path(settings.unlabelled), View.of(context.network, device), data.changes)
-    return DataLoader(
-        ConcatDataset([train.dataset, more]),
-        train.batch_size,
-        shuffle=True,
-        num_workers=max(train.num_workers, 2) if device.type == "cpu" else 0,  # a GPU's memory is this process's
-        drop_last=True,
-        generator=torch.Generator(),
     )

@@ -13,17 +13,27 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, DataLoader
 
 from bench.run_files import RunFile
 from compress_export.console import Reporter
-from compress_export.data.datasets import Data, Source, alike_mirrored, check_order, few_images, find_data, load_data
+from compress_export.data.datasets import (
+    Data,
+    Source,
+    alike_mirrored,
+    check_order,
+    device_of,
+    few_images,
+    find_data,
+    load_data,
+)
 from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
 from compress_export.models.networks import Network, NetworkRequest, load_network, settle
 from compress_export.models.resize import Resize, chosen, whole
 from compress_export.pipeline.validate import changes_of, regularization_of
 from compress_export.run_directory import RunDirectory
-from compress_export.settings import PlanSettings, SourceSettings, training_epochs
+from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, training_epochs
 from compressor.calibration import Moments, carry_over, collect
 from compressor.decompositions.methods import Decompositions
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
@@ -263,6 +273,28 @@ def _data(
     view = View.of(network, group.device)
     data = load_data(source, view, settings.batch, network.outputs, settings.seed, settings.images)
     return data, data.images(REAL_IMAGES)
+
+
+def training_images(context: RunContext, settings: TuneSettings) -> Loader:
+    """The training images, and with them those of the folder without labels."""
+    assert context.data is not None  # it is trainable
+    changes = changes_of(settings)
+    data = context.data if changes is None else context.data.with_changes(changes)
+    train = data.train
+    if settings.unlabelled is None:
+        return train
+    from compress_export.data.picture_files import unlabelled_images
+
+    device = device_of(train.dataset)
+    more = unlabelled_images(Path(settings.unlabelled), View.of(context.network, device), data.changes)
+    return DataLoader(
+        ConcatDataset([train.dataset, more]),
+        train.batch_size,
+        shuffle=True,
+        num_workers=max(train.num_workers, 2) if device.type == "cpu" else 0,  # a GPU's memory is this process's
+        drop_last=True,
+        generator=torch.Generator(),
+    )
 
 
 @contextmanager

@@ -15,8 +15,7 @@ from bench.run_files import COMPRESSED, RunFile, network_of, type_of
 from compress_export.data.datasets import spread_images
 from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
-from compress_export.pipeline.fine_tune import training_images
-from compress_export.pipeline.load import RunContext, fit_in_place
+from compress_export.pipeline.load import RunContext, fit_in_place, training_images
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import DTYPES, ExportSettings
 from compressor.training.loop import accuracy
