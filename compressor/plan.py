@@ -28,7 +28,8 @@ class LayerPlan:
 
     `weight` is the shape of the layer's weight, so that a plan cannot be replayed on another network unnoticed.
     `error` is the relative error of the weight (or, fitted to data, of the output) at this rank, where the planner
-    knows it; `ms` what the layer takes in this form and `dense_ms` as it was, where that was measured on a device.
+    knows it, or an estimate where the choice needed no more; `ms` what the layer takes in this form and `dense_ms` as
+    it was, where that was measured on a device.
     """
 
     name: str

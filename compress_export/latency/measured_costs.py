@@ -43,9 +43,9 @@ COPIES = 4
 far longer than the edges."""
 WORK_OF_COPIES = 16_000_000
 """Predicted work (MACs and traffic) that the copies in a file do at most together, where it has more than one."""
-NEGLIGIBLE_EDGES = 500_000_000
-"""Predicted work of a layer of which the edges are no more than a hundredth: they are not timed, for two copies of a
-large layer take a second to write."""
+NEGLIGIBLE_EDGES = 100_000_000
+"""Predicted work of a layer that takes far longer than its file's edges: they are not timed, for the difference of two
+long times says nothing of a short one (of 4096 x 4096 it was 0.75 ms of 3.5, where 0.2 are likely)."""
 LEAST_COST = 0.02
 """Fraction of a file's time that is its variant's at least, however long its edges are said to take."""
 WHOLE = Effort(fewest=8, most=24, seconds=0.5, in_a_row=4)

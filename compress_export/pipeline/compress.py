@@ -35,7 +35,9 @@ def compress_stage(context: RunContext, plan: Plan, verified: nn.Module | None =
         module = verified
     layers, ready = context.survey.layers, context.decompositions
     record = asdict(survey(module, context.images))
-    record["stability"] = {row.name: ready[row.name, row.method].stability(row.rank) for row in plan.factored}
+    fits = {row.name: (ready[row.name, row.method], row.rank) for row in plan.factored}
+    record["stability"] = {name: fit.stability(rank) for name, (fit, rank) in fits.items()}
+    record["errors"] = {name: fit.error(rank) for name, (fit, rank) in fits.items()}
     if isinstance(context.plan_settings.ranks, str) and len(plan.factored) == len(layers):
         record["paper_parameters"] = parameters_with_every_bias(
             [(layer, plan.layer(layer.name).rank[0]) for layer in layers]

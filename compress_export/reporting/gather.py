@@ -86,6 +86,7 @@ class _Survey(NetworkSurvey):
     """The content of survey.json and of compressed.json."""
 
     stability: dict[str, float | None] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
     paper_parameters: int | None = None
 
 
@@ -291,7 +292,7 @@ def _layer_row(layer: LayerPlan, cost: LayerCost, after: _Survey) -> LayerRow:
         method=layer.method,
         rank="" if layer.kept else ", ".join(map(str, layer.rank)),
         reason=layer.reason,
-        error=layer.error,
+        error=after.errors.get(layer.name, layer.error),
         stability=after.stability.get(layer.name),
         parameters=Pair(cost.parameters, sum(factor.parameters for factor in factors)),
         macs=Pair(cost.macs, sum(factor.macs for factor in factors)),

@@ -182,12 +182,14 @@ def choose_variants(problem: PlanningProblem) -> Solution:
         best = choose(found, weigh(problem, found, limits), limits)
         if best is None:
             raise unreachable(problem, found, limits, dense)
-        # Times were interpolated and errors estimated: now those of just these variants, exactly.
+        # Times were interpolated: now those of just these variants, exactly. So are errors where a limit depends on
+        # them; else their factors would be computed for a figure that decides nothing any more.
         taken = [best[name].variant for name in largest_first if best[name].variant.method != KEEP]
         _measure(problem, taken, "Timing the variants chosen")
-        problem.progress("Working out the variants chosen", 0, len(taken), "")
-        for done, (variant, error) in enumerate(in_threads(problem.error, taken), 1):
-            problem.progress("Working out the variants chosen", done, len(taken), variant.layer)
+        exactly = taken if "loss" in limits else []
+        problem.progress("Working out the variants chosen", 0, len(exactly), "")
+        for done, (variant, error) in enumerate(in_threads(problem.error, exactly), 1):
+            problem.progress("Working out the variants chosen", done, len(exactly), variant.layer)
             errors[variant] = error
         chosen = {name: _candidate(problem, own.variant, errors.get(own.variant, 0.0)) for name, own in best.items()}
         within = all(total(chosen, quantity) <= limit * slack.get(quantity, 1.0) for quantity, limit in limits.items())

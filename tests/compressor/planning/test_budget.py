@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.decompositions.base import Decomposition
+from compressor.decompositions.methods import decomposition
 from compressor.layer_shape import PlanError
 from compressor.plan import LayerVariant
 from compressor.planning.budget_rule import file_bytes
@@ -236,3 +238,21 @@ def test_variants_that_are_never_as_fast_as_predicted_end_the_search(network, fo
         PlanError, match=r"max-latency 0.8x is within the noise of the times: in 6 choices some variant"
     ):
         solve(PlanningProblem(network, found, goal, Deceiving(CountedCosts(found), multiple=1)))
+
+
+@pytest.mark.parametrize(("limits", "computed"), [({"max_macs": "0.5x"}, False), ({"max_drop": "50%"}, True)])
+def test_factors_are_computed_while_planning_where_a_limit_depends_on_their_errors_alone(
+    network, found, limits, computed, monkeypatch
+):
+    fresh = []
+    compute = Decomposition._fresh
+    monkeypatch.setattr(Decomposition, "_fresh", lambda own, rank: fresh.append(rank) or compute(own, rank))
+    losses = MeasuredLosses([Probe(name, "svd", (1,), 0.5, 0.1, 2.0, 100) for name in ("0", "2", "5")])
+    goal = Goal(methods=("cp-polished",), **limits)
+    plan = solve(PlanningProblem(network, found, goal, CountedCosts(found), losses))
+    assert plan.factored
+    assert bool(fresh) is computed
+    ready = {}
+    for row in plan.factored:
+        exact = decomposition(ready, network, row.name, row.method, plan.seed).error(row.rank)
+        assert row.error == (exact if computed else pytest.approx(exact, rel=0.15))
