@@ -107,3 +107,10 @@ def test_instructions_that_the_plan_predicts_stand_beside_its_macs(tmp_path):
     assert "| instructions, predicted | 15,350,000 | 9,430,000 | 1.63x fewer |" in (path / "report.md").read_text()
     page = words(Elements((path / "report.html").read_text()).text)
     assert "instructions, predicted 1.63x smaller 15.35M → 9.43M" in page
+
+
+def test_the_error_of_the_factors_stands_in_the_place_of_the_plans_estimate(tmp_path):
+    path = report_run(tmp_path / "net")
+    assert gather(RunDirectory(path)).layers[0].error == 0.61
+    edit(path, "compressed.json", lambda record: record | {"errors": {"fc1": 0.58}})
+    assert [layer.error for layer in gather(RunDirectory(path)).layers] == [0.58, None]
