@@ -243,7 +243,7 @@ class MeasuredCosts:
         return _Timed(geometry_of(find_layer(self._network, layer.name), layer.shape), copies, others, self._sweep)
 
     def _variant(self, variant: LayerVariant) -> tuple[_Timed | None, str, Rank]:
-        """How the variant is timed (None for a layer that never runs), its method and rank."""
+        """The variant's files (None for a layer that never runs), its method and rank."""
         self._survey.layer(variant.layer)
         return self._timed.get(variant.layer), variant.method, variant.rank
 
