@@ -49,11 +49,7 @@ def test_another_network_is_compressed_and_exported_to_all_formats(name, tmp_pat
     plan = ce.make_plan(network.module, ce.survey(network.module, images[:1]), ce.Goal(max_params="0.5x"))
     smaller = ce.compress(network.module, plan)
     assert 0.45 * smaller.before.parameters < smaller.after.parameters <= 0.5 * smaller.before.parameters
-    for form in FORMATS:
-        sizes = []
-        for kind, module in (("original", network.module), ("compressed", smaller.module)):
-            path = tmp_path / f"{kind}.{form}"
-            artifact = ce.export(module, images[:1], form, path, images=images[:8].numpy())
-            judged(vars(artifact.parity), form)
-            sizes.append(artifact.bytes)
-        assert sizes[1] < 0.6 * sizes[0]
+    for form in FORMATS:  # the original is in it: the layers that are kept, and all between them
+        artifact = ce.export(smaller.module, images[:1], form, tmp_path / f"x.{form}", images=images[:8].numpy())
+        judged(vars(artifact.parity), form)
+        assert artifact.bytes < 0.6 * 4 * smaller.before.parameters
