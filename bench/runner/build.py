@@ -13,12 +13,13 @@ import sysconfig
 import time
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from bench.measurement import BenchError
-from bench.runner.bundle import LOADER, MANIFEST, ROOT, Bundle, BundledFile, Program, closure, write_manifest
+from bench.runner.bundle import LOADER, ROOT, Bundle, BundledFile, Program, closure, open_bundle, write_manifest
 from exporters.artifact import size_and_sha256
 
 HERE = Path(__file__).parent
@@ -103,7 +104,8 @@ TARGETS = {
 
 
 def build(target: Target, root: Path = ROOT) -> Path:
-    """The bundle directory of the target, built where its sources, versions and compiler are not those of last time.
+    """The bundle directory of the target, built where its sources, versions and compiler are not those of last time, or
+    where a file of it is missing or has changed.
 
     BenchError names the package if a program is missing, and the log if a step fails.
     """
@@ -115,8 +117,9 @@ def build(target: Target, root: Path = ROOT) -> Path:
     chosen = lane(target.lane)
     key = _key(target, chosen)
     stamp = root / f".{target.arch}.json"
-    if (root / target.arch / MANIFEST).exists() and stamp.exists() and stamp.read_text() == key:
-        return root / target.arch
+    if stamp.exists() and stamp.read_text() == key:
+        with suppress(BenchError):  # libraries of an environment that is gone, say: built again
+            return open_bundle(target.arch, root).path
     wheels = _wheels(target, chosen, root)
     programs = _compile(target, chosen, wheels, root)
     bundle = _assemble(target, chosen, wheels, programs, root)

@@ -10,7 +10,7 @@ import pytest
 from bench.measurement import BenchError
 from bench.runner import build as builder
 from bench.runner.build import TARGETS, Log, build, lane, main
-from bench.runner.bundle import BundledFile, closure, open_bundle
+from bench.runner.bundle import Bundle, BundledFile, closure, open_bundle, write_manifest
 from exporters.artifact import size_and_sha256
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -54,6 +54,27 @@ def test_libraries_are_found_by_the_names_that_programs_call_them() -> None:
     found = closure([python], sorted(Path("/lib").glob("*-linux-gnu")))
     assert found["libc.so.6"].name.startswith("libc")
     assert closure([python], []) == {}
+
+
+def test_a_bundle_that_lacks_a_file_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the host's does whose environment was moved: its libraries are links into that."""
+    target = replace(TARGETS["host"], compiler="true")
+    folder, file = tmp_path / "host", tmp_path / "host" / "run_pte"
+    folder.mkdir()
+    file.write_bytes(b"program")
+    size, digest = size_and_sha256(file)
+    write_manifest(Bundle(folder, "host", "x86_64", "", {}, {"run_pte": BundledFile(size, digest)}))
+    monkeypatch.setattr(builder, "_key", lambda *_words: "as it was")
+    (tmp_path / ".host.json").write_text("as it was")
+    assert build(target, tmp_path) == folder
+    file.unlink()
+
+    def begun(*_words: object) -> None:
+        raise BenchError("built again")
+
+    monkeypatch.setattr(builder, "_wheels", begun)
+    with pytest.raises(BenchError, match="built again"):
+        build(target, tmp_path)
 
 
 @pytest.mark.slow
