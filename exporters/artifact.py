@@ -61,6 +61,10 @@ class ExportError(RuntimeError):
     """A network, a format or a toolkit that does not give a file; the text names the cure."""
 
 
+class NotInterpretedError(ExportError):
+    """A file that another system runs, with something that this one's interpreter lacks: it is not executed here."""
+
+
 @dataclass(frozen=True)
 class Parity:
     """Numerical parity of a file's logits with the module's, over `images` real images.
@@ -69,7 +73,7 @@ class Parity:
     deviation of the module's logits over all images, `rms_error` the root mean square of all differences, divided so
     too; `cosine` the least over the images, of logits whose mean is removed; `top1_agreement` the fraction of images (0
     to 1) given the same class. A file that was not executed has None in all of them, and `note` says what was compared
-    instead.
+    instead. `interpreter` names what executed it in place of its runtime, "" where that did.
     """
 
     executed: bool
@@ -80,6 +84,7 @@ class Parity:
     top1_agreement: float | None
     note: str = ""
     rms_error: float | None = None
+    interpreter: str = ""
 
     def verdict(self, dtype: str) -> Verdict:
         """The verdict on a file that computes in `dtype`: within LIMITS."""

@@ -263,7 +263,7 @@ def export_networks(job: Job, answer: Callable[[Step], None]) -> None:
             progress=begun,
         )
         logits = None
-        if job.test is not None and FORMATS[job.format].runs_here:
+        if job.test is not None and artifact.parity is not None and artifact.parity.executed:
             begun("running the test images")
             logits = job.scratch / f"{name}.npy"
             np.save(logits, logits_of_file(artifact.path, job.format, np.load(job.test, mmap_mode="r")))

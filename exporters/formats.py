@@ -48,7 +48,8 @@ class Writer(Protocol):
 class Format:
     """One kind of file, written and run by `writer`.
 
-    `system` is the only `sys.platform` that runs the file, None where every one does. `effort` is the CPU time
+    `system` is the only `sys.platform` that has the runtime, None where every one does: on others the file is
+    interpreted, which gives its logits, and no times. `effort` is the CPU time
     of an AlexNet in s: the formats that take longest are started first. `dtypes` are the number types whose programs it
     takes, keys of `artifact.LIMITS`; `refused` says of each other one why not. `computes` is the type in which its
     files of float32 programs compute.
@@ -66,7 +67,13 @@ class Format:
 
     @property
     def runs_here(self) -> bool:
+        """Whether the runtime does, so that times are the file's own."""
         return self.system in (None, sys.platform)
+
+    @property
+    def interpreted(self) -> str:
+        """The mark of figures that an interpreter gave, "" where the runtime does."""
+        return "" if self.runs_here else f"interpreted, not {self.runtime}"
 
 
 FORMATS: dict[str, Format] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.artifact import ExportError, Parity
+from exporters.artifact import ExportError, NotInterpretedError, Parity
 from exporters.formats import find_format
 from exporters.toolkits import reason
 
@@ -87,18 +88,25 @@ def compare(given: Array, reference: Array) -> Parity:
 def check(path: Path, format: str, images: Array, reference: Array, *, inspected: str = "", threads: int = 1) -> Parity:
     """Parity of the file's logits for `images` (N, C, H, W), each given alone, with the module's, `reference`.
 
-    A format that this system cannot run gives Parity(executed=False), whose note ends with `inspected`: what the
-    writer compared in the stored file instead. Raises ExportError as `logits_of_file` and `compare` do.
+    Where this system has an interpreter in place of the format's runtime, `Parity.interpreter` names it, and the note
+    ends with `inspected`: what the writer compared in the stored file. A file that it cannot interpret gives
+    Parity(executed=False). Raises ExportError as `logits_of_file` and `compare` do.
     """
     kind = find_format(format)
-    if not kind.runs_here:
-        note = f"not executed on this system; {inspected or 'nothing was compared'}"
+    try:
+        found = compare(logits_of_file(path, format, images, threads), reference)
+    except NotInterpretedError as error:
+        note = f"not executed on this system: {error}; {inspected or 'nothing was compared'}"
         return Parity(False, 0, None, None, None, None, note)
-    return compare(logits_of_file(path, format, images, threads), reference)
+    if kind.runs_here:
+        return found
+    note = "; ".join(filter(None, (kind.interpreted, inspected, found.note)))
+    return replace(found, note=note, interpreter=kind.interpreted)
 
 
 def logits_of_file(path: Path, format: str, images: Array, threads: int = 1) -> Array:
-    """The logits (N, classes) of an exported file in its own runtime, one image (N, C, H, W) at a time.
+    """The logits (N, classes) of an exported file in its own runtime, or in what stands in for it on this system, one
+    image (N, C, H, W) at a time.
 
     Raises ExportError when the runtime refuses the file. Torch's thread count, which TorchScript's runtime sets, is the
     caller's again afterwards.

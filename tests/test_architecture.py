@@ -19,7 +19,7 @@ MAY_IMPORT = {
 # The folders of a package from the lowest to the highest; its root is below them all, but for a module that is named.
 ORDER = {
     "compressor": ("decompositions", "surgery.py", "weight_sharing", "planning", "training"),
-    "exporters": ("quantization", "writers", "formats.py", "parity.py", "export.py", "export_all.py"),
+    "exporters": ("quantization", "mil", "writers", "formats.py", "parity.py", "export.py", "export_all.py"),
     "bench": ("file_contents", "host", "runner", "budgets", "simulator", "phone", "profile", "devices.py"),
     "compress_export": ("models", "data", "latency", "reporting", "pipeline", "study", "cli", "__main__.py"),
 }

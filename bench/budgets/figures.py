@@ -99,6 +99,13 @@ def _agreement(subject: ModelFile, _where: Where) -> Figure:
     return 100 * parity.top1_agreement
 
 
+def interpreter_of(quantity: str, subject: ModelFile) -> str:
+    """The mark of a figure that an interpreter gave in place of the file's runtime; "" of every other figure."""
+    parity = None if subject.artifact is None else subject.artifact.parity
+    ran = quantity == "agreement" or (quantity == "accuracy" and subject.accuracy is not None)
+    return parity.interpreter if ran and parity is not None else ""
+
+
 FIGURES: dict[str, Callable[[ModelFile, Where], Figure]] = {
     "size": lambda subject, _: subject.measured[0],
     "shipped": lambda subject, _: subject.shipped,

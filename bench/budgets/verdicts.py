@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from bench.budgets.figures import FIGURES, Figure, Unmeasured, of_base, original, unsteady_times
+from bench.budgets.figures import FIGURES, Figure, Unmeasured, interpreter_of, of_base, original, unsteady_times
 from bench.budgets.growth import MEASURES, OTHER, Part, accounts
 from bench.budgets.limits import QUANTITIES, Budget, Budgets, Limit, Unit
 from bench.budgets.model_files import ModelFile, beside, exported, find
@@ -24,7 +24,7 @@ class Verdict:
     """Result of one limit for one file or run. `allowed` is the limit as a number, from the base's or the original's
     figure (`reference`) where it is relative. `limit` is None where the file itself is the fault. `parts` account for a
     failure; without a base to compare with they are the largest. `unsteady` says why the times that were judged are
-    not to be trusted."""
+    not to be trusted, `interpreter` what executed the file where its runtime did not."""
 
     outcome: Outcome
     subject: str
@@ -36,6 +36,7 @@ class Verdict:
     reason: str = ""
     parts: tuple[Part, ...] = ()
     unsteady: tuple[str, ...] = ()
+    interpreter: str = ""
 
     @property
     def excess(self) -> float:
@@ -149,7 +150,10 @@ def _judge(limit: Limit, budget: Budget, subject: ModelFile, base: ModelFile | N
     slack = 1e-9 * abs(allowed)
     beyond = allowed - value > slack if more_is_better else value - allowed > slack
     shaky = unsteady_times(limit.quantity, subject, budget.where)
-    judged = Verdict("passed", subject.name, limit.line, limit, value, allowed, reference, unsteady=shaky)
+    interpreter = interpreter_of(limit.quantity, subject)
+    judged = Verdict(
+        "passed", subject.name, limit.line, limit, value, allowed, reference, unsteady=shaky, interpreter=interpreter
+    )
     if beyond:
         return replace(judged, outcome="failed", parts=accounts(limit.quantity, subject, base))
     if limit.kind == "absolute":
@@ -199,7 +203,7 @@ def cells(verdict: Verdict) -> tuple[str, str]:
     quantity = QUANTITIES[verdict.limit.quantity]
     if verdict.value is None:
         return "not measured", verdict.limit.text
-    mark = ", not steady" if verdict.unsteady else ""
+    mark = ", not steady" if verdict.unsteady else f", {verdict.interpreter}" if verdict.interpreter else ""
     if verdict.allowed is None:
         return f"{amount(quantity.unit, verdict.value)}{mark}", verdict.limit.text
     value, allowed = contrast(quantity.unit, verdict.value, verdict.allowed)

@@ -136,9 +136,7 @@ def findings_here() -> Iterable[Finding]:
     for name, form in FORMATS.items():
         yield _package(f"write .{name} ({form.title})", form.writer.REQUIRES)
         if not form.runs_here:
-            yield Finding(
-                f"run .{name}", False, "this is not macOS", "run `compress-export bench` on a Mac", needed=False
-            )
+            yield Finding(f"run .{name}", False, form.interpreted, "run `compress-export bench` on a Mac", needed=False)
     yield _package("networks timm:NAME", ("timm",), needed=False)
     ability = "count on a simulated ARM CPU"
     try:

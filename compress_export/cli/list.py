@@ -72,7 +72,8 @@ def rows_of(kind: str) -> Iterator[Row]:
         from exporters.formats import FORMATS
 
         for name, form in FORMATS.items():
-            yield name, f"{form.title}, run by {form.runtime}{'' if form.runs_here else ' (not on this system)'}"
+            place = "" if form.runs_here else " (interpreted on this system)"
+            yield name, f"{form.title}, run by {form.runtime}{place}"
     elif kind == "devices":
         from bench.devices import DEVICES
 

@@ -182,7 +182,8 @@ def _left_to_do(
     def holds(artifact: Artifact) -> bool:
         if artifact.format in damaged or artifact.network not in wanted.get(artifact.format, ()):
             return artifact.format not in damaged
-        judged = test is None or not FORMATS[artifact.format].runs_here or test.judged(context, artifact)
+        executed = artifact.parity is not None and artifact.parity.executed
+        judged = test is None or not executed or test.judged(context, artifact)
         return judged and artifact.network not in anew
 
     artifacts = [artifact for artifact in found if holds(artifact)]

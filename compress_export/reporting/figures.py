@@ -90,10 +90,11 @@ def parity(file: FileRow) -> str:
         return "not checked"
     if not found.executed or found.relative_error is None or found.top1_agreement is None:
         return found.note
-    same = round(found.top1_agreement * found.images)
+    same = f"same class {round(found.top1_agreement * found.images)} of {found.images}"
+    mark = f" ({found.interpreter})" if found.interpreter else ""
     if file.artifact.dtype == "int8" and found.rms_error is not None:
-        return f"RMS error {found.rms_error:.1e} to its int8 program; same class {same} of {found.images}"
-    return f"relative error {found.relative_error:.1e}; same class {same} of {found.images}"
+        return f"RMS error {found.rms_error:.1e} to its int8 program; {same}{mark}"
+    return f"relative error {found.relative_error:.1e}; {same}{mark}"
 
 
 def counted_change(first: Simulated, last: Simulated) -> str:
@@ -176,10 +177,11 @@ def format_rows(report: Report) -> list[tuple[str, str, str, str]]:
         if row.base is not None:  # the network as it was stands beside it too
             sizes += f"; {smaller(Pair(whole.bytes, last.artifact.bytes))} than {whole.path.name}"
             times += "" if row.base_ratio is None else f"; {faster(row.base_ratio)} than {whole.path.name}"
+        # of a file that was not executed the first clause of the reason, of which the page has all
+        said = parity(last).split(",")[0] if last.artifact.verdict == "not executed" else parity(last)
         rows += [
             (f"{name} size", size(row.bytes.original), size(row.bytes.compressed), sizes),
-            # the first clause; the page has the rest
-            (f"{name} parity", first.verdict, last.verdict, parity(last).split(",")[0]),
+            (f"{name} parity", first.verdict, last.verdict, said),
         ]
         if first.accuracy is not None and last.accuracy is not None:
             cells = percent(first.accuracy.top1), percent(last.accuracy.top1), flipped(last.accuracy)

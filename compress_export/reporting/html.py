@@ -145,6 +145,9 @@ def parity_verdict(report: Report) -> tuple[str, bool]:
     if passed == len(files):
         sentence = f"All {len(files)} files match the PyTorch model{whose} ({images} images)"
     waiting = f"; {verdicts['not executed']} not executed on this system" if verdicts["not executed"] else ""
+    interpreted = sum(bool(file.artifact.parity and file.artifact.parity.interpreter) for file in files)
+    if interpreted:
+        waiting += f"; {interpreted} interpreted, their runtime is not on this system"
     gone = f"; {verdicts['gone']} no longer there (see Notes)" if verdicts["gone"] else ""
     lacking = "".join(f"; files of .{name} are missing (see Notes)" for name in report.unwritten)
     return f"{sentence}{waiting}{gone}{lacking}.", not lacking and all(
@@ -194,13 +197,15 @@ def _file_accuracy(formats: Sequence[FormatRow]) -> Iterator[Card]:
         points, worst = min(rows, key=lambda each: each[0])
         assert worst.compressed.accuracy is not None
         assert worst.before.accuracy is not None
+        parity = worst.compressed.artifact.parity
+        runtime = (parity.interpreter if parity is not None else "") or "in its own runtime"
         others = [f".{row.format} {change:+.2f}" for change, row in rows if row is not worst]
         yield Card(
             label=f"top-1 of {worst.compressed.name}",
             headline=f"{points:+.2f} points".replace("-", "−"),  # noqa: RUF001  # a minus sign, not a hyphen
             before=figures.percent(worst.before.accuracy.top1),
             after=figures.percent(worst.compressed.accuracy.top1),
-            note="; ".join([f"{figures.flipped(worst.compressed.accuracy)} in its own runtime", *others]),
+            note="; ".join([f"{figures.flipped(worst.compressed.accuracy)} {runtime}", *others]),
         )
 
 
@@ -212,6 +217,7 @@ def _parity(formats: Sequence[FormatRow]) -> Iterator[Card]:
         name, worst, error = max(run, key=lambda each: each[2])
         same = min(round((parity.top1_agreement or 0) * parity.images) for _, parity, _ in run)
         note = f"of the standard deviation of the logits; same class for {same} of {worst.images} images"
+        note += f"; {worst.interpreter}" if worst.interpreter else ""
         yield Card(f"largest error (.{name})", f"{error:.0e} relative", note=note)
 
 

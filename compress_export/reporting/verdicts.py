@@ -67,6 +67,7 @@ def as_json(found: Verdicts) -> str:
                 "excess": verdict.excess,
                 "reason": verdict.reason,
                 "unsteady": verdict.unsteady,
+                "interpreter": verdict.interpreter,
                 "parts_of": None if limit is None or not verdict.parts else MEASURES[limit.quantity],
                 "parts": verdict.parts,
             }

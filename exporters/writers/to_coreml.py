@@ -1,15 +1,15 @@
-"""nn.Module -> CoreML .mlpackage (mlprogram, iOS 15 and later). It converts anywhere and predicts on macOS only.
+"""nn.Module -> CoreML .mlpackage (mlprogram, iOS 15 and later). Core ML runs it on macOS, an interpreter elsewhere.
 
-What cannot be run here is read back: the stored package's input, output and weights against the module's.
+The stored package is read back too: its input, output and weights against the module's.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from exporters.artifact import ExportError, Runner, Written, number_type
 from exporters.toolkits import quiet, reason, versions
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from exporters.lookup import Lookup
+    from exporters.mil.program import Program
 
     Array = NDArray[np.float32]
 
@@ -85,13 +86,13 @@ def export(
     return Written(dtype=dtype, inspected=inspect(program, path))
 
 
-def load(path: Path, threads: int) -> Runner:  # noqa: ARG001  # Core ML decides itself; the others take threads
-    """A function that runs the package through Core ML on its CPU. ExportError anywhere but on macOS."""
-    if sys.platform != "darwin":
-        raise ExportError(
-            f"CoreML predicts on macOS only, this is {sys.platform}; run {path.name} on a Mac or an iPhone"
-        )
+def load(path: Path, threads: int) -> Runner:
+    """A function that runs the package through Core ML on its CPU, on other systems than macOS by `exporters.mil`."""
     versions(REQUIRES)
+    if sys.platform != "darwin":
+        from exporters.mil import interpreter
+
+        return interpreter.load(path, threads)
     import coremltools
     import numpy as np
 
@@ -114,14 +115,16 @@ def inspect(program: ExportedProgram, path: Path) -> str:
     import coremltools
 
     from exporters.capture import input_shape, output_shape
+    from exporters.mil.program import read
 
     spec = coremltools.utils.load_spec(str(path))
     image = _one_feature(spec.description.input, "image", input_shape(program), path)
     logits = _one_feature(spec.description.output, "logits", output_shape(program), path)
     weights = {name: tensor for name, tensor in program.state_dict.items() if tensor.is_floating_point()}
-    merged, lost = compare_weights(weights, spec.mlProgram, path)
+    stored = read(path)
+    merged, lost = compare_weights(weights, stored)
     codes = {name: tensor for name, tensor in program.state_dict.items() if str(tensor.dtype) == "torch.int8"}
-    lost += compare_codes(codes, spec.mlProgram, path)
+    lost += compare_codes(codes, stored)
     lost += sorted({*merged} & _scales(program))
     if lost:
         raise ExportError(
@@ -131,7 +134,7 @@ def inspect(program: ExportedProgram, path: Path) -> str:
     aside = f" ({', '.join(merged)} merged by the converter)" if merged else ""
     found = f"{len(weights) - len(merged)} of {len(weights)} stored weights match within float16"
     if codes:
-        operators = [operation.type for operation in _operations(spec.mlProgram)]
+        operators = [operation.operator for operation in stored.operations]
         found = f"{len(codes)} weights in int8 match, {operators.count('quantize')} activations are quantized, {found}"
     return f"{found}{aside}, input {image}, output {logits}"
 
@@ -143,15 +146,15 @@ def _one_feature(features: Any, name: str, shape: tuple[int, ...], path: Path) -
     return f"{name} {'x'.join(str(size) for size in shape)}"
 
 
-def compare_weights(weights: Mapping[str, Tensor], program: Any, package: Path) -> tuple[list[str], list[str]]:
+def compare_weights(weights: Mapping[str, Tensor], program: Program) -> tuple[list[str], list[str]]:
     """Names of the weights that the converter has merged with others, and of those that are stored nowhere.
 
-    `program` is the package's mlProgram. The converter may rename, scale or share constants, so content decides:
-    every stored constant with as many numbers is tried. A bias or scale (one dimension) that equals none was merged.
+    The converter may rename, scale or share constants, so content decides: every stored constant with as many numbers
+    is tried. A bias or scale (one dimension) that equals none was merged.
     """
     import numpy as np
 
-    constants = _constants(program, package, "float")
+    constants = _constants(program, ("float16", "float32"))
     merged: list[str] = []
     lost: list[str] = []
     for name, weight in weights.items():
@@ -161,24 +164,24 @@ def compare_weights(weights: Mapping[str, Tensor], program: Any, package: Path) 
         orders = [order.reshape(-1) for order in ((wanted, wanted.T) if wanted.ndim == 2 else (wanted,))]
         if any(
             np.allclose(stored, order, rtol=ROUNDING * 1.001, atol=2.0**-24, equal_nan=True)
-            for stored in (read() for read in candidates)
+            for stored in candidates
             for order in orders
         ):
             continue
-        scaled = wanted.ndim < 2 or any(_agree_by_channel(wanted, read()) for read in candidates)
+        scaled = wanted.ndim < 2 or any(_agree_by_channel(wanted, stored) for stored in candidates)
         (merged if scaled else lost).append(name)
     return merged, lost
 
 
-def compare_codes(codes: Mapping[str, Tensor], program: Any, package: Path) -> list[str]:
+def compare_codes(codes: Mapping[str, Tensor], program: Program) -> list[str]:
     """Names of the int8 weights that the package holds nowhere, code by code."""
     import numpy as np
 
-    stored = _constants(program, package, "int8")
+    constants = _constants(program, ("int8",))
     return [
         name
         for name, tensor in codes.items()
-        if not any(np.array_equal(read(), tensor.numpy().reshape(-1)) for read in stored[tensor.numel()])
+        if not any(np.array_equal(stored, tensor.numpy().reshape(-1)) for stored in constants[tensor.numel()])
     ]
 
 
@@ -188,7 +191,7 @@ def _scales(program: ExportedProgram) -> set[str]:
     return {str(program.graph_signature.inputs_to_buffers[node.args[1].name]) for node in nodes}
 
 
-def _agree_by_channel(wanted: Array, stored: Array) -> bool:
+def _agree_by_channel(wanted: Array, stored: NDArray[Any]) -> bool:
     """Equal up to one factor for each channel, along the first or (transposed convolutions) the second axis."""
     import numpy as np
 
@@ -203,59 +206,14 @@ def _agree_by_channel(wanted: Array, stored: Array) -> bool:
     return False
 
 
-def _operations(program: Any) -> Iterator[Any]:
-    for function in program.functions.values():
-        yield from function.block_specializations[function.opset].operations
+def _constants(program: Program, dtypes: tuple[str, ...]) -> dict[int, list[NDArray[Any]]]:
+    """The stored constants of these number types, flat, by their count of numbers."""
+    import numpy as np
 
-
-def _constants(program: Any, package: Path, kind: Literal["float", "int8"]) -> dict[int, list[Callable[[], Array]]]:
-    """Readers of the stored constants of that kind by their count of numbers; each reads when it is called."""
-    from coremltools.libmilstoragepython import _BlobStorageReader
-
-    # a package whose constants are all small has no blob file
-    blobs = list(package.rglob("weight.bin"))
-    reader = _BlobStorageReader(str(blobs[0])) if blobs else None
-    found: dict[int, list[Callable[[], Array]]] = defaultdict(list)
-    for operation in _operations(program):
-        constant = operation.type == "const" or operation.type.startswith("constexpr_")
-        values = list(operation.attributes.values()) if constant else []
-        # constants may also stand in place as an argument
-        values += [binding.value for given in operation.inputs.values() for binding in given.arguments]
-        for value in values:
-            size, read = (_reader if kind == "float" else _code_reader)(value, reader)
-            if read is not None:
-                found[size].append(read)
+    found: dict[int, list[NDArray[Any]]] = defaultdict(list)
+    for operation in program.operations:
+        for given in operation.arguments.values():
+            for value in given:
+                if isinstance(value, np.ndarray) and value.dtype.name in dtypes:
+                    found[value.size].append(value.reshape(-1))
     return found
-
-
-def _code_reader(value: Any, blob: Any) -> tuple[int, Callable[[], Array] | None]:
-    import numpy as np
-    from coremltools.proto.MIL_pb2 import DataType
-
-    kind = value.type.tensorType
-    size = int(np.prod([dimension.constant.size for dimension in kind.dimensions], dtype=np.int64))
-    if kind.dataType != DataType.INT8:
-        return size, None
-    if value.WhichOneof("value") == "blobFileValue":
-        return size, lambda: np.asarray(blob.read_int8_data(value.blobFileValue.offset)).reshape(-1)
-    return size, lambda: np.frombuffer(value.immediateValue.tensor.bytes.values, np.int8)
-
-
-def _reader(value: Any, blob: Any) -> tuple[int, Callable[[], Array] | None]:
-    import numpy as np
-    from coremltools.proto.MIL_pb2 import DataType
-
-    kind = value.type.tensorType
-    size = int(np.prod([dimension.constant.size for dimension in kind.dimensions], dtype=np.int64))
-    half = kind.dataType == DataType.FLOAT16
-    if not half and kind.dataType != DataType.FLOAT32:
-        return size, None
-    if value.WhichOneof("value") == "blobFileValue":
-        offset = value.blobFileValue.offset
-        if not half:
-            return size, lambda: blob.read_float_data(offset)
-        return size, lambda: np.frombuffer(blob.read_fp16_data(offset).tobytes(), np.float16).astype(np.float32)
-    tensor = value.immediateValue.tensor
-    if half:
-        return size, lambda: np.frombuffer(tensor.bytes.values, np.float16).astype(np.float32)
-    return size, lambda: np.array(tensor.floats.values, dtype=np.float32)

@@ -45,6 +45,7 @@ def test_an_unknown_target_is_answered_with_the_nearest():
 @pytest.mark.skipif(sys.platform == "darwin", reason="on macOS the package is run")
 def test_coreml_runs_on_macos_only():
     assert [name for name, kind in FORMATS.items() if not kind.runs_here] == ["mlpackage"]
+    assert (FORMATS["mlpackage"].interpreted, FORMATS["pte"].interpreted) == ("interpreted, not Core ML", "")
 
 
 @pytest.mark.parametrize("name", FORMATS)

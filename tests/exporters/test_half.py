@@ -73,7 +73,7 @@ def test_a_file_stores_float16_alone(format, module, halved, tmp_path):
     path = tmp_path / f"n.{format}"
     made = export_program(halved, format, path, images=IMAGES, reference=logits_of(module, IMAGES))
     assert made.dtype == "float16"
-    assert made.verdict in ("passed", "not executed")
+    assert made.verdict == "passed"
     assert made.not_delegated == ()
     stored = {name: size for name, size in read(path).dtypes.items() if name.startswith("float")}
     weights = sum(2 * tensor.numel() for tensor in halved.state_dict.values())

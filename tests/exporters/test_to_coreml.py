@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 import torch
 from exporter_networks import images, small_network
@@ -7,7 +5,7 @@ from torch import nn
 
 from exporters.artifact import ExportError
 from exporters.capture import capture
-from exporters.writers.to_coreml import export, inspect, load
+from exporters.writers.to_coreml import export, inspect
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +70,3 @@ class SingularValues(nn.Module):
 def test_an_operator_that_coreml_lacks_is_named(tmp_path):
     with pytest.raises(ExportError, match=r"CoreML cannot express the network: .*svd.*leave the mlpackage format out"):
         export(capture(SingularValues(), images()), tmp_path / "x.mlpackage")
-
-
-@pytest.mark.skipif(sys.platform == "darwin", reason="on macOS the package is run")
-def test_a_package_is_not_run_away_from_macos(package):
-    with pytest.raises(ExportError, match=r"CoreML predicts on macOS only, this is linux; run x.mlpackage on a Mac"):
-        load(package[0], 1)

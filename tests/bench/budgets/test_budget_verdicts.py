@@ -286,6 +286,17 @@ def test_instructions_of_two_cores_are_never_compared(folder):
     )
 
 
+def test_a_figure_that_an_interpreter_gave_is_marked(folder):
+    artifacts = json.loads((folder / "run/artifacts.json").read_text())
+    assert [one(folder, key, "9 %").interpreter for key in ("agreement", "accuracy")] == ["", ""]
+    for row in artifacts:
+        row["parity"]["interpreter"] = "interpreted, not Core ML"
+    (folder / "run/artifacts.json").write_text(json.dumps(artifacts))
+    marked = one(folder, "agreement", "9 %")
+    assert (marked.outcome, cells(marked)[0]) == ("passed", "100.00 %, interpreted, not Core ML")
+    assert one(folder, "latency", "5 ms").interpreter == "", "its times are the runtime's own"
+
+
 def test_what_a_run_does_not_tell_is_not_measured(folder):
     (folder / "run/accuracy.json").unlink()
     assert one(folder, "accuracy", "9 %").reason == "the run has no accuracy: it was made without --data"

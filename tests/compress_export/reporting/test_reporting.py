@@ -181,6 +181,22 @@ def test_a_file_that_was_moved_away_is_a_note(tmp_path, name, mark):
     assert {row["verdict"] for row in files} == {"passed", "gone"}
 
 
+def test_an_interpreted_file_is_marked_wherever_its_parity_stands(tmp_path):
+    path = report_run(tmp_path / "net")
+    rows = json.loads((path / "artifacts.json").read_text())
+    for row in rows:
+        row["parity"]["interpreter"] = "interpreted, not Core ML"
+    (path / "artifacts.json").write_text(json.dumps(rows))
+    _, terminal, html, markdown, files = pages(path)
+    for page in (terminal, html, markdown):
+        assert "of 32 (interpreted, not Core ML)" in page
+    assert (
+        "All 2 files match the PyTorch model (32 images); 2 interpreted, their runtime is not on this system." in html
+    )
+    assert "images; interpreted, not Core ML" in html, "the card of the largest error"
+    assert [row["parity"]["interpreter"] for row in files] == ["interpreted, not Core ML"] * 2
+
+
 def test_a_package_is_weighed_as_a_whole(tmp_path):
     package = tmp_path / "a.mlpackage"
     (package / "Data").mkdir(parents=True)

@@ -1,0 +1,1 @@
+"""An interpreter of CoreML's ML programs: .mlpackage -> logits, on systems that have no Core ML."""
