@@ -24,11 +24,11 @@ def affine_dequantize(quantized_data: Array, zero_point: Array, scale: Array, ax
 
 
 def blockwise_shift_scale(data: Array, scale: Array, offset: Array | None = None) -> Array:
-    """scale * (data - offset), one of each for a block; the blocks of an axis are as many as it has scales."""
-    moved = data.astype(np.float32)
+    """scale * (data - offset) in the scales' type, one of each for a block; an axis has as many blocks as scales."""
+    moved = data.astype(scale.dtype)
     if offset is not None:
-        moved = moved - _repeat(offset.astype(np.float32), data.shape)
-    return np.asarray((_repeat(scale.astype(np.float32), data.shape) * moved).astype(scale.dtype))
+        moved = moved - _repeat(offset.astype(scale.dtype), data.shape)
+    return np.asarray(_repeat(scale, data.shape) * moved)
 
 
 def lut_to_dense(indices: Array, lut: Array, shape: Array | None = None, vector_axis: Array | None = None) -> Array:

@@ -134,7 +134,9 @@ def _constant(value: Any, stored: Callable[[str], Any]) -> Array | str:
         return np.array(numbers, dtype).reshape(kind.shape)
     if kind.dtype not in SUB_BYTE:
         return np.frombuffer(numbers, dtype).reshape(kind.shape)
-    return unpack(np.frombuffer(numbers, np.uint8), int(kind.dtype[-1]), kind.shape).astype(dtype)
+    bits = int(kind.dtype[-1])
+    codes = unpack(np.frombuffer(numbers, np.uint8), bits, kind.shape).astype(dtype)
+    return codes if dtype == "uint8" else codes - ((codes >> (bits - 1)) << bits)  # the first bit is the sign
 
 
 def unpack(packed: Array, bits: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
