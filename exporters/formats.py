@@ -67,7 +67,7 @@ class Format:
 
     @property
     def runs_here(self) -> bool:
-        """Whether the runtime does, so that times are the file's own."""
+        """True where this system has the runtime, so that times are the file's own."""
         return self.system in (None, sys.platform)
 
     @property

@@ -172,7 +172,7 @@ def layer_norm(
 ) -> Tensor:
     over = sorted(axis % x.dim() for axis in integers(axes, range(x.dim())))
     shape = [size if axis in over else 1 for axis, size in enumerate(x.shape)]
-    variance, mean = torch.var_mean(x, dim=over, correction=0, keepdim=True)
+    variance, mean = torch.var_mean(x, dim=over, unbiased=False, keepdim=True)
     x = (x - mean) * torch.rsqrt(variance + float(epsilon))
     x = x if gamma is None else x * gamma.reshape(shape)
     return x if beta is None else x + beta.reshape(shape)
