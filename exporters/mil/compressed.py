@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.mil.program import unpack
+from exporters.mil.program import Program, Reference, unpack
 
 Array = NDArray[Any]
 
@@ -75,3 +75,17 @@ DECODERS: dict[str, Callable[..., Array | str]] = {
     "constexpr_sparse_to_dense": sparse_to_dense,
 }
 """Arguments are those of the operation, numpy arrays; so is the result (text where a const is text)."""
+
+
+def decoded(program: Program) -> dict[str, Array | str]:
+    """The constants of a program by name, decompressed."""
+    found: dict[str, Array | str] = {}
+    for operation in program.operations:
+        if operation.is_constant:
+            (name,) = operation.outputs
+            arguments = {
+                parameter: found[value.name] if isinstance(value, Reference) else value
+                for parameter, (value,) in operation.arguments.items()
+            }
+            found[name] = DECODERS[operation.operator](**arguments)
+    return found

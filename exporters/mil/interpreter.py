@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exporters.artifact import ExportError, NotInterpretedError, Runner
-from exporters.mil.compressed import DECODERS, Array
+from exporters.mil.compressed import DECODERS, Array, decoded
 from exporters.mil.operators import LISTS, OPERATORS, Value
 from exporters.mil.program import Operation, Program, Reference, TensorType, read
 
@@ -61,16 +61,7 @@ def _unknown(operation: Operation) -> list[str]:
 
 def constants_of(program: Program) -> dict[str, Value]:
     """The constants of a program by name, decompressed; numbers are float32 (of the declared precision) or int64."""
-    found: dict[str, Array | str] = {}
-    for operation in program.operations:
-        if operation.is_constant:
-            (name,) = operation.outputs
-            arguments = {
-                parameter: found[value.name] if isinstance(value, Reference) else value
-                for parameter, (value,) in operation.arguments.items()
-            }
-            found[name] = DECODERS[operation.operator](**arguments)
-    return {name: value_of(constant) for name, constant in found.items()}
+    return {name: value_of(constant) for name, constant in decoded(program).items()}
 
 
 def value_of(constant: Array | str) -> Value:

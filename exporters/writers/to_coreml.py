@@ -38,7 +38,7 @@ ROUNDING = 2.0**-11
 def export(
     program: ExportedProgram,
     path: Path,
-    lookups: Mapping[str, Lookup] | None = None,  # noqa: ARG001  # it has no look-up tables
+    lookups: Mapping[str, Lookup] | None = None,
 ) -> Written:
     """Writes `program` to `path` as an mlprogram: float16 or int8 inside, float32 "image" in and "logits" out.
 
@@ -46,6 +46,8 @@ def export(
 
     A float16 program gives the same file as the float32 one: the converter rounds by itself, and fails at some
     operators that are float16 already.
+
+    Weights of `lookups` that Core ML can look up are stored as tables, which want iOS 16 or 18; a note says so.
 
     Raises ExportError when CoreML lacks an operator (named), or when the stored package is not what was asked for.
     """
@@ -63,13 +65,16 @@ def export(
         import coremltools
         import numpy as np
 
-        target = coremltools.target.iOS17 if dtype == "int8" else coremltools.target.iOS15
+        from exporters.writers.coreml_lookups import store_tables, tables_of
+
+        tables = tables_of(program, lookups or {})
+        ios = max((17 if dtype == "int8" else 15, *(table.ios for table in tables.values())))
         try:
             model = coremltools.convert(
                 program.run_decompositions({}),
                 source="pytorch",
                 convert_to="mlprogram",
-                minimum_deployment_target=target,
+                minimum_deployment_target=coremltools.target[f"iOS{ios}"],
                 compute_precision=coremltools.precision.FLOAT16,
                 outputs=[coremltools.TensorType("logits", dtype=np.float32)],
                 skip_model_load=True,
@@ -79,11 +84,15 @@ def export(
                 f"CoreML cannot express the network: {reason(error)}; "
                 "leave the mlpackage format out or replace that operator"
             ) from error.with_traceback(None)  # its frames hold a temporary folder, gone with them here
+        stored: tuple[str, ...] = ()
+        if tables:
+            model, stored = store_tables(model, tables)
         spec = model.get_spec()
         # the captured input bears the name of the argument of the module's forward
         coremltools.utils.rename_feature(spec, spec.description.input[0].name, "image")
         coremltools.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True).save(str(path))
-    return Written(dtype=dtype, inspected=inspect(program, path))
+    notes = (f"its look-up tables want iOS {ios} or macOS {ios - 3}",) if stored else ()
+    return Written(dtype=dtype, inspected=inspect(program, path), notes=notes, tables=stored)
 
 
 def load(path: Path, threads: int) -> Runner:
@@ -207,13 +216,19 @@ def _agree_by_channel(wanted: Array, stored: NDArray[Any]) -> bool:
 
 
 def _constants(program: Program, dtypes: tuple[str, ...]) -> dict[int, list[NDArray[Any]]]:
-    """The stored constants of these number types, flat, by their count of numbers."""
+    """The constants of these number types, as they are stored and decompressed, flat, by their count of numbers."""
     import numpy as np
 
-    found: dict[int, list[NDArray[Any]]] = defaultdict(list)
+    from exporters.mil.compressed import decoded
+
+    compressed = {
+        name for each in program.operations if each.operator.startswith("constexpr_") for name in each.outputs
+    }
+    values: list[object] = [value for name, value in decoded(program).items() if name in compressed]
     for operation in program.operations:
-        for given in operation.arguments.values():
-            for value in given:
-                if isinstance(value, np.ndarray) and value.dtype.name in dtypes:
-                    found[value.size].append(value.reshape(-1))
+        values += [value for given in operation.arguments.values() for value in given]
+    found: dict[int, list[NDArray[Any]]] = defaultdict(list)
+    for value in values:
+        if isinstance(value, np.ndarray) and value.dtype.name in dtypes:
+            found[value.size].append(value.reshape(-1))
     return found

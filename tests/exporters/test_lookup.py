@@ -1,6 +1,7 @@
-"""Weights stored as indices and codebook: in the value itself, and in an ONNX file that ONNX Runtime runs."""
+"""Weights stored as indices and codebook: in the value itself, in an ONNX file that ONNX Runtime runs, in a package."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,7 +11,9 @@ from torch import nn
 
 from exporters import capture as program
 from exporters.lookup import Lookup, pack, read_lookups, write_lookups
-from exporters.writers import to_onnx
+from exporters.mil.program import read
+from exporters.writers import to_coreml, to_onnx
+from exporters.writers.coreml_lookups import tables_of
 from exporters.writers.onnx_lookups import store_lookups
 
 
@@ -118,3 +121,65 @@ def test_a_weight_of_other_values_or_too_small_a_one_stays_as_it_is():
     model = onnx.ModelProto(graph=onnx.GraphProto(initializer=tensors))
     assert store_lookups(model, {"other": lookup_of((64, 64), 4, 16), "small": small, "none": small}) == ()
     assert [tensor.name for tensor in model.graph.initializer] == ["other", "small"]
+
+
+@pytest.mark.parametrize(
+    ("lookups", "stored", "ios", "macos"),
+    [
+        ({"fc.weight": ((130, 84), 1, 16)}, [(5460, 16)], 16, 13),
+        ({"fc.weight": ((130, 84), 1, 5, True)}, [(5460, 16)], 16, 13),
+        ({"fc.weight": ((130, 84), 4, 33)}, [(130 * 21 * 6 / 8, 64 * 4)], 18, 15),
+        ({"fc.weight": ((130, 84), 2, 7, True, "block")}, [(65 * 84 * 3 / 8, 65 * 8 * 2)], 18, 15),
+        ({"fc.weight": ((130, 84), 4, 2, False, "block")}, [(130 * 21 / 8, 21 * 2 * 4)], 18, 15),
+        (
+            {"fc.weight": ((130, 84), 1, 9), "conv.weight": ((21, 3, 3, 3), 3, 16, True)},
+            [(7 * 27 / 2, 16 * 3), (5460, 16)],
+            18,
+            15,
+        ),
+    ],
+)
+def test_a_coreml_package_looks_its_weights_up(tmp_path, lookups, stored, ios, macos):
+    """`stored` are the bytes of the indices and the numbers of the entries."""
+    module = TwoLayers().eval()
+    module.norm = nn.Identity()
+    own = {name: lookup_of(*arguments) for name, arguments in lookups.items()}
+    for name, each in own.items():
+        module.get_parameter(name).data = torch.from_numpy(each.decoded())
+    images = torch.randn(1, 3, 4, 4)
+    path = tmp_path / "x.mlpackage"
+    written = to_coreml.export(program.capture(module, images), path, own)
+    assert (sorted(written.tables), written.notes) == (
+        sorted(own),
+        (f"its look-up tables want iOS {ios} or macOS {macos}",),
+    )
+    assert written.inspected.startswith("3 of 3 stored weights match within float16")
+    tables = [each.arguments for each in read(path).operations if each.operator == "constexpr_lut_to_dense"]
+    sizes = []
+    for table in tables:
+        (indices,), (entries,) = table["indices"], table["lut"]
+        packed = "shape" in table  # of iOS 16
+        bits = 8 if packed else (entries.shape[-2] - 1).bit_length()
+        sizes.append((indices.size * bits / 8, entries.size))
+    assert sizes == stored
+    logits = module(images).detach().numpy()
+    assert np.abs(to_coreml.load(path, 1)(images.numpy()) - logits).max() < 4e-3 * logits.std()
+
+
+@pytest.mark.parametrize(
+    ("lookup", "stored"),
+    [
+        (lookup_of((64, 32, 1, 1), 2, 256), ["0.weight"]),
+        (lookup_of((64, 32, 1, 1), 2, 300), []),  # more vectors than an index counts
+        (lookup_of((64, 33, 1, 1), 2, 16), []),  # the last vector is cut off
+        (lookup_of((64, 8, 3, 3), 4, 16), []),  # vectors along the axes of a window
+        (lookup_of((4, 8, 1, 1), 4, 16), []),  # larger than the weight
+    ],
+)
+def test_what_core_ml_has_no_table_for_is_stored_as_it_is(lookup, stored):
+    outputs, inputs, side, _ = lookup.shape
+    module = nn.Sequential(nn.Conv2d(inputs, outputs, side), nn.Flatten()).eval()
+    module[0].weight.data = torch.from_numpy(lookup.decoded())
+    network = program.capture(module, torch.randn(1, inputs, side, side))
+    assert list(tables_of(network, {"0.weight": lookup, "1.weight": lookup})) == stored
+    assert tables_of(network, {"0.weight": replace(lookup, codebook=lookup.codebook + 1)}) == {}
