@@ -98,7 +98,7 @@ def export_program(
         progress("checking")
         checked = None
         if images is not None and reference is not None:
-            checked = parity.check(partial, format, images, reference, inspected=written.inspected)
+            checked = parity.check(partial, format, images, reference, dtype=written.dtype, inspected=written.inspected)
         size, digest = size_and_sha256(partial)
         move(partial, path)
     return Artifact(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.artifact import ExportError, NotInterpretedError, Parity
+from exporters.artifact import LIMITS, ExportError, NotInterpretedError, Parity
 from exporters.formats import find_format
 from exporters.toolkits import reason
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
-TIE = 1e-4
-"""Logits of a module that differ by no more of their standard deviation, the error that a float32 file may have, are a
-tie: neither class is the wrong one."""
+TIES = {"float32": LIMITS["float32"][0], "float16": LIMITS["float16"][0], "int8": LIMITS["float32"][0]}
+"""Logits of a module that differ by no more of their standard deviation are a tie, in which neither class is the wrong
+one, by the type that the file computes in: the error that its logits may have. An int8 file is held against a program
+that rounds as it does, and may differ in a tenth of the classes."""
 
 
 def logits_of(module: nn.Module, images: Array) -> Array:
@@ -46,8 +47,8 @@ def logits_of_program(program: ExportedProgram, images: Array) -> Array:
         return np.concatenate([graph(torch.from_numpy(image[None])).numpy() for image in images])
 
 
-def compare(given: Array, reference: Array) -> Parity:
-    """The Parity of a file's logits `given` (N, classes) with the module's own, `reference`.
+def compare(given: Array, reference: Array, dtype: str = "float32") -> Parity:
+    """The Parity of the logits `given` (N, classes) of a file that computes in `dtype` with the module's, `reference`.
 
     Raises ExportError when the shapes differ, when there is no image, or when a logit is not finite.
     """
@@ -79,14 +80,24 @@ def compare(given: Array, reference: Array) -> Parity:
         # where all logits are equal every error counts as a great one
         relative_error=error / max(deviation, 1e-30),
         cosine=float(cosines.min()),
-        top1_agreement=float((theirs.max(axis=1) - chosen <= TIE * deviation).mean()),
+        top1_agreement=float((theirs.max(axis=1) - chosen <= TIES[dtype] * deviation).mean()),
         note="" if deviation > 0 else "the module gives the same logit everywhere, which proves nothing",
         rms_error=float(np.sqrt(np.square(ours - theirs).mean())) / max(deviation, 1e-30),
     )
 
 
-def check(path: Path, format: str, images: Array, reference: Array, *, inspected: str = "", threads: int = 1) -> Parity:
-    """Parity of the file's logits for `images` (N, C, H, W), each given alone, with the module's, `reference`.
+def check(
+    path: Path,
+    format: str,
+    images: Array,
+    reference: Array,
+    *,
+    dtype: str = "float32",
+    inspected: str = "",
+    threads: int = 1,
+) -> Parity:
+    """Parity of the file's logits for `images` (N, C, H, W), each given alone, with the module's, `reference`;
+    the file computes in `dtype`.
 
     Where this system has an interpreter in place of the format's runtime, `Parity.interpreter` names it, and the note
     ends with `inspected`: what the writer compared in the stored file. A file that it cannot interpret gives
@@ -94,7 +105,7 @@ def check(path: Path, format: str, images: Array, reference: Array, *, inspected
     """
     kind = find_format(format)
     try:
-        found = compare(logits_of_file(path, format, images, threads), reference)
+        found = compare(logits_of_file(path, format, images, threads), reference, dtype)
     except NotInterpretedError as error:
         note = f"not executed on this system: {error}; {inspected or 'nothing was compared'}"
         return Parity(False, 0, None, None, None, None, note)

@@ -114,7 +114,8 @@ def shared_notes(shared: SharedWeights | None) -> list[str]:
     kept = "".join(f"; {layer.name} is kept ({layer.kept})" for layer in shared.layers if layer.kept is not None)
     return [
         f"Weights of {names} are shared, {shared.sharing}{kept}. shared.safetensors holds them packed, and .onnx files "
-        "hold indices and codebook; files of other formats hold ordinary weights and do not become smaller by it."
+        "hold indices and codebook, as .mlpackage files do where Core ML has such a table; files of other formats hold "
+        "ordinary weights and do not become smaller by it."
     ]
 
 

@@ -34,12 +34,22 @@ def test_the_least_cosine_counts_and_ignores_the_mean():
     assert parity.top1_agreement == 0.5
 
 
-@pytest.mark.parametrize(("gap", "agreement"), [(0.0, 1.0), (1e-6, 1.0), (1e-2, 0.5)])
-def test_equal_logits_of_the_module_are_a_tie(gap, agreement):
+@pytest.mark.parametrize(
+    ("gap", "dtype", "agreement"),
+    [
+        (0.0, "float32", 1.0),
+        (1e-6, "float32", 1.0),
+        (1e-2, "float32", 0.5),
+        (1e-2, "float16", 1.0),
+        (5e-2, "float16", 0.5),
+        (1e-2, "int8", 0.5),
+    ],
+)
+def test_logits_of_the_module_that_the_type_cannot_tell_apart_are_a_tie(gap, dtype, agreement):
     tied, given = GOLDEN.copy(), GOLDEN.copy()
     tied[0] = (3.0, 1.0, 3.0 - gap)
     given[0] = (3.0, 1.0, 3.0 + 1e-6)
-    assert compare(given, tied).top1_agreement == agreement
+    assert compare(given, tied, dtype).top1_agreement == agreement
 
 
 def test_logits_without_spread_prove_nothing():

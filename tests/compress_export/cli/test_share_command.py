@@ -112,8 +112,8 @@ def test_a_report_says_what_is_shared(tmp_path, call):
         "Weights of fc1 are shared, 4x256 along columns, a codebook for each layer; fc2 is kept (256"
     )
     assert note.endswith(
-        ".onnx files hold indices and codebook; files of other formats hold ordinary weights and do not become smaller "
-        "by it."
+        ".onnx files hold indices and codebook, as .mlpackage files do where Core ML has such a table; files of other "
+        "formats hold ordinary weights and do not become smaller by it."
     )
     page = (path / "report.md").read_text()
     assert "| packed weights | 90.0 kB | 9.0 kB | 10.00x smaller |" in page
