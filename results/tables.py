@@ -368,7 +368,7 @@ def int8(rows: Rows) -> list[list[str]]:
                 f"{file['instructions'] / 1e6:.2f}M",
                 f"{fewer:.2f}x",
                 f"{file['l2_misses'] / 1e3:.1f}k",
-                f"{file['host_ms']:.2f}",
+                "" if file["host_ms"] is None else f"{file['host_ms']:.2f}",
             ]
             table.append([row["row"], kind, *figures, typed(row)])
     return table
@@ -380,7 +380,8 @@ def short_int8(rows: Rows) -> list[list[str]]:
     for row in rows:
         files = {file["kind"]: file for file in row["files"] if file["format"] == "pte"}
         before = files["float32"]
-        for kind, title in (("int8", "int8"), ("both", "low rank and int8"), ("float16", "float16")):
+        for kind, title in (("int8", "int8"), ("int8, tuned", "int8, tuned in it"), ("both", "low rank and int8"),
+                            ("float16", "float16")):  # fmt: skip
             if kind not in files or files[kind]["accuracy"] is None:
                 continue
             after = files[kind]
