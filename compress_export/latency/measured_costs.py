@@ -38,10 +38,10 @@ MULTIPLE = 16
 NETWORK = "network"
 EDGES = "edges"
 """What stands for a method where a time is that of a file's edges."""
-COPIES = 4
-"""Copies of a layer in a timed file, and its variants': so the edges weigh a quarter. Fewer of layers whose work takes
-far longer than the edges."""
-WORK_OF_COPIES = 16_000_000
+COPIES = 2
+"""Copies of a small layer, and of its variants, in a timed file: so the edges weigh half. Four took twice the time to
+write and told nothing more of ResNet-20."""
+WORK_OF_COPIES = 6_000_000
 """Predicted work (MACs and traffic) that the copies in a file do at most together, where it has more than one."""
 NEGLIGIBLE_EDGES = 100_000_000
 """Predicted work of a layer that takes far longer than its file's edges: they are not timed, for the difference of two

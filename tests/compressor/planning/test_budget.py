@@ -1,6 +1,6 @@
 """The rule "budget" on a network of three layers, with costs that a table gives: what a device might have said."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from compressor.planning.budget_rule import file_bytes
 from compressor.planning.cost_model import CountedCosts
 from compressor.planning.goal import Goal
 from compressor.planning.loss_model import MeasuredLosses, Probe
+from compressor.planning.options import OPTIONS
 from compressor.planning.planner import PlanningProblem, make_plan, solve
 from compressor.survey import survey
 
@@ -222,6 +223,32 @@ def test_the_same_question_finds_the_same_plan_again(network, found):
     plans = [solve(PlanningProblem(network, found, goal, times(found), errors=errors)) for _ in range(3)]
     assert plans[0].factored
     assert len({plan.layers for plan in plans}) == 1
+
+
+@dataclass
+class Cautious(Times):
+    """Variants look slower than they are until one of their layer and method is chosen and timed."""
+
+    chosen: set[tuple[str, str]] = field(default_factory=set)
+
+    def measure(self, variants, progress):
+        self.chosen |= {(variant.layer, variant.method) for variant in variants if self.asked}
+        super().measure(variants, progress)
+
+    def cost(self, variant):
+        own, dense = super().cost(variant), super().cost(LayerVariant(variant.layer))
+        return own if (variant.layer, variant.method) in self.chosen else own + 0.4 * (dense - own)
+
+
+def test_time_that_variants_leave_unused_goes_into_less_loss(network, found, monkeypatch):
+    goal = Goal(methods=METHODS, max_latency="0.5x")
+    costs = [kind(CountedCosts(found), rest=0.0) for kind in (Cautious, Times)]
+    cautious, exact = (solve(PlanningProblem(network, found, goal, each)) for each in costs)
+    assert 0.85 * 0.5 * cautious.original.ms < cautious.chosen.ms <= 0.5 * cautious.original.ms
+    monkeypatch.setattr("compressor.planning.budget_rule.OPTIONS", replace(OPTIONS, unused_latency=0.0))
+    first = solve(PlanningProblem(network, found, goal, Cautious(CountedCosts(found), rest=0.0)))
+    assert first.chosen.ms < 0.4 * first.original.ms
+    assert exact.chosen.loss <= cautious.chosen.loss < first.chosen.loss
 
 
 class Deceiving(Times):
