@@ -55,6 +55,7 @@ class RunFile(StrEnum):
     TUNING = "tuning.jsonl"
     TUNING_CHECKPOINT = "tuning.pt"
     ACCURACY = "accuracy.json"
+    METRICS = "metrics.json"
     SHARED_WEIGHTS = "shared.safetensors"
     SHARED_LAYERS = "shared.json"
     SHARING = "sharing.jsonl"
@@ -109,6 +110,27 @@ class RecordedAccuracy:
     flipped: int | None = None
     images: int | None = None
     sha256: str = ""
+
+
+@dataclass(frozen=True)
+class NetworkMetrics:
+    """The metric of a run's networks on so many test images, as metrics.json keeps it: of networks that are no
+    classifiers, or the user's own. `networks` has all figures of each by name, of which `metric` counts."""
+
+    metric: str
+    unit: str
+    higher_is_better: bool
+    images: int
+    networks: dict[str, dict[str, float]]
+
+    def of(self, network: str) -> float | None:
+        """The figure that counts of a network, None where it has none."""
+        return self.networks.get(network, {}).get(self.metric)
+
+    def written(self, network: str) -> str:
+        """That figure as a person reads it."""
+        value = self.of(network)
+        return "" if value is None else f"{value:.2f} %" if self.unit == "%" else f"{value:.4g}"
 
 
 @dataclass(frozen=True)
@@ -217,6 +239,11 @@ class RunFiles:
         """Accuracy of a recorded file in its own runtime; None where none is known of this very content."""
         row = self.accuracy(artifact.path.name)
         return row if row is not None and row.sha256 == artifact.sha256 else None
+
+    @cached_property
+    def metrics(self) -> NetworkMetrics | None:
+        """The metric of the run's networks; None where they are classifiers that nothing else evaluated."""
+        return self.read_json(RunFile.METRICS, NetworkMetrics)
 
     @cached_property
     def _accuracies(self) -> dict[str, RecordedAccuracy]:

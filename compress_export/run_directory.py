@@ -40,7 +40,13 @@ OUTPUTS: dict[str, tuple[RunFile, ...]] = {
     ),
     "plan": (RunFile.PLAN, RunFile.PROBES),
     "compress": (RunFile.COMPRESSED_SURVEY, RunFile.COMPRESSED_WEIGHTS),
-    "tune": (RunFile.TUNED_WEIGHTS, RunFile.TUNING, RunFile.TUNING_CHECKPOINT, RunFile.ACCURACY),
+    "tune": (
+        RunFile.TUNED_WEIGHTS,
+        RunFile.TUNING,
+        RunFile.TUNING_CHECKPOINT,
+        RunFile.ACCURACY,
+        RunFile.METRICS,
+    ),
     "share": (RunFile.SHARED_WEIGHTS, RunFile.SHARED_LAYERS, RunFile.SHARING, RunFile.SHARING_CHECKPOINT),
     "export": (
         RunFile.QUANTIZATION,

@@ -84,6 +84,12 @@ class SourceSettings:
     data: str | None = setting(None, "digits, mnist, cifar10, imagenet, or a folder with train/ and val/.",
                                "--data NAME|DIR", "a name or a folder")  # fmt: skip
     data_root: str = setting("data", "Where torchvision keeps data.", "--data-root DIR", "a folder")
+    task: str | None = setting(None, "The outputs' purpose: classify, segment, embed, or outputs, which is any.  "
+                               "[default: the network's]", takes="the name of a task")  # fmt: skip
+    evaluate: str | None = setting(None, "A metric of yours, FILE.py:FUNCTION: FUNCTION(model, images) gives a number "
+                                   "or a dict.", takes="FILE.py:FUNCTION")  # fmt: skip
+    evaluate_sha256: str | None = None
+    lower_is_better: bool = setting(False, "The first figure of evaluate is better the lower it is, as an error is.")
     train: int | None = setting(None, "Train from scratch on --data first.", "--train EPOCHS", least=1)
     images: int | None = setting(None, "Training images to learn from, at most.", least=2)
     batch: int = setting(64, "Images in a training batch.", least=2)

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from compressor.layer_shape import PlanError
 from compressor.layers import evaluating, factors_in_place, fill, find_layer, like, put_factors
+from compressor.outputs import tensors_of
 
 IMAGES = 2
 """Images on which networks are compared."""
@@ -172,9 +173,11 @@ def _sum(values: object) -> float:
 
 
 def _flat(outputs: object) -> Tensor:
-    """All numbers that a network gives, image by image where it gives one tensor; NaN, which equals nothing, as 0."""
-    tensors = [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
-    return torch.cat([value.detach().flatten().float().nan_to_num() for value in tensors])
+    """All numbers that a network gives, image by image; NaN, which equals nothing, as 0."""
+    tensors = [value.detach().float().nan_to_num() for value in tensors_of(outputs)]
+    if len({len(value) if value.dim() else -1 for value in tensors}) == 1 and tensors[0].dim():
+        return torch.cat([value.flatten(1) if value.dim() > 1 else value[:, None] for value in tensors], 1).flatten()
+    return torch.cat([value.flatten() for value in tensors])
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from exporters.outputs import Kind, Output
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -65,15 +67,37 @@ class NotInterpretedError(ExportError):
     """A file that another system runs, with something that this one's interpreter lacks: it is not executed here."""
 
 
+EQUAL_PIXELS = {"float32": 0.9999, "float16": 0.99, "int8": 0.9}
+"""Least fraction of the pixels of a class map that get the same class: the borders between classes are near ties."""
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """Numerical parity of one output: as in `Parity`, each by the standard deviation of this output. `agreement` is the
+    fraction of images given the same class, or of pixels in a class map; None for values."""
+
+    name: str
+    kind: Kind
+    max_error: float
+    relative_error: float
+    rms_error: float
+    cosine: float
+    agreement: float | None = None
+
+
 @dataclass(frozen=True)
 class Parity:
-    """Numerical parity of a file's logits with the module's, over `images` real images.
+    """Numerical parity of a file's outputs with the module's, over `images` real images.
 
     `max_error` is the largest absolute difference of a logit; `relative_error` the same divided by the standard
     deviation of the module's logits over all images, `rms_error` the root mean square of all differences, divided so
     too; `cosine` the least over the images, of logits whose mean is removed; `top1_agreement` the fraction of images (0
     to 1) given the same class. A file that was not executed has None in all of them, and `note` says what was compared
     instead. `interpreter` names what executed it in place of its runtime, "" where that did.
+
+    `outputs` holds these by output, where a network gives more or other than one row of logits; the figures above are
+    then the worst of them, `top1_agreement` that of rows of logits and `equal_pixels` that of class maps, None where
+    the network has none.
     """
 
     executed: bool
@@ -85,15 +109,19 @@ class Parity:
     note: str = ""
     rms_error: float | None = None
     interpreter: str = ""
+    equal_pixels: float | None = None
+    outputs: tuple[OutputParity, ...] = ()
 
     def verdict(self, dtype: str) -> Verdict:
         """The verdict on a file that computes in `dtype`: within LIMITS."""
-        if not self.executed or self.relative_error is None or self.top1_agreement is None:
+        if not self.executed or self.relative_error is None:
             return "not executed"
         # A NaN compares false, hence fails.
         error, agreement = LIMITS[dtype]
         found = self.relative_error if dtype != "int8" or self.rms_error is None else self.rms_error
-        return "passed" if found <= error and self.top1_agreement >= agreement else "failed"
+        same_class = self.top1_agreement is None or self.top1_agreement >= agreement
+        same_pixels = self.equal_pixels is None or self.equal_pixels >= EQUAL_PIXELS[dtype]
+        return "passed" if found <= error and same_class and same_pixels else "failed"
 
 
 @dataclass(frozen=True)
@@ -103,7 +131,8 @@ class Artifact:
     `bytes` and `sha256` are those of the file (`size_and_sha256`); `dtype` is what it stores and computes in; `input`
     the image's shape (1, C, H, W); `toolkits` the versions of the packages that made it. `not_delegated` names the
     convolutions and fully connected layers that the file runs outside its fast backend, `fallbacks` every operator
-    there ("aten.cat (features.3)"); both are empty for formats that know no delegation.
+    there ("aten.cat (features.3)"); both are empty for formats that know no delegation. `outputs` are what the file
+    gives, by name; files of earlier versions, which have one row of logits, say nothing of it.
     """
 
     path: Path
@@ -118,6 +147,7 @@ class Artifact:
     fallbacks: tuple[str, ...] = ()
     parity: Parity | None = None
     notes: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
 
     @property
     def verdict(self) -> Verdict:

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils._pytree import tree_structure
 
 from exporters.artifact import ExportError, write_whole
 from exporters.graph_passes import (
@@ -19,18 +21,20 @@ from exporters.graph_passes import (
     fold_computed_weights,
     unroll_circular_padding,
 )
+from exporters.outputs import LOGITS, leaf_names
 from exporters.toolkits import reason
 
 
-def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
+def capture(module: nn.Module, example: Tensor, name: str = "") -> ExportedProgram:
     """The module in eval mode as a program for one image, a BatchNorm that follows a convolution folded into it.
 
     `example` is a float32 batch (N, C, H, W), of which the first image sets the shape. The module itself is left as it
     was. Weights that eval mode never reads (auxiliary heads) are left out, and circular padding becomes slices that
-    every format knows.
+    every format knows. The program gives one tensor, or a dict of them by name; with `name` one tensor is such a dict
+    too, unless it is the name that files have for it anyway.
 
     Raises ExportError when the module does not lie on the CPU, when torch.export cannot follow it, or when it gives
-    anything but one tensor of logits.
+    anything but float32 tensors.
     """
     if example.ndim != 4 or example.dtype != torch.float32 or not len(example):
         raise ExportError(
@@ -57,15 +61,9 @@ def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
                 f"torch.export cannot follow {type(module).__name__}: {reason(error)}; "
                 "its forward must not branch on the values of tensors"
             ) from error
-        spec = program.call_spec.out_spec
-        if spec is None or not spec.is_leaf():
-            given = "nothing" if spec is None else f"{spec.type.__name__} of {spec.num_leaves}"
-            raise ExportError(
-                f"a network gives one tensor of logits, {type(module).__name__} gives a {given}; "
-                "wrap it in a module that returns the logits alone"
-            )
         graph = program.module(check_guards=False)
         assert isinstance(graph, fx.GraphModule)
+        _name_outputs(graph, type(module).__name__, name)
         fold_computed_weights(graph)
         fold_batch_norms(graph)
         unroll_circular_padding(graph)
@@ -104,11 +102,32 @@ def input_shape(program: ExportedProgram) -> tuple[int, ...]:
     return tuple(int(size) for size in node.meta["val"].shape)
 
 
-def output_shape(program: ExportedProgram) -> tuple[int, ...]:
-    """Shape (1, classes) of the logits that the program gives."""
-    (name,) = program.graph_signature.user_outputs
-    node = next(node for node in program.graph.nodes if node.name == name)
-    return tuple(int(size) for size in node.meta["val"].shape)
+def _name_outputs(graph: fx.GraphModule, network: str, lone: str) -> None:
+    """Has the graph give a dict of its tensors by name, where it gives more than one row or tensor."""
+    codegen = graph.graph._codegen
+    assert isinstance(codegen, _PyTreeCodeGen)  # what torch.export makes
+    info, (output,) = codegen.pytree_info, graph.graph.find_nodes(op="output")
+    assert info.out_spec is not None  # likewise
+    given = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
+    found: dict[str, fx.Node] = {}
+    for name, node in zip(leaf_names(info.out_spec, lone), given, strict=True):
+        if node is None:  # an output that is left out, such as an auxiliary head's
+            continue
+        value = node.meta.get("val") if isinstance(node, fx.Node) else None
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            what = type(node).__name__ if value is None else str(getattr(value, "dtype", type(value).__name__))
+            raise ExportError(
+                f"outputs are float32 tensors, and {network} gives {what.removeprefix('torch.')} as "
+                f"{name or 'its output'}; return tensors that the caller turns into what it needs"
+            )
+        found[name] = node
+    if not found:
+        raise ExportError(f"{network} gives no tensor; a network gives at least one")
+    rows = all(node.meta["val"].dim() == 2 for node in found.values())
+    if info.out_spec.is_leaf() and lone in ("", LOGITS if rows else "output"):
+        return
+    output.args = (tuple(found.values()),)
+    codegen.pytree_info = info._replace(out_spec=tree_structure(dict.fromkeys(found, 0)))
 
 
 @contextmanager

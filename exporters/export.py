@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from exporters import parity
 from exporters.artifact import Artifact, ExportError, move, number_type, size_and_sha256
 from exporters.formats import check_dtype, find_format
+from exporters.outputs import Output, outputs_of
 from exporters.toolkits import versions
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def export(
     """The Artifact of a file at `path` that computes what `module` does in eval mode.
 
     `example` is a float32 batch (N, C, H, W) that sets the shape; `format` a name in FORMATS. With `images`
-    (N, C, H, W) the file is run on each and compared with `reference` (N, classes), by default the module's own logits;
+    (N, C, H, W) the file is run on each and compared with `reference`, rows of outputs, by default the module's own;
     without them `Artifact.parity` is None. Raises ExportError; then no file is written.
 
     Layers compute in `dtype`, one of the format's `dtypes` ("float32" in a CoreML file is float16 too). "int8" wants
@@ -76,10 +77,12 @@ def export_program(
     network: str = "compressed",
     images: Array | None = None,
     reference: Array | None = None,
+    outputs: Sequence[Output] = (),
     lookups: Mapping[str, Lookup] | None = None,
     progress: Callable[[str], None] = lambda _stage: None,
 ) -> Artifact:
-    """As `export`, of a captured program. `progress` is called with each stage that begins: "exporting", "checking".
+    """As `export`, of a captured program. `outputs` say what its outputs hold, by default what `outputs_of` says.
+    `progress` is called with each stage that begins: "exporting", "checking".
 
     `lookups` are weights that are known as indices and codebook, by name; a note says which of them the file stores so.
     """
@@ -89,6 +92,7 @@ def export_program(
     if path.suffix != f".{kind.suffix}":
         raise ExportError(f"a {kind.title} file is called *.{kind.suffix}, not {path.name}; rename it")
     check_dtype(format, number_type(program))
+    outputs = tuple(outputs) or outputs_of(program)
     toolkits = versions(kind.writer.REQUIRES)
     # A folder of its own beside the target: toolkits choose names by the path they are given, and a rename is atomic.
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as scratch:
@@ -98,7 +102,10 @@ def export_program(
         progress("checking")
         checked = None
         if images is not None and reference is not None:
-            checked = parity.check(partial, format, images, reference, dtype=written.dtype, inspected=written.inspected)
+            dtype = written.dtype
+            checked = parity.check(
+                partial, format, images, reference, dtype=dtype, inspected=written.inspected, outputs=outputs
+            )
         size, digest = size_and_sha256(partial)
         move(partial, path)
     return Artifact(
@@ -114,6 +121,7 @@ def export_program(
         fallbacks=written.fallbacks,
         parity=checked,
         notes=(*written.notes, *_storage(lookups or {}, written.tables)),
+        outputs=outputs,
     )
 
 

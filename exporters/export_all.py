@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from exporters.artifact import Artifact, ExportError, move
 from exporters.formats import FORMATS, find_format
 from exporters.lookup import Lookup, read_lookups, write_lookups
+from exporters.outputs import Output
 from exporters.toolkits import versions
 from exporters.worker_process import (
     Answer,
@@ -57,6 +58,7 @@ class Job:
     reference: dict[str, Path]
     test: Path | None = None
     lookups: dict[str, Path] = field(default_factory=dict)
+    outputs: tuple[Output, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def export_all(
     *,
     lookups: Mapping[str, Mapping[str, Lookup]] | None = None,
     test: Path | None = None,
+    outputs: Sequence[Output] = (),
     progress: Progress = lambda _format, _network, _stage: None,
     finished: Callable[[tuple[Exported, ...]], None] = lambda _exported: None,
     failed: Callable[[FailedFormat], None] | None = None,
@@ -106,11 +109,12 @@ def export_all(
     `reference`.
 
     `programs` are .pt2 files that `capture.save` wrote, by network ("original", "compressed.int8"); `formats` names the
-    networks of each format; `images` are float32 (N, C, H, W); `reference` the logits (N, classes) to compare with, by
-    network; `lookups` the weights of a network that are known as indices and codebook, by name. With `test`, an .npy
-    like `images`, each file's logits for these come with it. `processes` run at a time, one for each core unless given.
-    What is exported comes format by format; `finished` gets the files of a format as soon as they are whole, so that a
-    caller can record them before another format fails. `failed` gets a format that fails, and the others go on.
+    networks of each format; `images` are float32 (N, C, H, W); `reference` the rows of outputs to compare with, by
+    network, and `outputs` what these hold (by default what `outputs_of` says); `lookups` the weights of a network that
+    are known as indices and codebook, by name. With `test`, an .npy like `images`, each file's rows for these come with
+    it. `processes` run at a time, one for each core unless given. What is exported comes format by format; `finished`
+    gets the files of a format as soon as they are whole, so that a caller can record them before another format fails.
+    `failed` gets a format that fails, and the others go on.
 
     Raises ExportError when a format fails and there is no `failed`. Then, and on Ctrl-C, the other processes are ended;
     files that were complete stay, half-written ones go.
@@ -149,6 +153,7 @@ def export_all(
                 reference={network: scratch / f"{network}.reference.npy" for network in formats[name]},
                 lookups={network: tables[network] for network in formats[name] if network in tables},
                 test=None if test is None else test.resolve(),
+                outputs=tuple(outputs),
             )
             for name in sorted(formats, key=lambda name: -FORMATS[name].effort)
         ]
@@ -260,6 +265,7 @@ def export_networks(job: Job, answer: Callable[[Step], None]) -> None:
             images=images,
             reference=np.load(job.reference[network]),
             lookups=read_lookups(job.lookups[network]) if network in job.lookups else None,
+            outputs=job.outputs,
             progress=begun,
         )
         logits = None

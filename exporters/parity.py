@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.artifact import LIMITS, ExportError, NotInterpretedError, Parity
+from exporters.artifact import LIMITS, ExportError, NotInterpretedError, OutputParity, Parity
 from exporters.formats import find_format
+from exporters.outputs import LOGITS, Output, rows_of, split
 from exporters.toolkits import reason
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ that rounds as it does, and may differ in a tenth of the classes."""
 
 
 def logits_of(module: nn.Module, images: Array) -> Array:
-    """The module's own logits (N, classes) in eval mode, one image at a time as the phone asks for them.
+    """The module's own outputs in eval mode as rows (N, numbers), logits (N, classes) of a classifier: one image at a
+    time, as the phone asks for them.
 
     `images` is float32 (N, C, H, W). The module's mode is left as it was.
     """
@@ -35,20 +39,21 @@ def logits_of(module: nn.Module, images: Array) -> Array:
     from exporters.capture import eval_mode
 
     with eval_mode(module), torch.no_grad():
-        return np.concatenate([module(torch.from_numpy(image[None])).numpy() for image in images])
+        return np.concatenate([rows_of(module(torch.from_numpy(image[None]))) for image in images])
 
 
 def logits_of_program(program: ExportedProgram, images: Array) -> Array:
-    """The logits (N, classes) of a captured program, one image (N, C, H, W) at a time."""
+    """The outputs of a captured program as rows (N, numbers), one image (N, C, H, W) at a time."""
     import torch
 
     graph = program.module(check_guards=False)
     with torch.no_grad():
-        return np.concatenate([graph(torch.from_numpy(image[None])).numpy() for image in images])
+        return np.concatenate([rows_of(graph(torch.from_numpy(image[None]))) for image in images])
 
 
-def compare(given: Array, reference: Array, dtype: str = "float32") -> Parity:
-    """The Parity of the logits `given` (N, classes) of a file that computes in `dtype` with the module's, `reference`.
+def compare(given: Array, reference: Array, dtype: str = "float32", outputs: Sequence[Output] = ()) -> Parity:
+    """The Parity of the logits `given` (N, classes) of a file that computes in `dtype` with the module's, `reference`;
+    where there are `outputs`, of the rows (N, numbers) that hold them.
 
     Raises ExportError when the shapes differ, when there is no image, or when a logit is not finite.
     """
@@ -64,25 +69,57 @@ def compare(given: Array, reference: Array, dtype: str = "float32") -> Parity:
                 f"{who} gives logits that are not finite for {broken.size} of {len(logits)} images "
                 f"(first: image {broken[0]}); look for weights that overflow before you export"
             )
-    ours, theirs = given.astype(np.float64), reference.astype(np.float64)
-    error, deviation = float(np.abs(ours - theirs).max()), float(theirs.std())
-    # Of each image's logits, their mean removed: softmax does not see the mean.
-    centred = [logits - logits.mean(axis=1, keepdims=True) for logits in (ours, theirs)]
-    lengths = [np.linalg.norm(logits, axis=1) for logits in centred]
-    product = lengths[0] * lengths[1]
-    cosines = (centred[0] * centred[1]).sum(axis=1) / np.where(product == 0, 1.0, product)
-    cosines = np.where((lengths[0] == 0) & (lengths[1] == 0), 1.0, cosines)
-    chosen = np.take_along_axis(theirs, ours.argmax(axis=1)[:, None], axis=1)[:, 0]
+    plain = len(outputs) == 0 or (len(outputs) == 1 and outputs[0].kind == "logits")
+    if plain:
+        outputs = (Output(LOGITS, given.shape[1:], "logits"),)
+    ours, theirs = split(given, outputs), split(reference, outputs)
+    found = [_compared(each, ours[each.name], theirs[each.name], dtype) for each in outputs]
+    alike = [each.name for each in outputs if not float(theirs[each.name].std()) > 0]
+    same = "the module gives the same logit everywhere" if plain else f"the module gives one number in {alike}"
     return Parity(
         executed=True,
         images=len(reference),
-        max_error=error,
-        # where all logits are equal every error counts as a great one
-        relative_error=error / max(deviation, 1e-30),
-        cosine=float(cosines.min()),
-        top1_agreement=float((theirs.max(axis=1) - chosen <= TIES[dtype] * deviation).mean()),
-        note="" if deviation > 0 else "the module gives the same logit everywhere, which proves nothing",
-        rms_error=float(np.sqrt(np.square(ours - theirs).mean())) / max(deviation, 1e-30),
+        max_error=max(each.max_error for each in found),
+        relative_error=max(each.relative_error for each in found),
+        cosine=min(each.cosine for each in found),
+        top1_agreement=_least(found, "logits"),
+        note=f"{same}, which proves nothing" if alike else "",
+        rms_error=max(each.rms_error for each in found),
+        equal_pixels=_least(found, "class map"),
+        outputs=() if plain else tuple(found),
+    )
+
+
+def _least(found: Sequence[OutputParity], kind: str) -> float | None:
+    return min((each.agreement for each in found if each.kind == kind and each.agreement is not None), default=None)
+
+
+def _compared(output: Output, given: Array, reference: Array, dtype: str) -> OutputParity:
+    """The parity of one output, (N, ...). Image by image: a class map in float64 for all images would not fit."""
+    deviation = float(reference.std(dtype=np.float64))
+    most = squares = agreeing = 0.0
+    least = 1.0
+    for ours, theirs in zip(given.astype(np.float32), reference, strict=True):
+        one, other = ours.astype(np.float64), theirs.astype(np.float64)
+        difference = np.abs(one - other)
+        most, squares = max(most, float(difference.max())), squares + float(np.square(difference).sum())
+        if output.kind != "values":
+            chosen = np.take_along_axis(other, one.argmax(axis=0)[None], axis=0)[0]
+            agreeing += float((other.max(axis=0) - chosen <= TIES[dtype] * deviation).mean())
+            # the mean over the classes removed: softmax does not see it
+            one, other = one - one.mean(axis=0), other - other.mean(axis=0)
+        lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+        equal = not np.any(one) and not np.any(other)
+        least = min(least, 1.0 if equal else float((one * other).sum()) / (lengths or 1.0))
+    scale = max(deviation, 1e-30)  # where all numbers are equal every error counts as a great one
+    return OutputParity(
+        output.name,
+        output.kind,
+        most,
+        most / scale,
+        math.sqrt(squares / reference.size) / scale,
+        least,
+        None if output.kind == "values" else agreeing / len(reference),
     )
 
 
@@ -95,8 +132,9 @@ def check(
     dtype: str = "float32",
     inspected: str = "",
     threads: int = 1,
+    outputs: Sequence[Output] = (),
 ) -> Parity:
-    """Parity of the file's logits for `images` (N, C, H, W), each given alone, with the module's, `reference`;
+    """Parity of the file's outputs for `images` (N, C, H, W), each given alone, with the module's, `reference`;
     the file computes in `dtype`.
 
     Where this system has an interpreter in place of the format's runtime, `Parity.interpreter` names it, and the note
@@ -105,7 +143,7 @@ def check(
     """
     kind = find_format(format)
     try:
-        found = compare(logits_of_file(path, format, images, threads), reference, dtype)
+        found = compare(logits_of_file(path, format, images, threads), reference, dtype, outputs)
     except NotInterpretedError as error:
         note = f"not executed on this system: {error}; {inspected or 'nothing was compared'}"
         return Parity(False, 0, None, None, None, None, note)
@@ -116,8 +154,8 @@ def check(
 
 
 def logits_of_file(path: Path, format: str, images: Array, threads: int = 1) -> Array:
-    """The logits (N, classes) of an exported file in its own runtime, or in what stands in for it on this system, one
-    image (N, C, H, W) at a time.
+    """The outputs of an exported file as rows (N, numbers), in its own runtime or in what stands in for it on this
+    system, one image (N, C, H, W) at a time.
 
     Raises ExportError when the runtime refuses the file. Torch's thread count, which TorchScript's runtime sets, is the
     caller's again afterwards.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.budgets.limits import Where
 from bench.budgets.model_files import ModelFile
 from bench.measurement import Measurement, Simulated, process_said
-from bench.run_files import ORIGINAL, RunFile, network_of
+from bench.run_files import ORIGINAL, RunFile, RunFiles, network_of
 from bench.statistics import summarize, times_remark, unsteady
 
 
@@ -106,6 +106,23 @@ def interpreter_of(quantity: str, subject: ModelFile) -> str:
     return parity.interpreter if ran and parity is not None else ""
 
 
+def _metric(subject: ModelFile, _where: Where) -> Figure:
+    if subject.run is None:
+        return _no_run("metric")
+    return _metric_of(subject.run, subject.network)
+
+
+def _metric_of(run: RunFiles, network: str) -> Figure:
+    """The metric of a run's network, where more of it is better."""
+    found = run.metrics
+    value = None if found is None else found.of(network_of(network))
+    if found is None or value is None:
+        return Unmeasured("the run has no metric: its network is a classifier, and it was made without source.evaluate")
+    if not found.higher_is_better:
+        return Unmeasured(f"{found.metric} is better the lower it is, and a limit on metric is a least; return 1 / it")
+    return value
+
+
 FIGURES: dict[str, Callable[[ModelFile, Where], Figure]] = {
     "size": lambda subject, _: subject.measured[0],
     "shipped": lambda subject, _: subject.shipped,
@@ -116,6 +133,7 @@ FIGURES: dict[str, Callable[[ModelFile, Where], Figure]] = {
     "memory": _memory,
     "accuracy": _accuracy,
     "agreement": _agreement,
+    "metric": _metric,
 }
 """The keys are those of QUANTITIES; a test compares the two."""
 
@@ -142,6 +160,8 @@ def original(quantity: str, subject: ModelFile, where: Where) -> Figure:
         if quantity == "accuracy":
             accuracy = subject.run.accuracy(ORIGINAL)
             return Unmeasured(NO_ACCURACY) if accuracy is None else accuracy.top1
+        if quantity == "metric":
+            return _metric_of(subject.run, ORIGINAL)
         survey = subject.run.survey(ORIGINAL)
         if survey is None:
             return Unmeasured(f"the run has no {RunFile.SURVEY}")

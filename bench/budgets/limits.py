@@ -13,7 +13,7 @@ from typing import Any, Literal
 from bench.file_contents.contents import NUMBER_TYPES
 from bench.measurement import PROCESSES, BenchError
 
-Unit = Literal["bytes", "count", "ms", "percent"]
+Unit = Literal["bytes", "count", "ms", "percent", "number"]
 LimitKind = Literal["absolute", "growth", "ratio"]
 
 UNITS: dict[Unit, dict[str, float]] = {
@@ -21,10 +21,14 @@ UNITS: dict[Unit, dict[str, float]] = {
     "count": {"": 1, "k": 1e3, "M": 1e6, "G": 1e9},
     "ms": {"us": 1e-3, "ms": 1, "s": 1e3},
     "percent": {"%": 1},
+    "number": {"": 1, "%": 1},
 }
-EXAMPLES: dict[Unit, str] = {"bytes": '"8 MB"', "count": '"8.7M"', "ms": '"12.5 ms"', "percent": '"97 %"'}
+EXAMPLES: dict[Unit, str] = {
+    "bytes": '"8 MB"', "count": '"8.7M"', "ms": '"12.5 ms"', "percent": '"97 %"', "number": '"0.95"',
+}  # fmt: skip
 GROWTHS: dict[Unit, str] = {
     "bytes": '"+2 %", "+2 % or 4 kB"', "count": '"+2 %"', "ms": '"+10 %"', "percent": '"-0.5 points"',
+    "number": '"-0.5 points"',
 }  # fmt: skip
 
 
@@ -57,6 +61,7 @@ QUANTITIES: dict[str, Quantity] = {
     "memory": Quantity("peak memory", "bytes", timed=True),
     "accuracy": Quantity("top-1 accuracy", "percent", more=True, network=True, own=True),
     "agreement": Quantity("top-1 agreement", "percent", more=True, ratio=False),
+    "metric": Quantity("the run's metric", "number", more=True, network=True),
 }
 
 KEYS = ("files", "run", "dtype", "device", "process", *QUANTITIES)

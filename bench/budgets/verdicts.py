@@ -170,6 +170,8 @@ def amount(unit: Unit, value: float) -> str:
         return _scaled(value, {" GB": 1e9, " MB": 1e6, " kB": 1e3}) or f"{value:,.0f}{_bytes(value)}"
     if unit == "count":
         return _scaled(value, {"G": 1e9, "M": 1e6, "k": 1e3}) or f"{value:,.0f}"
+    if unit == "number":
+        return f"{value:.4g}"
     return f"{value:.2f} ms" if unit == "ms" else f"{value:.2f} %"
 
 
@@ -182,7 +184,7 @@ def exact(unit: Unit, value: float) -> str:
     """The same figure with nothing rounded away: "36,401,152 bytes"."""
     if unit in ("bytes", "count"):
         return f"{value:,.0f}{_bytes(value) if unit == 'bytes' else ''}"
-    return f"{value:.6g} {'ms' if unit == 'ms' else '%'}"
+    return f"{value:.6g}{ {'ms': ' ms', 'percent': ' %'}.get(unit, '') }"
 
 
 def _bytes(value: float) -> str:

@@ -24,7 +24,7 @@ from bench.phone.facts import Warmth, pick_cores, read_facts, read_warmth
 from bench.phone.places import OUTPUTS, PROFILE, PhoneFile, Place, Session, Shell
 from bench.phone.storage import HOME, Parcel, Store, open_store
 from bench.runner.bundle import Bundle
-from bench.runner.protocol import RunnerAnswer
+from bench.runner.protocol import RunnerAnswer, several_outputs
 from bench.statistics import DRIFT_LIMIT, drift
 from exporters.artifact import Artifact, Parity, size_and_sha256
 from exporters.formats import FORMATS
@@ -101,12 +101,13 @@ def measure_in(
     facts = read_facts(phone)
     device = replace(facts.device, process=inside.process)
     cores = pick_cores(facts, schedule.cluster, schedule.threads)
-    here = [index for index, artifact in enumerate(artifacts) if artifact.format in inside.formats]
+    known = [not several_outputs(artifact) and artifact.format in inside.formats for artifact in artifacts]
+    here = [index for index, runs in enumerate(known) if runs]
     here.sort(key=lambda index: artifacts[index].format)
     rows: dict[int, Row] = {}
     for index, artifact in enumerate(artifacts):
         if index not in here:
-            form, reason = FORMATS[artifact.format], ""
+            form, reason = FORMATS[artifact.format], several_outputs(artifact)
             if form.system is not None:
                 reason = f"{form.title} files run on Apple's systems only, and this is an Android phone"
             rows[index] = NotMeasured(

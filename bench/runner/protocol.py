@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.measurement import BenchError, Memory, MemoryPhases, Schedule
+from exporters.artifact import Artifact
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 PHASES = ("start", "loaded", "first", "end")
+
+
+def several_outputs(artifact: Artifact) -> str:
+    """The reason why a file is not run on a phone or the simulated CPU, "" where it gives one output."""
+    if len(artifact.outputs) < 2:
+        return ""
+    names = ", ".join(output.name for output in artifact.outputs)
+    return (
+        f"the programs that run files there read one output, and this file gives {len(artifact.outputs)} ({names}); "
+        "measure it with --device host, or export the network with one output"
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bench.host import measure as host
 from bench.measurement import BenchError, Device, NotMeasured, Row, Schedule, Simulated
 from bench.runner.bundle import Bundle, open_bundle
-from bench.runner.protocol import RunnerAnswer, parse, write_images
+from bench.runner.protocol import RunnerAnswer, parse, several_outputs, write_images
 from bench.simulator.cores import read_cores
 from bench.simulator.emulator import Machine, find, trace
 from exporters.artifact import Artifact
@@ -103,6 +103,8 @@ def _row(artifact: Artifact, session: _Session) -> Row:
     machine, form = session.machine, artifact.format
     if form not in machine.bundle.engines:
         reason = f"there is no runner for {FORMATS[form].title}"
+        return NotMeasured(artifact.network, form, artifact.sha256, device_of(machine), reason)
+    if reason := several_outputs(artifact):
         return NotMeasured(artifact.network, form, artifact.sha256, device_of(machine), reason)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     counted = trace(machine, form, artifact.path, session.inputs, session.shape_word, session.timeout_seconds)

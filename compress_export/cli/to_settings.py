@@ -106,6 +106,7 @@ def source_of(network: str, given: Given) -> SourceSettings:
         settings,
         network_sha256=_sha256(place if place.endswith(".py") else f"{place.replace('.', '/')}.py"),
         weights_sha256=f"{content}#{part}" if content and part else content,
+        evaluate_sha256=_sha256(settings.evaluate and settings.evaluate.rpartition(":")[0]),
     )
 
 

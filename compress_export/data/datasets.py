@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -32,6 +32,7 @@ from compress_export.data.images import (
 )
 from compress_export.errors import InputError, nearest
 from compressor.mcnemar import CHANCE, mcnemar
+from compressor.outputs import UNLABELLED
 
 VALIDATION_FRACTION = 0.15
 """Share of the training images kept for the tool's own choices: ranks, early stopping, calibration."""
@@ -48,7 +49,7 @@ class Source:
     `open(view, train, changes)` gives one part as a dataset. `changes` are those that its training images get unless
     others are asked for; where the set is a folder, mirroring them still has to be judged. `wnids` says that the
     classes are named by ImageNet's wnids, which map onto a 1000-class network's own outputs. `folder` holds the
-    pictures, where they are files.
+    pictures, where they are files. `labels` says what an image comes with: its class, a mask, or nothing.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Source:
     size: int | None = None
     wnids: bool = False
     folder: Path | None = None
+    labels: Literal["classes", "masks", "none"] = "classes"
 
     @property
     def notes(self) -> list[str]:
@@ -81,7 +83,7 @@ class Data:
 
     `calibration` is a small, unchanged part of the training images, always in the same order: what factors and
     statistics are fitted to. `changes` are the random changes of the training images, and `changed` gives those images
-    with others.
+    with others. Where the data are not `labelled`, every label is UNLABELLED.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Data:
     calibration: DataLoader[tuple[Tensor, Tensor]]
     changed: Callable[[Changes], DataLoader[tuple[Tensor, Tensor]]]
     changes: Changes = ()
+    labelled: bool = True
 
     def with_changes(self, changes: Changes) -> Data:
         """The same data with these random changes of the training images."""
@@ -126,13 +129,36 @@ def find_data(name: str, root: Path) -> Source:
     raise InputError(f"there is no data {name!r}: {nearest(name, SOURCES)}, or pass a folder with train/ and val/")
 
 
-def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 0, most: int | None = None) -> Data:
+def load_data(
+    source: Source,
+    view: View,
+    batch: int,
+    outputs: int,
+    seed: int = 0,
+    most: int | None = None,
+    task: str = "classify",
+) -> Data:
     """Loaders of the three parts for a network of `outputs` outputs, with `most` training images at most.
 
-    InputError if the classes do not fit the outputs: as many as there are outputs, or wnids for a 1000-output network.
+    InputError if the classes do not fit the outputs: as many as there are outputs, or wnids for a 1000-output network;
+    if the data have other labels than the task reads. Where they have none that it reads, pictures alone are left.
     """
     places: list[int] | None = None
-    if len(source.classes) != outputs:
+    wanted = {"classify": "classes", "segment": "masks", "embed": "classes"}.get(task, "none")
+    labelled = source.labels == wanted != "none"
+    if task == "classify" and not labelled:
+        raise InputError(
+            f"{source.name} holds {'masks' if source.labels == 'masks' else 'pictures without labels'}, and a "
+            "classifier is judged on a folder for each class; pass source.task=outputs to go by the pictures alone"
+        )
+    if source.labels == "masks" and not labelled:
+        raise InputError(
+            f"{source.name} holds masks, which source.task=segment reads and source.task={task} does not; pass a "
+            "folder of pictures, or source.task=segment"
+        )
+    if not labelled:
+        places = [UNLABELLED] * max(1, len(source.classes))
+    elif task == "classify" and len(source.classes) != outputs:
         if not source.wnids or outputs != 1000:
             raise InputError(
                 f"the labels do not fit: {source.name} has {len(source.classes)} classes and the network {outputs} "
@@ -147,12 +173,17 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
         if foreign:
             raise InputError(f"{source.name}: {foreign[0]} is none of ImageNet's 1000 classes")
         places = [index[name] for name in source.classes]
-    plain = _Mapped(source.open(view, True, ()), places)
-    test = _Mapped(source.open(view, False, ()), places)
+    masks = source.labels == "masks"
+
+    def opened(train: bool, changes: Changes = ()) -> Images:
+        part = source.open(replace(view, classes=outputs) if masks else view, train, changes)
+        return part if masks else _Mapped(part, places)
+
+    plain, test = cast("_Mapped", opened(True)), cast("_Mapped", opened(False))
     count = len(plain)
     if min(count, len(test)) < 2:
         raise InputError(f"{source.name} has {count} training and {len(test)} test images; both need some")
-    if outputs == 1:
+    if outputs == 1 and task == "classify":
         raise InputError(
             f"{source.name} has one class, {source.classes[0]}, so every answer is right and accuracy proves nothing; "
             "add the folders of other classes"
@@ -164,7 +195,7 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
         calibration -= calibration % 64
 
     def changed(changes: Changes) -> DataLoader[tuple[Tensor, Tensor]]:
-        return _loader(Subset(_Mapped(source.open(view, True, changes), places), order[split:][:most]), batch, True)
+        return _loader(Subset(opened(True, changes), order[split:][:most]), batch, True)
 
     return Data(
         source.name,
@@ -175,6 +206,7 @@ def load_data(source: Source, view: View, batch: int, outputs: int, seed: int = 
         _loader(Subset(plain, order[split:][:calibration]), 64),
         changed,
         source.changes,
+        labelled,
     )
 
 
@@ -261,9 +293,35 @@ def _small_part(name: str, root: Path, train: bool, _where: str, device: torch.d
 
 
 def _folder(folder: Path) -> Source:
-    """A folder with train/ and val/, a subfolder for each class in both."""
-    from compress_export.data.picture_files import class_folders, labelled_pictures, transform
+    """A folder with train/ and val/: in both a subfolder for each class, images/ and masks/, or pictures alone; or one
+    as Pascal VOC is laid out."""
+    from compress_export.data.masks import Masked, masked_files
+    from compress_export.data.picture_files import (
+        PictureFiles,
+        class_folders,
+        labelled_pictures,
+        pictures_below,
+        transform,
+    )
 
+    if (folder / "train" / "masks").is_dir() or (folder / "SegmentationClass").is_dir():
+        return Source(
+            str(folder),
+            (),
+            lambda view, train, _changes: Masked(masked_files(folder, train), view),
+            labels="masks",
+        )
+    parts = [pictures_below(folder / part) for part in ("train", "val")]
+    if all(
+        found and all(path.parent == folder / part for path in found)
+        for part, (found, _) in zip(("train", "val"), parts, strict=True)
+    ):
+
+        def pictures(view: View, train: bool, changes: Changes) -> Images:
+            found = parts[0 if train else 1][0]
+            return PictureFiles(found, [0] * len(found), transform(view, changes))
+
+        return Source(str(folder), (), pictures, ("crop",), folder=folder, labels="none")
     classes = class_folders(folder, "train")
     tested = class_folders(folder, "val")
     for part, missing in (("val", set(classes) - set(tested)), ("train", set(tested) - set(classes))):

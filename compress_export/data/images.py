@@ -33,13 +33,14 @@ Changes = tuple[str, ...]
 class View:
     """The size (channels, height, width) and normalization of images as a network takes them. Sets that are held in
     memory whole lie on `device`, and are changed there. Pictures of files are resized by `resize` and cropped to the
-    size; without it they are resized to exactly that."""
+    size; without it they are resized to exactly that. Masks have values below `classes`."""
 
     input: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device = CPU
     published: Resize | None = None
+    classes: int = 0
 
     @staticmethod
     def of(network: Network, device: torch.device = CPU) -> View:

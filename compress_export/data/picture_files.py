@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from compress_export.data.images import CPU, Changes, Image, Images, View
 from compress_export.errors import InputError
 from compress_export.models.resize import Resize
-from compressor.training.options import UNLABELLED
+from compressor.outputs import UNLABELLED
 
 PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif",

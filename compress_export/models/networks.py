@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -15,7 +15,9 @@ from torch.nn import functional
 from compress_export.errors import InputError, nearest
 from compress_export.models.checkpoint_file import fitted, load_checkpoint, outputs_of, read_checkpoint
 from compress_export.models.resize import Resize, whole
+from compress_export.models.tasks import choose_task, with_kinds
 from compress_export.settings import Interpolation, own_code
+from exporters.outputs import Output, named_tensors
 
 Image = tuple[int, int, int]
 Origin = Literal["pretrained", "file", "trained", "untrained", "module file"]
@@ -30,8 +32,9 @@ WAYS_ON = (
 
 @dataclass(frozen=True)
 class Network:
-    """A module in evaluation mode, the image it takes (channels, height, width), how many logits it has, where its
-    weights come from, and how a picture becomes such an image. `notes` are what its user should know of it."""
+    """A module in evaluation mode, the image it takes (channels, height, width), its task, how many logits it has (of a
+    segmenter, classes; of others, numbers in the first output's row), where its weights come from, and how a picture
+    becomes such an image. `layout` are its outputs by name, `notes` what its user should know of it."""
 
     name: str
     module: nn.Module
@@ -42,14 +45,16 @@ class Network:
     std: tuple[float, ...] = IMAGENET_STD
     resize: Resize | None = None
     notes: tuple[str, ...] = ()
+    task: str = "classify"
+    layout: tuple[Output, ...] = ()
 
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """A network to load: its name, weights ("default", "none", or a file), the image size, how many outputs.
+    """A network to load: its name, weights ("default", "none", or a file), the image size, how many outputs, its task.
 
     `outputs` is None for the network's own number; with `train` the weights are those of a fresh network. `origin` says
-    where weights came from that the caller will put in.
+    where weights came from that the caller will put in. Without a `task` it is what the network is known for.
     """
 
     name: str
@@ -58,6 +63,7 @@ class NetworkRequest:
     outputs: int | None = None
     train: bool = False
     origin: Origin | None = None
+    task: str | None = None
 
     @property
     def fresh(self) -> bool:
@@ -79,6 +85,7 @@ class _Built:
     origin: Origin = "pretrained"
     resize: Resize | None = None
     notes: tuple[str, ...] = ()
+    task: str = ""
 
 
 def load_network(request: NetworkRequest) -> Network:
@@ -116,7 +123,7 @@ def load_network(request: NetworkRequest) -> Network:
         notes += (f"the weights of {request.name} are {other}, and are converted to float32 here",)
     try:
         with torch.no_grad():
-            logits = module(torch.zeros(1, *size))
+            answer = module(torch.zeros(1, *size))
     except Exception as error:  # the network's own code may raise anything at an image that it does not take
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         image = "x".join(map(str, size))
@@ -126,16 +133,48 @@ def load_network(request: NetworkRequest) -> Network:
                 "casts out of its forward, or build it in float32"
             ) from error
         raise InputError(f"{request.name} does not take a {image} image: {reason}; pass another --input") from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise InputError(f"{request.name} does not answer an image with a row of logits, so it is no classifier")
-    if logits.dtype != torch.float32:
-        raise InputError(
-            f"{request.name} answers in {str(logits.dtype).removeprefix('torch.')}, and files hold float32: take the "
-            "cast out of its forward"
-        )
+    tensors = _tensors(request, answer)
+    shapes = [tuple(tensor.shape[1:]) for tensor in tensors.values()]
+    task = choose_task(request.task, shapes, built.task)
+    if task == "embed" and len(tensors) == 1:
+        tensors = dict(zip(("embedding",), tensors.values(), strict=True))
+    outputs = with_kinds([Output(name, tuple(own.shape[1:])) for name, own in tensors.items()], task)
     mean, std = (built.mean, built.std) if len(built.mean) == size[0] else usual_normalization(size[0])
     resize = whole(size) if built.resize is None or built.input is None else built.resize.scaled(built.input, size)
-    return Network(request.name, module, size, int(logits.shape[1]), origin, mean, std, resize, notes)
+    if task == "segment":  # a mask is resized like its picture
+        resize = whole(size)
+    count = shapes[0][0] if shapes[0] else 1
+    return Network(request.name, module, size, count, origin, mean, std, resize, notes, task, outputs)
+
+
+def _tensors(request: NetworkRequest, answer: object) -> dict[str, Tensor]:
+    """The outputs for one image by name. InputError unless they are float32 tensors, each with a row for the image."""
+    try:
+        tensors = named_tensors(answer)
+    except TypeError as error:
+        raise InputError(
+            f"{request.name} answers with {error}, and outputs are tensors, or tuples, lists and dicts of them; return "
+            "these from its forward, or register a dataclass with torch.export.register_dataclass"
+        ) from error
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise InputError(
+                f"{request.name} answers in {str(tensor.dtype).removeprefix('torch.')}{_of(name, tensors)}, and files "
+                "hold float32: take the cast out of its forward"
+            )
+        if tensor.dim() == 0 or len(tensor) != 1:
+            raise InputError(
+                f"{request.name} gives {name} of shape {tuple(tensor.shape)} for one image, and the first side of an "
+                "output counts images: how many numbers there are must not depend on the picture; leave out of its "
+                "forward what chooses among them"
+            )
+    if not tensors:
+        raise InputError(f"{request.name} answers an image with no tensor; return at least one from its forward")
+    return tensors
+
+
+def _of(name: str, tensors: Mapping[str, Tensor]) -> str:
+    return f" ({name})" if len(tensors) > 1 else ""
 
 
 def _other_types(network: nn.Module) -> str:
@@ -159,9 +198,12 @@ def _from_torchvision(request: NetworkRequest) -> _Built:
     if request.name not in names:
         if request.name in models.list_models():
             task = models.get_model_builder(request.name).__module__.split(".")[2]
+            if task == "segmentation":
+                return _segmenter(request)
             raise InputError(
-                f"{request.name} is one of torchvision.models.{task}, and this tool takes classifiers in float32, "
-                "which answer an image with a row of logits"
+                f"{request.name} is one of torchvision.models.{task}, and by name this tool takes classifiers and "
+                "segmenters in float32; give another as FILE.py:FUNCTION, a module that takes one image and returns "
+                "its tensors"
             )
         raise InputError(f"there is no network {request.name!r}: {nearest(request.name, [*names, *OWN])}")
     meta = models.get_model_weights(request.name)["DEFAULT"]
@@ -189,6 +231,27 @@ def _from_torchvision(request: NetworkRequest) -> _Built:
     return _Built(module, size, tuple(preset.mean), tuple(preset.std), resize=resize)
 
 
+def _segmenter(request: NetworkRequest) -> _Built:
+    """One of torchvision's segmenters, which gives a class map of the image's size as its output `out`."""
+    from torchvision import models
+
+    meta = models.get_model_weights(request.name)["DEFAULT"]
+    preset = meta.transforms()
+    extra: dict[str, Any] = {} if request.outputs is None else {"num_classes": request.outputs}
+    extra |= {} if request.name.startswith("lraspp") else {"aux_loss": False}
+    fresh = {"weights": None, "weights_backbone": None, **extra}
+    try:
+        module = models.get_model(request.name, **(fresh if request.fresh else {"weights": meta}))
+    except OSError as error:
+        raise InputError(
+            f"the pretrained weights of {request.name} cannot be downloaded ({error}): {WAYS_ON}"
+        ) from error
+    if getattr(module, "aux_classifier", None) is not None:  # serves training only, and no exported file
+        module.aux_classifier = None
+    size = (3, preset.resize_size[0], preset.resize_size[0])
+    return _Built(module, size, tuple(preset.mean), tuple(preset.std), task="segment")
+
+
 def _from_timm(request: NetworkRequest) -> _Built:
     import timm
     from timm.data.config import resolve_data_config
@@ -197,6 +260,8 @@ def _from_timm(request: NetworkRequest) -> _Built:
     if not timm.is_model(name.split(".")[0]):
         raise InputError(f"timm has no network {name!r}: {nearest(name, timm.list_models())}")
     extra: dict[str, Any] = {} if request.outputs is None else {"num_classes": request.outputs}
+    if request.task == "embed":
+        extra = {"num_classes": 0}
     try:
         module = timm.create_model(name, pretrained=not request.fresh, **extra)
     except Exception as error:  # the hub client raises errors of several libraries, none of them a common class
@@ -277,7 +342,8 @@ OWN: dict[str, Callable[[NetworkRequest], _Built]] = {"alexnet-caffe": _caffe}
 def settle(network: nn.Module, images: Tensor) -> None:
     """Gives an untrained network logits that differ between images, so that comparing them proves something.
 
-    BatchNorm statistics become those of `images`; the last layer is scaled so that the logits have deviation 1. A
+    BatchNorm statistics become those of `images`; where the network gives one tensor, the last layer is scaled so that
+    it has deviation 1. A
     variance below its layer's median is raised to it: a random channel that hardly varies would be blown up, layer
     after layer, until float32 rounding shows in the logits.
     """
@@ -298,6 +364,8 @@ def settle(network: nn.Module, images: Tensor) -> None:
             if norm.running_var is not None:
                 norm.running_var.clamp_(min=float(norm.running_var.median()))
         network.eval()
+        if not isinstance(network(images[:1]), Tensor):
+            return  # which layer gives which output nobody tells
         logits = torch.cat([network(batch) for batch in torch.split(images, 16)])
         layers = [row.name for row in survey(network, images[:1]).layers if row.calls]
         head = network.get_submodule(layers[-1]) if layers else nn.Identity()

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,21 @@ OUR_HOME = Path(__file__).resolve().parents[2]
 def build_own(name: str) -> nn.Module:
     """The module that a function returns, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION. This runs the user's code, and
     says so. InputError with the code's own words if it fails, and if it returns something else."""
+    network = _run(name, lambda build: build())
+    if not isinstance(network, nn.Module):
+        raise InputError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
+    return network
+
+
+def function_of(name: str) -> Callable[..., object]:
+    """The function itself, which the caller calls. InputError as from `build_own`."""
+    found = _run(name, lambda function: function)
+    assert callable(found)  # it was found among the functions
+    return found
+
+
+def _run(name: str, use: Callable[[Callable[..., object]], object]) -> object:
+    """The result of `use` on a function of the user's code."""
     place, _, function = name.rpartition(":")
     path = Path(place) if place.endswith(".py") else Path(*place.split(".")).with_suffix(".py")
     package = path.with_suffix("") / "__init__.py"
@@ -47,7 +62,7 @@ def build_own(name: str) -> nn.Module:
             if build is None:
                 known = [each for each, value in vars(code).items() if callable(value) and not each.startswith("_")]
                 raise InputError(f"{place} has no function {function}: {nearest(function, known)}")
-            network = build()
+            return use(build)
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # the user's code may raise anything; its last line tells where
@@ -58,9 +73,6 @@ def build_own(name: str) -> nn.Module:
         raise InputError(
             f"{name} raised {type(error).__name__}: {error} ({frames[-1].filename}:{frames[-1].lineno}){cure}"
         ) from error
-    if not isinstance(network, nn.Module):
-        raise InputError(f"{name} returned {type(network).__name__}; it must return a torch.nn.Module")
-    return network
 
 
 def _script(path: Path, name: str) -> ModuleType:

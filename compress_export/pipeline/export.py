@@ -23,6 +23,9 @@ from exporters.artifact import Artifact, ExportError, number_type, read_artifact
 from exporters.export_all import Array, Exported, FailedFormat
 from exporters.formats import FORMATS
 
+FEWEST_COMPARED, MOST_NUMBERS = 4, 1 << 26
+"""Images on which files are compared at least, and numbers that the outputs of all of them are at most otherwise."""
+
 
 def check_types(formats: Sequence[str], settings: ExportSettings) -> str:
     """A note on formats that have no file of the number type asked for ("" if none). InputError if all of them are."""
@@ -49,7 +52,7 @@ def export_stage(
     """
     from exporters.export_all import export_all
 
-    run, images = context.run, context.images.numpy()
+    run, images = context.run, compared_images(context)
     otherwise = calibrated_otherwise(run, settings)
     run.begin("export", settings)
     test = TestSplit.of(context, settings)
@@ -103,6 +106,7 @@ def export_stage(
                 reference,
                 lookups={name: lookups for name in networks if network_of(name) == COMPRESSED and lookups},
                 test=written,
+                outputs=context.network.layout,
                 progress=progress,
                 finished=record,
                 failed=fail,
@@ -126,11 +130,13 @@ def _programs(
     from exporters import capture as program
     from exporters.parity import logits_of, logits_of_program
 
-    images, captured = context.images.numpy(), dict[str, ExportedProgram]()
+    images, captured = compared_images(context), dict[str, ExportedProgram]()
 
     def capture(name: str) -> ExportedProgram:
         if name not in captured:
-            captured[name] = program.capture(modules[name], context.images[:1])
+            outputs = context.network.layout
+            lone = outputs[0].name if len(outputs) == 1 else ""
+            captured[name] = program.capture(modules[name], context.images[:1], lone)
         return captured[name]
 
     others = {name: partial(capture, network_of(name)) for name in networks if type_of(name)}
@@ -146,6 +152,14 @@ def _programs(
             else:
                 reference[name] = logits_of(modules[network_of(name)], images)
     return programs, reference
+
+
+def compared_images(context: RunContext) -> Array:
+    """The images on which files are compared with their networks: fewer where an image has outputs of many numbers."""
+    numbers = sum(output.numbers for output in context.network.layout)
+    most = max(FEWEST_COMPARED, MOST_NUMBERS // max(1, numbers))
+    images: Array = context.images[:most].numpy()
+    return images
 
 
 def _pair(kind: str) -> tuple[str, str]:

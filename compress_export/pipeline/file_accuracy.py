@@ -35,8 +35,8 @@ class TestSplit:
 
     @staticmethod
     def of(context: RunContext, settings: ExportSettings) -> TestSplit | None:
-        """None where accuracy means nothing: without data, or with untrained weights."""
-        if not context.trainable or context.data is None:
+        """None where accuracy means nothing: without data, with untrained weights, or of no classifier."""
+        if not context.trainable or context.data is None or context.objective.score is not None:
             return None
         found = TestSplit(context.data, context.network.input, settings.test_images)
         if settings.test_images is None and found.count < found.total:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def fine_tune_stage(
     run.clear_from("share")  # files of the network as it was before
     if settings.order == "sensitive":
         network = context.network.module
-        evaluator = Evaluator(network, data.validation, device=context.group.device)
+        evaluator = Evaluator(network, data.validation, device=context.group.device, objective=context.objective)
         losses: dict[str, float] = {}  # divergence of the outputs when each layer alone is factored as planned
         with context.reporter.stage("Measuring which layer is most sensitive") as advance:
             for done, row in enumerate(plan.factored, 1):
@@ -85,8 +86,12 @@ def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: n
         check_factors(before, module, names, context.images)
         context.settle_statistics(module, before)
 
+    options = options_of(settings, context.seed, len(plan.factored), context.network.origin)
+    if settings.distill is None and context.objective.score is not None:
+        # few labels say what every pixel or feature of the original does
+        options = replace(options, distillation=Distillation())
     title = f"Fine-tuning, {settings.schedule}, {len(plan.factored)} layers"
-    text = "{0.layers}: top-1 on the validation split {0.top1:.1f} %".format
+    text = f"{{0.layers}}: {context.objective.metric} on the validation split {{0.top1:.1f}} %".format
     with logged_training(context.run, title, RunFile.TUNING, text) as watch:
         tuned, _rows = fine_tune(
             original,
@@ -95,13 +100,14 @@ def train(context: RunContext, plan: Plan, settings: TuneSettings, compressed: n
             data.validation,
             settings.schedule,
             settings.epochs,
-            options_of(settings, context.seed, len(plan.factored), context.network.origin),
+            options,
             factorize=factorize,
             checkpoint=context.run / RunFile.TUNING_CHECKPOINT,
             watch=watch,
             paces=() if settings.rate is not None else RECIPES[settings.recipe].paces,
             group=context.group,
             total_epochs=settings.total_epochs,
+            objective=context.objective,
         )
     return tuned.module
 

@@ -31,6 +31,7 @@ from compress_export.data.images import View, photograph_crops
 from compress_export.errors import InputError
 from compress_export.models.networks import Network, NetworkRequest, load_network, settle
 from compress_export.models.resize import Resize, chosen, whole
+from compress_export.models.tasks import objective_of
 from compress_export.pipeline.validate import changes_of, regularization_of
 from compress_export.run_directory import RunDirectory
 from compress_export.settings import PlanSettings, SourceSettings, TuneSettings, training_epochs
@@ -38,6 +39,7 @@ from compressor.calibration import Moments, carry_over, collect
 from compressor.decompositions.methods import Decompositions
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
 from compressor.equivalence import DIFFERS, check_deterministic
+from compressor.outputs import CLASSIFICATION, Objective
 from compressor.plan import Plan
 from compressor.surgery import load_weights, save_weights, skeleton
 from compressor.survey import Survey, survey
@@ -70,6 +72,7 @@ class RunContext:
     seed: int = 0
     group: ProcessGroup = SINGLE_PROCESS
     decompositions: Decompositions = field(default_factory=dict)
+    objective: Objective = CLASSIFICATION
 
     @property
     def trainable(self) -> bool:
@@ -142,7 +145,12 @@ def load(
     if run.has(RunFile.NETWORK) and not stale:  # no network access, no training
         record: dict[str, Any] = run.read_json(RunFile.NETWORK)
         request = NetworkRequest(
-            settings.network, "none", tuple(record["input"]), int(record["outputs"]), origin=record["origin"]
+            settings.network,
+            "none",
+            tuple(record["input"]),
+            int(record["outputs"]),
+            origin=record["origin"],
+            task=record.get("task", "classify"),
         )
         network = _normalized(load_network(request), settings, source)
         network = replace(network, resize=recorded_resize(record))
@@ -150,7 +158,18 @@ def load(
         data, images = _data(source, network, settings, group)
         if data is not None and "augment" in record:
             data = data.with_changes(tuple(record["augment"]))
-        return RunContext(run, reporter, network, data, survey(network.module, images), images, settings.seed, group)
+        found = survey(network.module, images)
+        return RunContext(
+            run,
+            reporter,
+            network,
+            data,
+            found,
+            images,
+            settings.seed,
+            group,
+            objective=_objective(network, data),
+        )
     epochs = training_epochs(settings)
     fresh_head = epochs is not None or settings.weights == "none"
     size = None if epochs is None or source is None or source.size is None else (3, source.size, source.size)
@@ -158,8 +177,9 @@ def load(
         name=settings.network,
         weights=settings.weights,
         input=settings.input or size,
-        outputs=len(source.classes) if source is not None and fresh_head else None,
+        outputs=len(source.classes) or None if source is not None and fresh_head else None,
         train=epochs is not None,
+        task=settings.task,
     )
     torch.manual_seed(settings.seed)
     notes: list[str] = []
@@ -169,17 +189,31 @@ def load(
         check_deterministic(network.module, images)
         notes += [*network.notes, *([] if source is None else source.notes)]
         if source is not None and data is not None:
-            notes.append(few_images(len(data.validation.dataset)))  # type: ignore[arg-type]  # each of ours has a length
-            if epochs is None and network.origin != "untrained" and len(source.classes) == network.outputs:
+            if network.task == "classify":
+                notes.append(few_images(len(data.validation.dataset)))  # type: ignore[arg-type]  # each of ours has a length
+            elif not data.labelled:
+                notes.append(
+                    f"{source.name} holds no labels that source.task={network.task} reads: planning and tuning go by "
+                    "pictures alone, and hold the outputs against the original's"
+                )
+            judged = epochs is None and network.origin != "untrained" and network.task == "classify"
+            if judged and len(source.classes) == network.outputs:
                 notes.append(check_order(network.module, data.validation, source.classes, source.name))
     notes = list(filter(None, notes))
     for note in notes:
         reporter.say(f"note: {note}")
     run.begin("source", settings, stale)
     if epochs is not None and data is not None:
+        objective = _objective(network, data)
+        if objective.loss is None:
+            raise InputError(
+                f"--train {epochs} learns from labels, and {data.name} has none that source.task={network.task} trains "
+                "by; pass trained weights"
+            )
         options = replace(FROM_SCRATCH, seed=settings.seed, regularizer=regularization_of(settings))
         title = f"Training {network.name} on {data.name}"
-        text = "epoch {0.epoch} of {0.epochs}, top-1 on the validation split {0.top1:.1f} %".format
+        metric = objective.metric
+        text = f"epoch {{0.epoch}} of {{0.epochs}}, {metric} on the validation split {{0.top1:.1f}} %".format
         with logged_training(run, title, RunFile.TRAINING, text) as watch:
             fit(
                 network.module,
@@ -190,12 +224,14 @@ def load(
                 checkpoint=run / RunFile.TRAINING_CHECKPOINT,
                 watch=watch,
                 group=SingleProcess(group.device),
+                objective=objective,
             )
     if network.origin == "untrained":
         settle(network.module, images)
     found = survey(network.module, images)
     later = [*network_notes(network.module, found, data is not None)]
-    if data is not None and source is not None and source.folder is not None and network.origin != "untrained":
+    folder = source is not None and source.folder is not None and network.task == "classify"
+    if data is not None and folder and network.origin != "untrained":
         alike, note = alike_mirrored(network.module, data.validation)
         later.append(note)
         if alike:
@@ -209,9 +245,26 @@ def load(
     shown = "" if source is None else source.shown(View.of(network))
     resize = None if network.resize is None else asdict(network.resize)
     augment = () if data is None else data.changes
+    objective = _objective(network, data)
+    facts |= {"task": network.task, "metric": objective.metric, "layout": [asdict(each) for each in network.layout]}
     run.write_json(RunFile.NETWORK, {**facts, "resize": resize, "shown": shown, "augment": augment, "notes": notes})
     (run / RunFile.TRAINING_CHECKPOINT).unlink(missing_ok=True)
-    return RunContext(run, reporter, network, data, found, images, settings.seed, group)
+    return RunContext(
+        run,
+        reporter,
+        network,
+        data,
+        found,
+        images,
+        settings.seed,
+        group,
+        objective=objective,
+    )
+
+
+def _objective(network: Network, data: Data | None) -> Objective:
+    """The purpose of the network's outputs, with labels where the data have some."""
+    return objective_of(network.task, network.layout, data is not None and data.labelled, network.module)
 
 
 def network_notes(module: nn.Module, found: Survey, data: bool) -> Iterator[str]:
@@ -271,7 +324,7 @@ def _data(
     if source is None:
         return None, photograph_crops(View.of(network), REAL_IMAGES)
     view = View.of(network, group.device)
-    data = load_data(source, view, settings.batch, network.outputs, settings.seed, settings.images)
+    data = load_data(source, view, settings.batch, network.outputs, settings.seed, settings.images, network.task)
     return data, data.images(REAL_IMAGES)
 
 
@@ -285,6 +338,11 @@ def training_images(context: RunContext, settings: TuneSettings) -> Loader:
         return train
     from compress_export.data.picture_files import unlabelled_images
 
+    if context.objective.score is not None and context.objective.loss is not None:
+        raise InputError(
+            f"fine_tune.unlabelled={settings.unlabelled}: pictures without masks stand beside pictures with some in no "
+            "batch; leave it out, or take the masks away and tune by pictures alone"
+        )
     device = device_of(train.dataset)
     more = unlabelled_images(Path(settings.unlabelled), View.of(context.network, device), data.changes)
     return DataLoader(
@@ -330,7 +388,8 @@ def fit_in_place(
     removes it."""
     data, (rows, checkpoint) = context.data, files
     assert data is not None  # it is trainable
-    with logged_training(context.run, title, rows, "top-1 on the validation split {0.top1:.1f} %".format) as watch:
+    text = f"{context.objective.metric} on the validation split {{0.top1:.1f}} %".format
+    with logged_training(context.run, title, rows, text) as watch:
         fit(
             module,
             train or data.train,
@@ -341,6 +400,7 @@ def fit_in_place(
             watch=watch,
             teacher=teacher,
             group=SingleProcess(context.group.device),
+            objective=context.objective,
         )
 
 

@@ -177,9 +177,11 @@ def _if_lossy(
     compressed.cpu()
     most = problem.goal.limits["drop"].amount
     lost = round(drop * evaluator.images / 100)
-    again = "" if drop <= most else f" ({lost} of them), more than {most:g}: planning again, more carefully"
+    these = f" ({lost} of them)" if context.objective.score is None else ""
+    again = "" if drop <= most else f"{these}, more than {most:g}: planning again, more carefully"
     context.reporter.say(
-        f"the network as planned loses {drop:.2f} points of top-1 on {evaluator.images} validation images before tuning"
+        f"the network as planned loses {drop:.2f} points of {context.objective.metric} on {evaluator.images} "
+        "validation images before tuning"
         f"{again}"
     )
     losses = problem.losses
@@ -256,7 +258,9 @@ def measure_probe_points(
 ) -> tuple[Evaluator, MeasuredLosses]:
     """The probes at all points, sharded over the processes of the group, which all do this at once."""
     assert context.data is not None  # it is trainable
-    evaluator = Evaluator(context.network.module, context.data.validation, device=context.group.device)
+    evaluator = Evaluator(
+        context.network.module, context.data.validation, device=context.group.device, objective=context.objective
+    )
     probes = probe_losses(
         evaluator,
         probe_points,

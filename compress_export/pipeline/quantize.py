@@ -156,6 +156,8 @@ def tuned(
         return found
     if tune is not None and tune.epochs == 0:
         return found
+    if context.objective.score is not None:
+        return replace(found, notes=(*found.notes, "not tuned in int8, where classifiers alone are judged"))
     from exporters.quantization.tuning import trainable, trained
 
     module = trainable(found.source)

@@ -200,7 +200,7 @@ def plan_only(
         stale_source, stale_plan = run.stale("source", source, force), run.stale("plan", settings, force)
         context = _load(run, source, stale_source, group)
         plan, _ = plan_stage(context, settings, stale_plan)
-        print_result(plan.to_json(), lambda: show_plan(plan, context.survey, console()))
+        print_result(plan.to_json(), lambda: show_plan(plan, context.survey, console(), context.objective.metric))
         context.reporter.say(f"{run / RunFile.PLAN}: go on with `compress-export compress {path}`")
     return plan
 
@@ -328,7 +328,11 @@ def _evaluate(context: RunContext, modules: Mapping[str, nn.Module]) -> None:
     The original's accuracy is kept once it is known; alone it is measured only where the file has none yet.
     """
     run = context.run
-    if not context.trainable or context.data is None:
+    if context.objective.score is not None or stored_source(run).evaluate is not None:
+        from compress_export.pipeline.task_metric import measure_metrics
+
+        measure_metrics(context, modules)
+    if not context.trainable or context.data is None or context.objective.score is not None:
         return
     rows: dict[str, Accuracy] = {}
     if run.has(RunFile.ACCURACY):

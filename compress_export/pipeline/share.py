@@ -13,7 +13,7 @@ from compress_export.run_directory import RunDirectory
 from compress_export.settings import ShareSettings
 from compressor.calibration import collect
 from compressor.survey import survey
-from compressor.training.options import TrainOptions
+from compressor.training.options import Distillation, TrainOptions
 from compressor.weight_sharing.layers import (
     load_shared,
     plain,
@@ -61,9 +61,14 @@ def share_stage(context: RunContext, tuned: nn.Module, settings: ShareSettings, 
         )
         module = model.module
     if context.trainable and data is not None and settings.share_epochs > 0:
-        options = TrainOptions(rate=settings.share_rate, seed=context.seed)
-        files = (RunFile.SHARING, RunFile.SHARING_CHECKPOINT)
-        fit_in_place(context, module, settings.share_epochs, options, "Fine-tuning the centroids", files)
+        # where nothing has labels the original teaches
+        taught = context.objective.loss is None
+        options = TrainOptions(
+            rate=settings.share_rate, seed=context.seed, distillation=Distillation() if taught else None
+        )
+        files, teacher = (RunFile.SHARING, RunFile.SHARING_CHECKPOINT), copy.deepcopy(context.network.module)
+        title = "Fine-tuning the centroids"
+        fit_in_place(context, module, settings.share_epochs, options, title, files, teacher if taught else None)
     save_shared(module, run / PACKED)
     (run / RunFile.SHARING_CHECKPOINT).unlink(missing_ok=True)
     return plain(module)

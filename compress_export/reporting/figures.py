@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.measurement import Device, Measurement, NotMeasured, Simulated, process_said
-from bench.run_files import FileAccuracy
+from bench.run_files import COMPRESSED, ORIGINAL, FileAccuracy
 from bench.statistics import Ratio, summarize
 from compress_export.reporting.model import Epoch, FileRow, Pair, ParetoPoint, Report, StoredFile, comparable
+from exporters.artifact import Parity
 from exporters.formats import FORMATS
 
 NOT_MEASURED = "not measured"
@@ -88,13 +89,23 @@ def parity(file: FileRow) -> str:
     found = file.artifact.parity
     if found is None:
         return "not checked"
-    if not found.executed or found.relative_error is None or found.top1_agreement is None:
+    if not found.executed or found.relative_error is None:
         return found.note
-    same = f"same class {round(found.top1_agreement * found.images)} of {found.images}"
-    mark = f" ({found.interpreter})" if found.interpreter else ""
+    alike = agreement(found) + (f" ({found.interpreter})" if found.interpreter else "")
     if file.artifact.dtype == "int8" and found.rms_error is not None:
-        return f"RMS error {found.rms_error:.1e} to its int8 program; {same}{mark}"
-    return f"relative error {found.relative_error:.1e}; {same}{mark}"
+        return f"RMS error {found.rms_error:.1e} to its int8 program; {alike}"
+    return f"relative error {found.relative_error:.1e}; {alike}"
+
+
+def agreement(found: Parity) -> str:
+    """The images that are given the same class, or the pixels of a class map; else how many outputs were compared."""
+    said = []
+    if found.top1_agreement is not None:
+        said.append(f"same class {round(found.top1_agreement * found.images)} of {found.images}")
+    if found.equal_pixels is not None:
+        said.append(f"same class for {100 * found.equal_pixels:.2f} % of the pixels")
+    outputs = f"worst of {len(found.outputs)} outputs" if len(found.outputs) > 1 else f"cosine {found.cosine or 0:.6f}"
+    return ", ".join(said) or f"{outputs}, on {found.images} images"
 
 
 def counted_change(first: Simulated, last: Simulated) -> str:
@@ -142,9 +153,23 @@ def totals(report: Report, number: Callable[[float], str]) -> Table:
         pair = Pair(report.parameters.original, report.paper_parameters)
         name = "parameters, as the papers count (a bias in every factor)"
         rows.append((name, number(pair.original), number(pair.compressed), smaller(pair)))
-    change = report.accuracy
-    if change is None:
-        rows.append(("top-1", NOT_MEASURED, NOT_MEASURED, ""))
+    change, metrics = report.accuracy, report.metrics
+    if metrics is not None:
+        first, last = metrics.of(ORIGINAL) or 0.0, metrics.of(COMPRESSED)
+        points = "" if last is None else f"{last - first:+.4g}{' points' if metrics.unit else ''}"
+        better = "" if metrics.higher_is_better else ", lower is better"
+        cells = metrics.written(ORIGINAL), metrics.written(COMPRESSED) or NOT_MEASURED
+        rows.append((metrics.metric, *cells, f"{points} on {metrics.images} test images{better}"))
+        if metrics.of("untuned") is not None:
+            rows.append((f"{metrics.metric}, before fine-tuning", "", metrics.written("untuned"), ""))
+        for name in metrics.networks[ORIGINAL]:
+            if name != metrics.metric and COMPRESSED in metrics.networks:
+                before, after = (metrics.networks[each][name] for each in (ORIGINAL, COMPRESSED))
+                rows.append((name, f"{before:.4g}", f"{after:.4g}", f"{after - before:+.4g}"))
+    if change is None and metrics is None:
+        rows.append((report.metric, NOT_MEASURED, NOT_MEASURED, ""))
+    elif change is None:
+        pass
     else:
         changed = f"{change.changed} of {change.images} changed: {change.gained} gained, {change.lost} lost"
         rows.append(("top-1", percent(change.top1.original), percent(change.top1.compressed), changed))
@@ -365,11 +390,11 @@ def layers_table(report: Report) -> Table:
     return Table(("layer", "weight", "method", "rank", *costs, "weight error", "stability", "why"), rows)
 
 
-def epochs_table(epochs: Iterable[Epoch]) -> Table:
+def epochs_table(epochs: Iterable[Epoch], metric: str) -> Table:
     rows = [
         (row.layers, str(row.epoch), "" if row.loss is None else f"{row.loss:.4f}", percent(row.top1)) for row in epochs
     ]
-    return Table(("factorized", "epoch", "training loss", "validation top-1"), rows)
+    return Table(("factorized", "epoch", "training loss", f"validation {metric}"), rows)
 
 
 def pareto_table(points: Sequence[ParetoPoint]) -> Table:

@@ -77,6 +77,7 @@ class _Network:
     input: tuple[int, ...]
     outputs: int
     origin: str
+    metric: str = "top-1"
     shown: str = ""
     notes: tuple[str, ...] = ()
 
@@ -158,6 +159,8 @@ def _gather(run: RunDirectory) -> Report:
     quantization = msgspec.convert(quantized, dict[str, Quantization])
     files = [file for row in formats for file in row.files]
     counted = dict.fromkeys(row.device.cpu for file in files for row in file.simulated)
+    metrics = RunFiles(run.path).metrics
+    measured = metrics is not None and COMPRESSED in metrics.networks
     judged = COMPRESSED in accuracy  # until then it is the original's alone
     sections = {
         name: {key: value for key, value in plain(section).items() if not key.endswith("sha256")}
@@ -196,7 +199,9 @@ def _gather(run: RunDirectory) -> Report:
         unwritten=unwritten,
         notes=(
             *(f"Files of .{name} are missing: {reason}." for name, reason in unwritten.items()),
-            *notes.origin_notes(network.origin, (*filter(None, (network.shown,)), *network.notes), source.data, judged),
+            *notes.origin_notes(
+                network.origin, (*filter(None, (network.shown,)), *network.notes), source.data, judged or measured
+            ),
             *(notes.tuning_notes(accuracy) if judged else ()),
             *notes.kept_notes(tuning),
             *notes.plan_notes(plan, run.has(RunFile.TUNED_WEIGHTS) or shared is not None),
@@ -213,6 +218,8 @@ def _gather(run: RunDirectory) -> Report:
         predicted_instructions=_predicted_instructions(plan),
         paper_parameters=after.paper_parameters,
         accuracy=_accuracy_change(accuracy, network.outputs) if judged else None,
+        metric=network.metric,
+        metrics=metrics,
         shared=shared,
         layers=layers,
         cost_source=plan.cost_source or None,

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.measurement import NotMeasured
+from bench.run_files import COMPRESSED, ORIGINAL
 from compress_export.reporting import figures, plots
 from compress_export.reporting.model import FormatRow, Pair, Report, comparable
 from compress_export.reporting.notes import unsteady_sentence
@@ -163,11 +164,21 @@ def _card(
 
 
 def _accuracy(report: Report) -> Card:
-    change = report.accuracy
+    change, metrics = report.accuracy, report.metrics
+    if change is None and metrics is not None and (after := metrics.of(COMPRESSED)) is not None:
+        difference = f"{after - (metrics.of(ORIGINAL) or 0.0):+.4g}{' points' if metrics.unit else ''}"
+        return Card(
+            label=metrics.metric,
+            headline=difference.replace("-", "−"),  # noqa: RUF001  # a minus sign, not a hyphen
+            before=metrics.written(ORIGINAL),
+            after=metrics.written(COMPRESSED),
+            note=f"on {metrics.images} test images{'' if metrics.higher_is_better else '; lower is better'}",
+        )
     if change is None:
         unfinished = "the weights are untrained, or the run is not finished"
         reason = "no --data was given" if report.data is None else unfinished
-        return Card("top-1 accuracy", figures.NOT_MEASURED, note=reason)
+        label = "top-1 accuracy" if report.metric == "top-1" else report.metric
+        return Card(label, figures.NOT_MEASURED, note=reason)
     points = change.top1.compressed - change.top1.original
     return Card(
         label="top-1 accuracy" if points < 0 else "top-1 accuracy: nothing",
@@ -215,8 +226,11 @@ def _parity(formats: Sequence[FormatRow]) -> Iterator[Card]:
     run = [(name, p, p.relative_error) for name, p in found if p and p.executed and p.relative_error is not None]
     if run:
         name, worst, error = max(run, key=lambda each: each[2])
-        same = min(round((parity.top1_agreement or 0) * parity.images) for _, parity, _ in run)
-        note = f"of the standard deviation of the logits; same class for {same} of {worst.images} images"
+        counted = [round(p.top1_agreement * p.images) for _, p, _ in run if p.top1_agreement is not None]
+        if counted and not worst.outputs:
+            note = f"of the standard deviation of the logits; same class for {min(counted)} of {worst.images} images"
+        else:
+            note = f"of an output's standard deviation; {figures.agreement(worst)}"
         note += f"; {worst.interpreter}" if worst.interpreter else ""
         yield Card(f"largest error (.{name})", f"{error:.0e} relative", note=note)
 

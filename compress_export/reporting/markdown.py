@@ -69,7 +69,7 @@ def _blocks(report: Report) -> Iterator[str]:
     yield from ("## Layers", table(figures.layers_table(report)))
     if report.notes:
         yield from ("## Notes", bullets(report.notes))
-    if epochs := figures.epochs_table(report.tuning):
+    if epochs := figures.epochs_table(report.tuning, report.metric):
         yield from ("## Fine-tuning", table(epochs))
     if phases := figures.memory_table(report):
         yield from ("## Memory by phase", "Resident MB of the process, its runtime included.", table(phases))

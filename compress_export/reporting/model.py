@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.measurement import Device, Measurement, NotMeasured, Simulated
 from bench.profile.profile import Unit
-from bench.run_files import GONE, FileAccuracy
+from bench.run_files import GONE, FileAccuracy, NetworkMetrics
 from bench.statistics import Ratio, Statistics, unsteady
 from exporters.artifact import Artifact, Quantization
 
@@ -274,6 +274,9 @@ class Report:
     """Of the plan, where it was made by instructions of a phone's core."""
     paper_parameters: int | None
     accuracy: AccuracyChange | None
+    metric: str
+    """The metric that the tool's own choices went by: "top-1" of a classifier."""
+    metrics: NetworkMetrics | None
     shared: SharedWeights | None
     layers: tuple[LayerRow, ...]
     cost_source: str | None

@@ -244,8 +244,10 @@ def failures(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
         if artifact.verdict == "failed" and parity is not None:
             whole = artifact.dtype == "int8" and parity.rms_error is not None
             error = f"RMS error {parity.rms_error:.1e}" if whole else f"relative error {parity.relative_error:.1e}"
-            found.append(
-                f"{name} does not match {model}: {error}, "
-                f"top-1 agreement {100 * (parity.top1_agreement or 0):.1f} % on {parity.images} images"
-            )
+            worst = max(parity.outputs, key=lambda each: each.relative_error, default=None)
+            alike = f"top-1 agreement {100 * (parity.top1_agreement or 0):.1f} %"
+            if worst is not None:
+                pixels = "" if worst.agreement is None else f", same class {100 * worst.agreement:.2f} %"
+                alike = f"worst of its output {worst.name}{pixels}"
+            found.append(f"{name} does not match {model}: {error}, {alike} on {parity.images} images")
     return tuple(found)

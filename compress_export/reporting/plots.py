@@ -78,7 +78,7 @@ def tuning(report: Report) -> Plot | None:
                   markersize=6, markeredgewidth=1.6)  # fmt: skip
         if report.training:
             axes.axhline(report.training[-1].top1, color=BEFORE, linewidth=1.4, linestyle=(0, (4, 3)))
-        axes.set_ylabel("validation top-1, %")
+        axes.set_ylabel(f"validation {report.metric}, %")
         if len(starts) == 1:
             step = 1 + (len(rows) - 1) // LABELS
             axes.set_xticks(range(0, len(rows), step))

@@ -60,7 +60,7 @@ def print_table(
     console.print(table)
 
 
-def show_plan(plan: Plan, survey: Survey, console: Console) -> None:
+def show_plan(plan: Plan, survey: Survey, console: Console, metric: str = "top-1") -> None:
     """Prints the plan: a line for each layer with its fraction of the network and the reason; then the totals."""
     from compressor.planning.planner import planned_parameters  # brings torch along, which a report does not need
 
@@ -99,7 +99,7 @@ def show_plan(plan: Plan, survey: Survey, console: Console) -> None:
             ratio = f"{1 / plan.timed:.2f}x faster"
             lines.append(f"measured in turns with the original, at this plan's ranks: {ratio}")
         if after.drop is not None:
-            lines.append(f"predicted loss before tuning: {after.drop:.2f} points of top-1 ({plan.loss_source})")
+            lines.append(f"predicted loss before tuning: {after.drop:.2f} points of {metric} ({plan.loss_source})")
         for line in lines:
             console.print(Text(line))
     for note in plan.notes:

@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup
 from compressor.layers import factors_in_place, find_layer
+from compressor.outputs import CLASSIFICATION, Objective, divergence, tensors_of
 from compressor.plan import LayerVariant
 from compressor.planning.options import OPTIONS
 
@@ -142,8 +142,12 @@ class MeasuredLosses:
         return float(losses[index - 1] + part * (losses[index] - losses[index - 1])) / self.loss_scale
 
 
+FEWEST_IMAGES, MOST_NUMBERS = 8, 1 << 25
+"""Images that an Evaluator has at least, and numbers that the outputs of all of them are at most otherwise."""
+
+
 class Evaluator:
-    """Compares changed networks with the original on the first images of the validation split.
+    """Compares changed networks with the original on the first images of the validation split, by an objective.
 
     Its own copy of the original runs on `device`; another network where it is.
     """
@@ -154,27 +158,33 @@ class Evaluator:
         batches: Iterable[tuple[Tensor, Tensor]],
         most: int = OPTIONS.probe_images,
         device: torch.device = SINGLE_PROCESS.device,
+        objective: Objective = CLASSIFICATION,
     ) -> None:
+        self.objective = objective
         self._network, self._device = copy.deepcopy(network).eval().to(device), device
         self._batches: list[tuple[Tensor, Tensor]] = []
         for images, labels in batches:
+            if not self._batches:  # class maps of all images would not fit the memory
+                numbers = sum(own.numel() for own in self._run(self._network, images[:1]))
+                most = min(most, max(FEWEST_IMAGES, MOST_NUMBERS // numbers))
             if most <= 0:
                 break
             self._batches.append((images[:most], labels[:most]))
             most -= len(labels)
         self._outputs = [self._run(self._network, images) for images, _ in self._batches]
         self.images = sum(len(labels) for _, labels in self._batches)
-        self._hits = self._count(self._outputs)
+        self._best = self._figure(self._network, self._outputs)
 
     def compare(self, network: nn.Module) -> tuple[float, float]:
-        """Mean KL divergence of the outputs in nats, and points of top-1 lost (below 0: gained)."""
+        """Mean divergence of the outputs (of logits KL, in nats), and points of the metric lost (below 0: gained)."""
         network.eval()
         outputs = [self._run(network, images) for images, _ in self._batches]
-        divergence = sum(
-            float(functional.kl_div(new.log_softmax(1), old.log_softmax(1), reduction="sum", log_target=True))
+        total = sum(
+            len(new[0]) * float(divergence(new, old, self.objective.kinds))
             for old, new in zip(self._outputs, outputs, strict=True)
         )
-        return max(0.0, divergence / self.images), 100 * (self._hits - self._count(outputs)) / self.images
+        lost = self._best - self._figure(network, outputs)
+        return max(0.0, total / self.images), 100 * lost / self.images if self.objective.score is None else lost
 
     def alone(self, layer: str, factors: nn.Sequential) -> tuple[float, float]:
         """`compare` of the original with one layer factored; the original is as before afterwards."""
@@ -182,15 +192,17 @@ class Evaluator:
             return self.compare(self._network)
 
     @staticmethod
-    def _run(network: nn.Module, images: Tensor) -> Tensor:
+    def _run(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
         device = next(network.parameters()).device
         with torch.no_grad():
-            outputs: Tensor = network(images.to(device)).double().cpu()
-        return outputs
+            return tuple(each.double().cpu() for each in tensors_of(network(images.to(device))))
 
-    def _count(self, outputs: Sequence[Tensor]) -> int:
+    def _figure(self, network: nn.Module, outputs: Sequence[Sequence[Tensor]]) -> float:
+        """The metric in percent; of a classifier the number of images that it has right."""
+        if self.objective.score is not None:
+            return self.objective.score(network, self._batches, None)
         pairs = zip(outputs, self._batches, strict=True)
-        return sum(int((logits.argmax(1) == labels).sum()) for logits, (_, labels) in pairs)
+        return sum(int((own[0].argmax(1) == labels).sum()) for own, (_, labels) in pairs)
 
 
 def probe_losses(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from compressor.decompositions.methods import METHODS, Decompositions, default_method
 from compressor.distributed import SINGLE_PROCESS, ProcessGroup, SingleProcess
 from compressor.layers import evaluating
+from compressor.outputs import CLASSIFICATION, Objective
 from compressor.plan import LayerPlan, Plan
 from compressor.planning.recipes import Pace
 from compressor.surgery import CompressedModel, apply, describe
@@ -37,6 +39,7 @@ def fine_tune(
     paces: Sequence[Pace] = (),
     group: ProcessGroup = SINGLE_PROCESS,
     total_epochs: float | None = None,
+    objective: Objective = CLASSIFICATION,
 ) -> tuple[CompressedModel, tuple[EpochRow, ...]]:
     """The compressed network factorized and trained by `schedule`, and the accuracy after every step.
 
@@ -57,9 +60,18 @@ def fine_tune(
     reference = None
     if options.best and steps and group.is_main:
         with evaluating(network):
-            reference = accuracy(network, validation, group.device).top1
-    rows = fit(tuned, train, validation, steps, options, factorize, checkpoint, watch, teacher, group, reference)
+            reference = score_of(network, validation, objective, group.device)
+    rows = fit(
+        tuned, train, validation, steps, options, factorize, checkpoint, watch, teacher, group, reference, objective
+    )
     return describe(tuned, plan, network), rows
+
+
+def score_of(network: nn.Module, batches: Loader, objective: Objective, device: torch.device | None = None) -> float:
+    """The metric of the objective in percent; top-1 of a classifier."""
+    if objective.score is None:
+        return accuracy(network, batches, device).top1
+    return objective.score(network, batches, device)
 
 
 def probe(

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from compressor.distributed import SINGLE_PROCESS, Batches, ProcessGroup
 from compressor.layers import evaluating
 from compressor.mcnemar import CHANCE, mcnemar
+from compressor.outputs import CLASSIFICATION, Objective
 from compressor.plan import LayerPlan
 from compressor.surgery import skeleton
 from compressor.training.options import TrainOptions, loss_of, make_optimizer, rate_at
@@ -77,7 +78,8 @@ class TrainingError(RuntimeError):
 class EpochRow:
     """One line of tuning.jsonl: the layers factorized, the epoch of their step (0: not yet trained), and the accuracy.
 
-    `top1` is in percent on the validation split of the training data. `kept` says that a fit which ended here would
+    `top1` is in percent on the validation split of the training data; of a network that is no classifier it is the
+    metric of its `Objective`. `kept` says that a fit which ended here would
     return the weights of this epoch, not those of an earlier one.
     """
 
@@ -136,26 +138,33 @@ def fit(
     teacher: nn.Module | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
     reference: float | None = None,
+    objective: Objective = CLASSIFICATION,
 ) -> tuple[EpochRow, ...]:
     """The rows of all epochs; `network` ends factorized and trained, on the CPU, in evaluation mode.
 
     With `checkpoint`, the state is written there after every factorization and epoch (of a network of more than `LARGE`
     bytes once in `SPACING` seconds), and a fit that finds one goes on from it: at one thread count to the same bits as
     an uninterrupted run, since every epoch seeds itself. The caller deletes the file when it has stored the result.
-    `teacher` is the network whose logits are learned, where the options ask for distillation. `reference` is the
-    validation accuracy of the network before compression, in percent; see `TrainOptions.best`. All processes of `group`
-    call this at once; weights, checkpoint and accuracy of the main one count. TrainingError if the loss is no longer
-    finite, a step has nothing to train, or distillation has no teacher.
+    `teacher` is the network whose outputs are learned, where the options ask for distillation. `reference` is the
+    metric of the network before compression on the validation images, in percent; see `TrainOptions.best`. `objective`
+    says what the outputs are for. All processes of `group` call this at once; weights, checkpoint and accuracy of the
+    main one count. TrainingError if the loss is no longer finite, a step has nothing to train, distillation has no
+    teacher, or nothing else teaches.
     """
     if options.distillation is not None and teacher is None:
         raise TrainingError(
-            "distillation learns a teacher's logits, and no teacher is given; pass one, or leave it out"
+            "distillation learns a teacher's outputs, and no teacher is given; pass one, or leave it out"
+        )
+    if options.distillation is None and objective.loss is None:
+        raise TrainingError(
+            f"outputs whose metric is {objective.metric} are not trained by labels, but by a teacher's outputs; leave "
+            "fine_tune.distill out"
         )
     loaders = [rebatched(train, step.batch, step.images) for step in steps]
     taught = teacher if options.distillation is not None else None
     taught = taught and taught.to(group.device).to(memory_format=layout_on(group.device)).eval()
     course = _Course(network, steps, options, group, taught, loaders, validation, checkpoint, watch or Watch(),
-                     reference)  # fmt: skip
+                     reference, objective)  # fmt: skip
     course.resume()
     state = course.state
     while state.step < len(steps):
@@ -191,6 +200,7 @@ class _Course:
     checkpoint: Path | None
     watch: Watch
     reference: float | None
+    objective: Objective
     fixed: frozenset[int] = frozenset()
     state: _State = field(default_factory=_State)
     optimizer: torch.optim.Optimizer | None = None
@@ -269,7 +279,9 @@ class _Course:
         """Adds the row of an epoch, keeps the best weights, writes the checkpoint."""
         state, step, options, reference = self.state, self.step, self.options, self.reference
         top1, replaces = 0.0, True
-        if self.group.is_main:
+        if self.group.is_main and self.objective.score is not None:
+            top1 = self.objective.score(self.network, self.validation, None)
+        elif self.group.is_main:
             found = accuracy(self.network, self.validation)
             top1 = found.top1
             if state.epoch == 0:
@@ -316,9 +328,7 @@ class _Course:
             for parameters in optimizer.param_groups:
                 parameters["lr"] = rate_at(options, state.epoch + number / count, step.epochs)
             images, labels = images.to(self.group.device), labels.to(self.group.device)
-            output = network(images)
-            logits = output if isinstance(output, Tensor) else output[0]  # GoogLeNet and Inception add their side heads
-            loss = loss_of(logits, labels, images, self.teacher, options.distillation)
+            loss = loss_of(network(images), labels, images, self.teacher, options.distillation, self.objective)
             if penalty is not None:
                 loss = loss + penalty((state.epoch + number / count) / step.epochs)
             optimizer.zero_grad()

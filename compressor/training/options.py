@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from compressor.outputs import CLASSIFICATION, UNLABELLED, Objective, divergence, tensors_of
 from compressor.weight_sharing.regularizers import Regularization
-
-UNLABELLED = -1
-"""The label of an image that has none: only the teacher says what it shows."""
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """Weight of the teacher's logits in the loss (the labels have the rest), and the temperature that softens them.
+    """Weight of the teacher's outputs in the loss (the labels have the rest), and the temperature that softens logits.
 
-    See `soft_target_loss`.
+    See `divergence`.
     """
 
     weight: float = 0.9
@@ -41,7 +38,7 @@ class TrainOptions:
     that nothing is to be regained, the network before that epoch gives way only to one that is better by more than
     chance: the best of several epochs on a few hundred images is better by an image or two for nothing.
     `trainable` names the layers that a step trains: all, the new factors alone, or them and all that runs
-    after them; the rest stays as it is to the last bit. With `distillation` a teacher's logits are learned. A
+    after them; the rest stays as it is to the last bit. With `distillation` a teacher's outputs are learned. A
     `regularizer` adds its term to the loss.
     """
 
@@ -79,28 +76,30 @@ def rate_at(options: TrainOptions, epoch: float, epochs: int) -> float:
     return options.rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def soft_target_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Mean KL divergence of the teacher's softened logits to the student's, times the temperature squared, so that its
-    gradient keeps its size at any temperature (Hinton et al. 2015, section 2). Zero where the logits are equal."""
-    student, target = ((values / temperature).log_softmax(1) for values in (logits, teacher))
-    divergence = functional.kl_div(student, target, reduction="batchmean", log_target=True)
-    return divergence * temperature**2
-
-
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over the images that have a label; 0 where none has one."""
-    if not bool((labels != UNLABELLED).any()):
-        return logits.sum() * 0
-    return functional.cross_entropy(logits, labels, ignore_index=UNLABELLED)
+def label_loss(outputs: Sequence[Tensor], labels: Tensor, objective: Objective = CLASSIFICATION) -> Tensor:
+    """The loss against the labels of the images that have one; 0 where none has one, or labels have no loss."""
+    known = labels != UNLABELLED if labels.dim() == 1 else torch.ones(len(labels), dtype=torch.bool)
+    if objective.loss is None or not bool(known.any()):
+        return sum((own.sum() * 0 for own in outputs), outputs[0].new_zeros(()))
+    return objective.loss([own[known] for own in outputs], labels[known])
 
 
 def loss_of(
-    logits: Tensor, labels: Tensor, images: Tensor, teacher: nn.Module | None, distillation: Distillation | None
+    answer: object,
+    labels: Tensor,
+    images: Tensor,
+    teacher: nn.Module | None,
+    distillation: Distillation | None,
+    objective: Objective = CLASSIFICATION,
 ) -> Tensor:
-    """The loss of a batch: cross-entropy, or with a teacher its logits and the labels, each by its weight."""
+    """The loss of a batch: against its labels, or with a teacher the divergence from its outputs and the loss against
+    the labels, each by its weight."""
+    # GoogLeNet and Inception add their side heads while they are trained
+    outputs = tensors_of(answer)[: len(objective.kinds)]
     if teacher is None or distillation is None:  # both or neither, as `fit` has checked
-        return functional.cross_entropy(logits, labels)
+        assert objective.loss is not None  # without one there is a teacher
+        return objective.loss(outputs, labels)
     with torch.no_grad():
-        target = teacher(images)
-    soft = soft_target_loss(logits, target, distillation.temperature)
-    return distillation.weight * soft + (1 - distillation.weight) * label_loss(logits, labels)
+        target = tensors_of(teacher(images))
+    soft = divergence(outputs, target, objective.kinds, distillation.temperature)
+    return distillation.weight * soft + (1 - distillation.weight) * label_loss(outputs, labels, objective)

@@ -1,4 +1,4 @@
-"""load(): an .mlpackage -> a function from an image to logits, on torch in the types that the package declares.
+"""load(): an .mlpackage -> a function from an image to its outputs, on torch in the types that the package declares.
 
 Every operator computes in float32 and its result is rounded once to its declared type, float16 as a rule: near what
 Core ML does on a CPU, which rounds what an operator stores too, but not bit-equal to it.
@@ -7,7 +7,7 @@ Core ML does on a CPU, which rounds what an operator stores too, but not bit-equ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from exporters.artifact import ExportError, NotInterpretedError, Runner
 from exporters.mil.compressed import DECODERS, Array, decoded
 from exporters.mil.operators import LISTS, OPERATORS, Value
 from exporters.mil.program import Operation, Program, Reference, TensorType, read
+from exporters.outputs import row_of
 
 
 def load(package: Path, threads: int = 1) -> Runner:
@@ -33,20 +34,19 @@ def load(package: Path, threads: int = 1) -> Runner:
         raise NotInterpretedError(
             f"the interpreter has no operator {', '.join(unknown)} of {package.name}; run the package on a Mac"
         )
-    if len(program.inputs) != 1 or len(program.outputs) != 1:
+    if len(program.inputs) != 1:
         raise NotInterpretedError(
-            f"the interpreter takes one input and gives one output, and {package.name} has {len(program.inputs)} and "
-            f"{len(program.outputs)}; run it on a Mac"
+            f"the interpreter takes one input, and {package.name} has {len(program.inputs)}; run it on a Mac"
         )
     torch.set_num_threads(threads)
     constants = constants_of(program)
-    (image,), (logits,) = program.inputs, program.outputs
+    (image,) = program.inputs
     steps = [each for each in program.operations if not each.is_constant]
 
     def run(given: NDArray[np.float32]) -> NDArray[np.float32]:
         start = declared(torch.from_numpy(np.ascontiguousarray(given)), program.inputs[image])
         with torch.no_grad():
-            return np.asarray(execute(steps, constants, {image: start}, logits), dtype=np.float32)
+            return row_of(execute(steps, constants, {image: start}, program.outputs))
 
     return run
 
@@ -71,8 +71,10 @@ def value_of(constant: Array | str) -> Value:
     return torch.from_numpy(np.array(constant, dtype=kind))
 
 
-def execute(steps: list[Operation], constants: Mapping[str, Value], values: dict[str, Tensor], wanted: str) -> Tensor:
-    """The value `wanted` after all operations; each other one is let go after its last use."""
+def execute(
+    steps: list[Operation], constants: Mapping[str, Value], values: dict[str, Tensor], wanted: Sequence[str]
+) -> list[Tensor]:
+    """The values `wanted` after all operations; each other one is let go after its last use."""
     uses = Counter(
         value.name
         for step in steps
@@ -80,7 +82,7 @@ def execute(steps: list[Operation], constants: Mapping[str, Value], values: dict
         for value in given
         if isinstance(value, Reference)
     )
-    uses[wanted] += 1
+    uses.update(wanted)
     for step in steps:
         arguments: dict[str, Value | list[Value]] = {}
         for parameter, given in step.arguments.items():
@@ -98,7 +100,7 @@ def execute(steps: list[Operation], constants: Mapping[str, Value], values: dict
             values[name] = declared(tensor, kind, step.operator)
         for name in [name for name in values if not uses[name]]:
             del values[name]
-    return values[wanted]
+    return [values[name] for name in wanted]
 
 
 def declared(tensor: Tensor, kind: TensorType, operator: str = "the input") -> Tensor:

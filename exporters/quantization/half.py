@@ -1,4 +1,4 @@
-"""halve(): a captured float32 program -> the same program computing in float16, float32 image in and logits out."""
+"""halve(): a captured float32 program -> the same program computing in float16, float32 image in and outputs out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST = torch.finfo(torch.float16).max
 
 
 def halve(program: ExportedProgram, images: NDArray[Any] | None = None) -> ExportedProgram:
-    """`program` (of `capture`) with weights and activations in float16: the image is cast first, the logits last.
+    """`program` (of `capture`) with weights and activations in float16: the image is cast first, the outputs last.
 
     Raises ExportError when a weight is too large for float16, or an activation is on one of `images`, float32
     (N, C, H, W): the text names the first layer. Without images activations are not looked at.
@@ -77,10 +77,10 @@ def _reach_of_activations(graph: fx.GraphModule, image: Tensor) -> list[tuple[st
 def _cast_ends(graph: fx.GraphModule) -> None:
     (image,) = graph.graph.find_nodes(op="placeholder")
     (output,) = graph.graph.find_nodes(op="output")
-    (logits,) = output.all_input_nodes
     to = torch.ops.aten.to.dtype
     with graph.graph.inserting_after(image):
         cast = graph.graph.call_function(to, (image, torch.float16))
     image.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
     with graph.graph.inserting_before(output):
-        output.replace_input_with(logits, graph.graph.call_function(to, (logits, torch.float32)))
+        for given in output.all_input_nodes:
+            output.replace_input_with(given, graph.graph.call_function(to, (given, torch.float32)))

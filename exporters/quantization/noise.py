@@ -11,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from exporters.outputs import named_tensors
+
 LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, torch.ops.aten.linear.default)
 WEIGHT = 1
 """The position of the weight among a layer's arguments."""
@@ -22,6 +24,18 @@ def parameter(graph: fx.GraphModule, node: object) -> Tensor:
     assert isinstance(node, fx.Node)
     owner, _, leaf = str(node.target).rpartition(".")
     return cast(Tensor, getattr(graph.get_submodule(owner), leaf).data)
+
+
+def scaled_row(answer: object, reference: object | None = None) -> Tensor:
+    """The outputs of a network as rows (N, numbers); where there are several, each divided by its deviation in
+    `reference`, so that an output of small numbers counts as much as one of large ones."""
+    tensors = list(named_tensors(answer).values())
+    likes = tensors if reference is None else list(named_tensors(reference).values())
+    if len(tensors) == 1 or reference is None:
+        return torch.cat([tensor.flatten(1) for tensor in tensors], 1)
+    return torch.cat(
+        [one.flatten(1) / float(like.std().clamp(min=1e-30)) for one, like in zip(tensors, likes, strict=True)], 1
+    )
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,8 @@ def operator_noise(floats: fx.GraphModule, quantized: fx.GraphModule, batch: Ten
                 values[n] = super().run_node(n)
                 return values[n]
 
-        wanted = Values(floats, garbage_collect_values=False).run(batch)
+        answer = Values(floats, garbage_collect_values=False).run(batch)
+        wanted = scaled_row(answer, answer)
         signal = float(wanted.double().square().sum())
         order = list(floats.graph.nodes)
 
@@ -56,7 +71,7 @@ def operator_noise(floats: fx.GraphModule, quantized: fx.GraphModule, batch: Ten
                     changed.add(each)
             kept = {each: known for each, known in values.items() if each not in changed} | {node: value}
             found = fx.Interpreter(floats).run(batch, initial_env=kept)
-            return float((wanted - found).double().square().sum()) / max(signal, 1e-30)
+            return float((wanted - scaled_row(found, answer)).double().square().sum()) / max(signal, 1e-30)
 
         outputs, weights = _rounding(quantized)
         found = {}

@@ -25,7 +25,16 @@ from torch.export import ExportedProgram
 
 from exporters.artifact import FEWEST_IMAGES, ExportError, LayerType
 from exporters.graph_passes import drop_unused_weights, graph_of, make_functional, write_out_silus
-from exporters.quantization.noise import JUDGED, LAYERS, WEIGHT, OperatorNoise, decibels, layer_noise, operator_noise
+from exporters.quantization.noise import (
+    JUDGED,
+    LAYERS,
+    WEIGHT,
+    OperatorNoise,
+    decibels,
+    layer_noise,
+    operator_noise,
+    scaled_row,
+)
 from exporters.quantization.passes import (
     balance,
     correct_biases,
@@ -197,13 +206,13 @@ def _batches(program: ExportedProgram, images: NDArray[Any], size: int) -> list[
     given = torch.from_numpy(images)
     graph = _graph(program)
     with torch.no_grad():
-        single = torch.cat([graph(image[None]) for image in given[:2]])
+        single = torch.cat([scaled_row(graph(image[None])) for image in given[:2]])
         if not torch.isfinite(single).all():
             raise ExportError(
                 "the network gives logits that are not finite on calibration images; nothing is quantized"
             )
         try:
-            together = graph(given[:2])
+            together = scaled_row(graph(given[:2]))
             whole = together.shape == single.shape and torch.allclose(together, single, rtol=1e-3, atol=1e-3)
         except RuntimeError:  # a shape that does not fit, in whatever operator it is met
             whole = False
@@ -269,8 +278,9 @@ class _Judge:
     def signal_to_noise(self, quantized: fx.GraphModule) -> float:
         signal = noise = 0.0
         for batch, wanted in zip(self._batches, self._wanted, strict=True):
-            signal += float(wanted.double().square().sum())
-            noise += float((wanted - quantized(batch)).double().square().sum())
+            clean = scaled_row(wanted, wanted).double()
+            signal += float(clean.square().sum())
+            noise += float((clean - scaled_row(quantized(batch), wanted).double()).square().sum())
         return decibels(signal, noise)
 
 

@@ -40,7 +40,8 @@ def export(
     path: Path,
     lookups: Mapping[str, Lookup] | None = None,
 ) -> Written:
-    """Writes `program` to `path` as an mlprogram: float16 or int8 inside, float32 "image" in and "logits" out.
+    """Writes `program` to `path` as an mlprogram: float16 or int8 inside, float32 "image" in and the outputs by their
+    names.
 
     An int8 program keeps its scales, of weights and of activations, and runs from iOS 17 on.
 
@@ -61,6 +62,8 @@ def export(
         graph = graph_of(program)
         change_types(graph, torch.float16, torch.float32)
         program = program_of(graph)
+    from exporters.outputs import outputs_of
+
     with quiet():
         import coremltools
         import numpy as np
@@ -76,7 +79,7 @@ def export(
                 convert_to="mlprogram",
                 minimum_deployment_target=coremltools.target[f"iOS{ios}"],
                 compute_precision=coremltools.precision.FLOAT16,
-                outputs=[coremltools.TensorType("logits", dtype=np.float32)],
+                outputs=[coremltools.TensorType(output.name, dtype=np.float32) for output in outputs_of(program)],
                 skip_model_load=True,
             )
         except Exception as error:  # coremltools raises many kinds; the first line says which operator
@@ -103,12 +106,15 @@ def load(path: Path, threads: int) -> Runner:
 
         return interpreter.load(path, threads)
     import coremltools
-    import numpy as np
 
+    from exporters.outputs import row_of
+
+    names = [output.name for output in coremltools.utils.load_spec(str(path)).description.output]
     model = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(model.predict({"image": image})["logits"], dtype=np.float32)
+        found = model.predict({"image": image})
+        return row_of([found[name] for name in names])
 
     return run
 
@@ -123,12 +129,14 @@ def inspect(program: ExportedProgram, path: Path) -> str:
     """
     import coremltools
 
-    from exporters.capture import input_shape, output_shape
+    from exporters.capture import input_shape
     from exporters.mil.program import read
+    from exporters.outputs import outputs_of
 
     spec = coremltools.utils.load_spec(str(path))
-    image = _one_feature(spec.description.input, "image", input_shape(program), path)
-    logits = _one_feature(spec.description.output, "logits", output_shape(program), path)
+    image = _features(spec.description.input, {"image": input_shape(program)}, path)
+    outputs = {output.name: (1, *output.shape) for output in outputs_of(program)}
+    given = _features(spec.description.output, outputs, path)
     weights = {name: tensor for name, tensor in program.state_dict.items() if tensor.is_floating_point()}
     stored = read(path)
     merged, lost = compare_weights(weights, stored)
@@ -145,14 +153,16 @@ def inspect(program: ExportedProgram, path: Path) -> str:
     if codes:
         operators = [operation.operator for operation in stored.operations]
         found = f"{len(codes)} weights in int8 match, {operators.count('quantize')} activations are quantized, {found}"
-    return f"{found}{aside}, input {image}, output {logits}"
+    return f"{found}{aside}, input {image}, output {given}"
 
 
-def _one_feature(features: Any, name: str, shape: tuple[int, ...], path: Path) -> str:
+def _features(features: Any, wanted: Mapping[str, tuple[int, ...]], path: Path) -> str:
     described = [(feature.name, tuple(feature.type.multiArrayType.shape)) for feature in features]
-    if described != [(name, shape)]:
-        raise ExportError(f"{path.name} describes {described}, the network has {[(name, shape)]}; report this as a bug")
-    return f"{name} {'x'.join(str(size) for size in shape)}"
+    if described != [*wanted.items()]:
+        raise ExportError(
+            f"{path.name} describes {described}, the network has {[*wanted.items()]}; report this as a bug"
+        )
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in wanted.items())
 
 
 def compare_weights(weights: Mapping[str, Tensor], program: Program) -> tuple[list[str], list[str]]:

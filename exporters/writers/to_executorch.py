@@ -119,6 +119,8 @@ def load(path: Path, threads: int) -> Runner:
     import numpy as np
     import torch
 
+    from exporters.outputs import row_of
+
     # Not executorch.runtime: for one warning class it imports the whole compiler, 10 s and 240 MB in every process
     # that only wants to run a file. This is the module it wraps; torch has to be there first.
     with quiet():
@@ -131,9 +133,8 @@ def load(path: Path, threads: int) -> Runner:
         raise ExportError(f"{path} has no method 'forward'; write it with `compress-export`")
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        (logits,) = method((torch.from_numpy(np.ascontiguousarray(image)),))
-        # the tensor lies in the program's own memory, which the next run overwrites
-        return np.array(logits.numpy(), dtype=np.float32)
+        # copied: tensors lie in the program's own memory, which the next run overwrites
+        return row_of([tensor.numpy() for tensor in method((torch.from_numpy(np.ascontiguousarray(image)),))])
 
     return run
 

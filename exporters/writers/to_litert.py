@@ -38,7 +38,7 @@ def export(
     path: Path,
     lookups: Mapping[str, Lookup] | None = None,  # noqa: ARG001  # it has no look-up tables
 ) -> Written:
-    """Writes `program` to `path` as .tflite: input "image" (1, C, H, W), output "logits", both float32.
+    """Writes `program` to `path` as .tflite: input "image" (1, C, H, W), outputs by their names, all float32.
 
     A float16 program stores the weights of its layers in float16, an int8 program keeps its scales. The file is written
     even when XNNPACK refuses a layer: `not_delegated` names it and the caller judges.
@@ -78,8 +78,10 @@ def load(path: Path, threads: int) -> Runner:
     versions((RUNTIME_PACKAGE,))
     import numpy as np
 
+    from exporters.outputs import row_of
+
     interpreter = _interpreter(path, threads)
-    (image,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (image,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
     shape, dtype = tuple(map(int, image["shape"])), np.dtype(image["dtype"]).name
     if len(shape) != 4 or dtype != "float32":
         raise ExportError(
@@ -95,7 +97,7 @@ def load(path: Path, threads: int) -> Runner:
             )
         interpreter.set_tensor(image["index"], given)
         interpreter.invoke()
-        return np.array(interpreter.get_tensor(logits["index"]), dtype=np.float32)
+        return row_of([interpreter.get_tensor(output["index"]) for output in outputs])
 
     return run
 
@@ -158,13 +160,16 @@ def _named(network: nn.Module) -> nn.Module:
     import torch
     from torch import nn
 
+    from exporters.outputs import LOGITS
+
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = network
 
         def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"logits": self.network(image)}
+            answer = self.network(image)
+            return answer if isinstance(answer, dict) else {LOGITS if answer.dim() == 2 else "output": answer}
 
     return Named().eval()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.artifact import ExportError, Runner, Written, number_type
 from exporters.toolkits import quiet, reason, versions
-from exporters.writers.onnx_lookups import store_lookups
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +27,7 @@ HALF_NOTE = "ONNX Runtime computes float16 layers in float32 on x86 cores, betwe
 
 
 def export(program: ExportedProgram, path: Path, lookups: Mapping[str, Lookup] | None = None) -> Written:
-    """Writes `program` to `path` as one .onnx file: input "image", output "logits", both float32.
+    """Writes `program` to `path` as one .onnx file: input "image", outputs by their names, all float32.
 
     A float16 program casts its image and its logits. An int8 program becomes QuantizeLinear and DequantizeLinear around
     float operators (QDQ, signed activations, weights by output channel), which a runtime fuses when it loads the file.
@@ -48,8 +47,11 @@ def export(program: ExportedProgram, path: Path, lookups: Mapping[str, Lookup] |
     import torch
 
     from exporters.graph_passes import merge_paddings
+    from exporters.outputs import outputs_of
+    from exporters.writers.onnx_lookups import store_lookups
 
-    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
+    outputs = [output.name for output in outputs_of(program)]
+    names: dict[str, Any] = {"input_names": ["image"], "output_names": outputs}
     with quiet():
         try:
             whole = merge_paddings(program)
@@ -69,15 +71,16 @@ def export(program: ExportedProgram, path: Path, lookups: Mapping[str, Lookup] |
     _drop_history(model)
     onnx.save(model, path)
     onnx.checker.check_model(model, full_check=True)
-    check_names(model, path)
+    check_names(model, path, outputs)
     return Written(dtype, notes=(HALF_NOTE,) if dtype == "float16" else (), tables=tables)
 
 
 def load(path: Path, threads: int) -> Runner:
     """A function that runs the .onnx in this process on the CPU, each operator `threads` threads wide."""
     versions(REQUIRES)
-    import numpy as np
     import onnxruntime
+
+    from exporters.outputs import row_of
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -89,17 +92,19 @@ def load(path: Path, threads: int) -> Runner:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
-        (logits,) = session.run(["logits"], {"image": image})
-        return np.asarray(logits, dtype=np.float32)
+        return row_of(session.run(None, {"image": image}))
 
     return run
 
 
-def check_names(model: onnx.ModelProto, path: Path) -> None:
+def check_names(model: onnx.ModelProto, path: Path, names: Sequence[str] = ("logits",)) -> None:
+    """ExportError unless the file takes "image" and gives `names`."""
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
-    if inputs != ["image"] or outputs != ["logits"]:
-        raise ExportError(f"{path} takes {inputs} and gives {outputs}, not image and logits; report this as a bug")
+    if inputs != ["image"] or outputs != [*names]:
+        raise ExportError(
+            f"{path} takes {inputs} and gives {outputs}, not image and {', '.join(names)}; report this as a bug"
+        )
 
 
 def _drop_history(model: onnx.ModelProto) -> None:

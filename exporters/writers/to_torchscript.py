@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from exporters.toolkits import quiet, reason, versions
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor, nn
     from torch.export import ExportedProgram
 
     from exporters.lookup import Lookup
@@ -40,9 +41,9 @@ def export(
 
     with torch.no_grad(), quiet():
         try:
-            module = program.module(check_guards=False)
-            image = torch.zeros(input_shape(program))
-            traced = torch.jit.trace(module, image, check_trace=False)  # type: ignore[no-untyped-call]  # torch.jit is not annotated
+            module, image = program.module(check_guards=False), torch.zeros(input_shape(program))
+            one = isinstance(module(image), torch.Tensor)
+            traced = torch.jit.trace(module if one else _in_turn(module), image, check_trace=False)  # type: ignore[no-untyped-call]  # torch.jit is not annotated
             # The captured program is in eval mode by construction; freezing asks to hear it.
             torch.jit.freeze(traced.eval())._save_for_lite_interpreter(str(path))
         except RuntimeError as error:
@@ -68,12 +69,29 @@ def load(path: Path, threads: int) -> Runner:
     import torch
     from torch.jit.mobile import _load_for_lite_interpreter
 
+    from exporters.outputs import row_of
+
     torch.set_num_threads(threads)
     with quiet():
         module = _load_for_lite_interpreter(str(path))  # type: ignore[no-untyped-call]  # torch.jit is not annotated
 
     def run(image: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
-            return np.asarray(module(torch.from_numpy(np.ascontiguousarray(image))), dtype=np.float32)
+            return row_of(module(torch.from_numpy(np.ascontiguousarray(image))))
 
     return run
+
+
+def _in_turn(module: Callable[[Tensor], dict[str, Tensor]]) -> nn.Module:
+    """The module with its outputs as a tuple, in their order: TorchScript's phone runtimes have no names for them."""
+    from torch import nn
+
+    class InTurn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = module
+
+        def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self.network(image).values())
+
+    return InTurn()

@@ -449,8 +449,12 @@ def add_list(spec):
     block_of(spec).operations[0].attributes["labels"].type.listType.SetInParent()
 
 
-def add_output(spec):
-    block_of(spec).outputs.append(block_of(spec).operations[0].outputs[0].name)
+def add_input(spec):
+    inputs = spec.mlProgram.functions["main"].inputs
+    other = type(inputs[0])()
+    other.CopyFrom(inputs[0])
+    other.name = "other"
+    inputs.append(other)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +463,7 @@ def add_output(spec):
         (rename, r"the interpreter has no operator conv_quantized, swish of x.mlpackage; run the package on a Mac$"),
         (add_parameter, r"the interpreter has no operator linear\(slope\) of x.mlpackage"),
         (add_list, "knows constants that are tensors, and this program has a listType; run the package on a Mac"),
-        (add_output, "takes one input and gives one output, and x.mlpackage has 1 and 2; run it on a Mac"),
+        (add_input, "the interpreter takes one input, and x.mlpackage has 2; run it on a Mac"),
     ],
 )
 def test_what_the_interpreter_lacks_is_named_and_the_file_is_not_executed(altered, change, text):

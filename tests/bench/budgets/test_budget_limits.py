@@ -127,7 +127,7 @@ def test_budgets_know_their_lines(tmp_path):
         ("[[budget]\n", "is no TOML: .*line 1"),
         ('[[budget]]\nfiles = "a"\nsise = "8 MB"\n', "line 3: there is no key 'sise'; did you mean size\\? \\(keys: "
          "files, run, dtype, device, process, size, shipped, parameters, macs, instructions, latency, memory, "
-         "accuracy, agreement\\)"),
+         "accuracy, agreement, metric\\)"),
         ('[[budget]]\nfiles = "a"\nsize = "8 MB"\n[[budget]]\nfiles = "b"\nlatencee = "8 ms"\n', "line 6: there is no "
          "key 'latencee'; did you mean latency"),
         ('\n[[budgets]]\nfiles = "a"\n', "line 2: there is no key 'budgets'; did you mean budget"),

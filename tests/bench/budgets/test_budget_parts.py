@@ -40,7 +40,7 @@ def test_what_accounts_for_a_failure_has_its_name_and_unit(quantity, text, said)
 
 
 def test_every_quantity_that_layers_account_for_says_in_what():
-    assert set(QUANTITIES) - set(MEASURES) == {"accuracy", "agreement"}
+    assert set(QUANTITIES) - set(MEASURES) == {"accuracy", "agreement", "metric"}
 
 
 def test_memory_is_accounted_for_by_weights_and_size_by_the_whole_file(folder):

@@ -124,10 +124,10 @@ def test_an_untrained_network_is_made_to_answer_differently():
     assert all(norm.momentum == 0.1 for norm in network.modules() if isinstance(norm, nn.BatchNorm2d))
 
 
-def test_what_is_no_classifier_is_refused(tmp_path):
+def test_a_task_that_the_outputs_do_not_fit_is_refused(tmp_path):
     (tmp_path / "maps.py").write_text("import torch\ndef build():\n    return torch.nn.Conv2d(3, 4, 3)\n")
-    with pytest.raises(InputError, match="does not answer an image with a row of logits, so it is no classifier"):
-        load_network(NetworkRequest(f"{tmp_path / 'maps.py'}:build", input=(3, 8, 8)))
+    with pytest.raises(InputError, match="answers an image with one row of logits, and this network gives 4x6x6"):
+        load_network(NetworkRequest(f"{tmp_path / 'maps.py'}:build", input=(3, 8, 8), task="classify"))
 
 
 def test_a_grey_network_gets_grey_images(tmp_path):

@@ -8,8 +8,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from training_problem import images, loaders, network
 
+from compressor.outputs import UNLABELLED, divergence
 from compressor.training.loop import TrainOptions, accuracy, fit
-from compressor.training.options import UNLABELLED, Distillation, label_loss, loss_of, soft_target_loss
+from compressor.training.options import Distillation, label_loss, loss_of
 from compressor.training.schedules import Step
 
 
@@ -17,26 +18,26 @@ from compressor.training.schedules import Step
 @given(st.integers(0, 10**6), st.floats(0.5, 20), st.integers(2, 12))
 def test_equal_logits_lose_nothing_and_others_something(seed, temperature, classes):
     logits = torch.randn(5, classes, generator=torch.Generator().manual_seed(seed))
-    assert float(soft_target_loss(logits, logits + 3.0, temperature)) == pytest.approx(0, abs=1e-4)
+    assert float(divergence([logits], [logits + 3.0], ["logits"], temperature)) == pytest.approx(0, abs=1e-4)
     other = logits.clone()
     other[:, 0] += 4.0
-    assert float(soft_target_loss(other, logits, temperature)) > 1e-3
+    assert float(divergence([other], [logits], ["logits"], temperature)) > 1e-3
 
 
 def test_the_gradient_pulls_towards_the_teacher():
     logits = torch.zeros(1, 3, requires_grad=True)
-    soft_target_loss(logits, torch.tensor([[0.0, 0.0, 6.0]]), 4.0).backward()
+    divergence([logits], [torch.tensor([[0.0, 0.0, 6.0]])], ["logits"], 4.0).backward()
     assert logits.grad[0, 2] < 0 < logits.grad[0, 0]
 
 
 def test_images_without_labels_count_for_the_teacher_alone():
     logits, teacher = torch.randn(4, 3), torch.randn(4, 3)
     labels = torch.tensor([0, UNLABELLED, 2, UNLABELLED])
-    assert label_loss(logits, labels) == functional.cross_entropy(logits[[0, 2]], labels[[0, 2]])
+    assert label_loss([logits], labels) == functional.cross_entropy(logits[[0, 2]], labels[[0, 2]])
     none = torch.full((4,), UNLABELLED)
     how = Distillation(0.5, 2.0)
-    assert loss_of(logits, none, images(4, 1).tensors[0], lambda _images: teacher, how) == 0.5 * soft_target_loss(
-        logits, teacher, 2.0
+    assert loss_of(logits, none, images(4, 1).tensors[0], lambda _images: teacher, how) == 0.5 * divergence(
+        [logits], [teacher], ["logits"], 2.0
     )
 
 

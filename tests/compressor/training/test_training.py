@@ -277,7 +277,7 @@ def test_side_heads_do_not_disturb_training():
 
 def test_distillation_without_a_teacher_is_refused():
     with pytest.raises(
-        TrainingError, match="learns a teacher's logits, and no teacher is given; pass one, or leave it"
+        TrainingError, match="learns a teacher's outputs, and no teacher is given; pass one, or leave it"
     ):
         fit(network(), *loaders(32, 16), (Step((), 1),), replace(QUICK, distillation=Distillation()))
 
