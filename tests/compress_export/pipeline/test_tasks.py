@@ -1,5 +1,5 @@
 """Networks that are no classifiers from end to end: a segmenter by pictures alone and by masks, an embedder with an
-evaluation of the user's own and a budget on it, and torchvision's segmenters in files."""
+evaluation of the user's own and a budget on it, and one of torchvision's segmenters in a file."""
 
 import json
 import re
@@ -115,12 +115,9 @@ def test_the_pages_commands_keep_their_promises(place, call, monkeypatch):
     assert call(place, *check)[0] == 1
 
 
-NAMES = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_torchvisions_segmenters_are_exported(name, tmp_path, call):
+def test_a_segmenter_of_torchvision_is_exported(tmp_path, call):
+    name = "lraspp_mobilenet_v3_large"
     words = ("--weights", "none", "--input", "3x64x64", "--max-params", "0.5x", "--format", "onnx", "--device", "host")
     settings = ("--set", "bench.cap=0.2", "--set", "plan.costs=counted", "--methods", "svd,channel", "--name", "run")
     status, _, err = call(tmp_path, "run", name, *words, *settings)
