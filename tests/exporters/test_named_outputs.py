@@ -117,7 +117,7 @@ def test_rows_hold_outputs_one_after_the_other(heads):
 def compared(kind, given, reference):
     given, reference = np.float32(given), np.float32(reference)
     return compare(
-        given.reshape(len(given), -1), reference.reshape(len(given), -1), (Output("y", given.shape[1:], kind),)
+        given.reshape(len(given), -1), reference.reshape(len(given), -1), outputs=(Output("y", given.shape[1:], kind),)
     )
 
 
