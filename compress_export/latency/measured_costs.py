@@ -39,8 +39,8 @@ NETWORK = "network"
 EDGES = "edges"
 """What stands for a method where a time is that of a file's edges."""
 COPIES = 2
-"""Copies of a small layer, and of its variants, in a timed file: so the edges weigh half. Four took twice the time to
-write and told nothing more of ResNet-20."""
+"""Copies of a small layer, and of its variants, in a timed file: so the edges weigh half. Four take twice the time to
+write as one, two a third more."""
 WORK_OF_COPIES = 6_000_000
 """Predicted work (MACs and traffic) that the copies in a file do at most together, where it has more than one."""
 NEGLIGIBLE_EDGES = 100_000_000
