@@ -3,11 +3,11 @@
     python results/int8.py NETWORKS.py DATA [ROW ...]
 
 NETWORKS.py has functions that return the trained networks of CIFAR-10; in its folder or below it lie the weights that
-results/imagenet.py reads. In DATA lie CIFAR-10, `imagenette` (train/ with the first 50 pictures of each
-class by name, val/ with 50; classes named by wnids) and `calibration` (500 photographs without labels). Each line is one run of the real command, counted on the simulated
-Cortex-A76 and timed on this machine; rows that have a line already are not run again unless they are named. ResNet-20
-takes about ten minutes on two quiet cores. With `--quantize int8 --device arm`, `--max-latency` is a fraction of the
-instructions of the network in int8.
+results/imagenet.py reads. In DATA lie CIFAR-10, `imagenette` (train/ with the first 50 pictures of each class by name,
+val/ with 50; classes named by wnids) and `calibration` (500 photographs without labels). Each line is one run of the
+real command, counted on the simulated Cortex-A76 and timed on this machine; rows that have a line already are not run
+again unless they are named. ResNet-20 takes about ten minutes on two quiet cores. With `--quantize int8 --device arm`,
+`--max-latency` is a fraction of the instructions of the network in int8.
 """
 
 import json
