@@ -17,6 +17,7 @@ from compress_export.pipeline.quantize import _Compared, asked_of, calibrated_ot
 from compress_export.run_directory import open_run
 from compress_export.settings import ExportSettings, SourceSettings, TuneSettings
 from compressor.distributed import SINGLE_PROCESS
+from compressor.outputs import CLASSIFICATION
 from compressor.training.loop import TrainOptions, fit
 from compressor.training.schedules import Step
 from exporters.artifact import Quantization
@@ -62,7 +63,8 @@ def context(tmp_path, splits):
         run.begin("tune", TuneSettings(epochs=1))
         run.begin("export", SETTINGS)
         data = SimpleNamespace(train=splits[0], validation=splits[1])
-        yield SimpleNamespace(run=run, data=data, trainable=True, seed=0, group=SINGLE_PROCESS, reporter=Reporter())
+        facts = {"trainable": True, "seed": 0, "group": SINGLE_PROCESS, "objective": CLASSIFICATION}
+        yield SimpleNamespace(run=run, data=data, reporter=Reporter(), **facts)
 
 
 def test_what_int8_lost_is_regained_in_part(context, network, quantized):
