@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from compressor.planning.recipes import Recipe
 
 DEFAULT_RECIPE = "default"
-DIGITS_EPOCHS = 12
+DIGITS_EPOCHS = 8
 
 Optimizer = Literal["adamw", "sgd"]
 RateSchedule = Literal["cosine", "step", "one-cycle"]
