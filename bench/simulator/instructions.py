@@ -10,7 +10,7 @@ simulator, and how far it was off on networks that the fit had not seen.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import ceil, prod
@@ -99,7 +99,7 @@ class InstructionModel:
     def layer(self, shape: Geometry) -> float:
         """Instructions of one call of a layer."""
         kernel, units = work(shape, self.tiles)
-        weights = self.kernels[kernel]
+        weights = next(self.kernels[name] for name in _alike(kernel) if name in self.kernels)
         return sum(weights.get(unit, 0.0) * amount for unit, amount in units.items())
 
     def operator(self, kind: str, elements: int) -> float:
@@ -114,6 +114,14 @@ class InstructionModel:
     def cost(self, shape: Geometry) -> float:
         """Instructions of one call, and what its missed lines cost in instructions."""
         return self.layer(shape) + self.line * self.missed_lines(shape)
+
+
+def _alike(kernel: str) -> Iterator[str]:
+    """The kernel, and those whose loops are most like its: the fit has seen few layers of a handful of pixels, and no
+    window over one of them."""
+    loop, _, pixels = kernel.partition("_of_")
+    for name in (loop, loop.removeprefix("narrow_")):
+        yield from (f"{name}_of_{pixels}", f"{name}_of_few", name) if pixels else (name,)
 
 
 def work(shape: Geometry, tiles: Tiles) -> tuple[str, dict[str, float]]:

@@ -89,12 +89,11 @@ def parity(file: FileRow) -> str:
     found = file.artifact.parity
     if found is None:
         return "not checked"
-    if not found.executed or found.relative_error is None:
+    name, error = found.error(file.artifact.dtype)
+    if not found.executed or error is None:
         return found.note
     alike = agreement(found) + (f" ({found.interpreter})" if found.interpreter else "")
-    if file.artifact.dtype == "int8" and found.rms_error is not None:
-        return f"RMS error {found.rms_error:.1e} to its int8 program; {alike}"
-    return f"relative error {found.relative_error:.1e}; {alike}"
+    return f"{name} {error:.1e}{' to its int8 program' if file.artifact.dtype == 'int8' else ''}; {alike}"
 
 
 def agreement(found: Parity) -> str:

@@ -242,12 +242,11 @@ def failures(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
                 f"{name}: {layers} would run outside XNNPACK, many times slower; keep the layer, or take .onnx"
             )
         if artifact.verdict == "failed" and parity is not None:
-            whole = artifact.dtype == "int8" and parity.rms_error is not None
-            error = f"RMS error {parity.rms_error:.1e}" if whole else f"relative error {parity.relative_error:.1e}"
+            kind, error = parity.error(artifact.dtype)
             worst = max(parity.outputs, key=lambda each: each.relative_error, default=None)
             alike = f"top-1 agreement {100 * (parity.top1_agreement or 0):.1f} %"
             if worst is not None:
                 pixels = "" if worst.agreement is None else f", same class {100 * worst.agreement:.2f} %"
                 alike = f"worst of its output {worst.name}{pixels}"
-            found.append(f"{name} does not match {model}: {error}, {alike} on {parity.images} images")
+            found.append(f"{name} does not match {model}: {kind} {error:.1e}, {alike} on {parity.images} images")
     return tuple(found)

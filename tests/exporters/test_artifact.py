@@ -92,6 +92,8 @@ def test_move_replaces_a_folder_that_is_there(tmp_path):
         (GOOD, "float32", "passed"),
         (replace(GOOD, relative_error=1e-3), "float32", "failed"),
         (replace(GOOD, relative_error=1e-3), "float16", "passed"),
+        (replace(GOOD, relative_error=0.06, rms_error=0.015), "float16", "passed"),
+        (replace(GOOD, relative_error=0.06, rms_error=0.021), "float16", "failed"),
         (replace(GOOD, relative_error=float("nan")), "float32", "failed"),
         (replace(GOOD, top1_agreement=0.875), "float32", "failed"),
         (UNSEEN, "float16", "not executed"),

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bench.measurement import BenchError
-from bench.simulator.instructions import read_model, traffic, work
+from bench.simulator.instructions import InstructionModel, read_model, traffic, work
 
 ROOT = Path(__file__).resolve().parents[3]
 ROWS = [json.loads(line) for line in (ROOT / "results" / "instructions.jsonl").read_text().splitlines()]
 WHOLE = [row for row in ROWS if not row["network"].startswith("chain-")]
-FLOAT, INT8 = read_model("float32"), read_model("int8")
+FLOAT, HALF, INT8 = map(read_model, ("float32", "float16", "int8"))
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,16 @@ def test_a_layer_takes_what_was_counted(shape: Shape, of_float: int | None, of_i
         if counted is not None:
             assert model.layer(shape) == pytest.approx(counted, rel=0.03)
         assert model.cost(shape) == model.layer(shape) + model.line * model.missed_lines(shape)
+
+
+@pytest.mark.parametrize("model", [FLOAT, HALF, INT8], ids=lambda model: model.dtype)
+@pytest.mark.parametrize("outputs", [4, 20, 64])
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("out", [1, 2, 14])
+def test_every_layer_takes_some(model: InstructionModel, outputs: int, window: int, out: int) -> None:
+    """Also one of a kind that the fit has not seen, such as a window over one pixel: less than one of more pixels."""
+    found = [model.layer(square(64, outputs, side, window, out=side)) for side in (out, 28)]
+    assert 0 < found[0] < found[1]
 
 
 def test_a_rank_that_fills_no_column_costs_more_than_the_next_that_does() -> None:
