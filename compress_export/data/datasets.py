@@ -300,7 +300,7 @@ def _folder(folder: Path) -> Source:
         PictureFiles,
         class_folders,
         labelled_pictures,
-        pictures_below,
+        loose_pictures,
         transform,
     )
 
@@ -311,14 +311,11 @@ def _folder(folder: Path) -> Source:
             lambda view, train, _changes: Masked(masked_files(folder, train), view),
             labels="masks",
         )
-    parts = [pictures_below(folder / part) for part in ("train", "val")]
-    if all(
-        found and all(path.parent == folder / part for path in found)
-        for part, (found, _) in zip(("train", "val"), parts, strict=True)
-    ):
+    parts = [loose_pictures(folder, part) for part in ("train", "val")]
+    if all(parts):
 
         def pictures(view: View, train: bool, changes: Changes) -> Images:
-            found = parts[0 if train else 1][0]
+            found = parts[0 if train else 1]
             return PictureFiles(found, [0] * len(found), transform(view, changes))
 
         return Source(str(folder), (), pictures, ("crop",), folder=folder, labels="none")

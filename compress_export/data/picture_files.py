@@ -64,6 +64,18 @@ def class_folders(folder: Path, part: str) -> list[str]:
     return classes
 
 
+def loose_pictures(folder: Path, part: str) -> list[Path]:
+    """The pictures in `folder`/`part` itself, sorted; none where it has folders, for these are classes, or cannot be
+    read, which `class_folders` tells."""
+    try:
+        entries = [entry for entry in os.scandir(folder / part) if _own(entry.name)]
+    except OSError:
+        return []
+    if any(entry.is_dir() for entry in entries):
+        return []
+    return sorted(Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in PICTURES)
+
+
 def _own(name: str) -> bool:
     return not name.startswith(".") and name not in LEFT_BY_SYSTEMS
 
