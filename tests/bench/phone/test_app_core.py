@@ -178,7 +178,8 @@ def test_a_compressed_network_runs_as_in_python(core: Core, tmp_path: Path) -> N
     assert np.abs(given - wanted).max() < 1e-5
     row = from_line((tmp_path / "result.json").read_text())
     assert isinstance(row, Measurement)
-    assert vars(row.parity) == near(compare(given, wanted))
+    assert row.parity is not None
+    assert asdict(row.parity) == near(compare(given, wanted))
     assert (answer.engine_version, answer.cores, len(answer.samples_ms) >= 4) == ("1.29.0", "1", True)
     assert answer.memory.end.peak > answer.memory.start.resident > 10_000
     assert answer.load_ms > 0 < answer.first_ms
