@@ -282,4 +282,5 @@ def test_factors_are_computed_while_planning_where_a_limit_depends_on_their_erro
     ready = {}
     for row in plan.factored:
         exact = decomposition(ready, network, row.name, row.method, plan.seed).error(row.rank)
-        assert row.error == (exact if computed else pytest.approx(exact, rel=0.15))
+        # worked out anew the sums are added up by other threads, which rounds otherwise
+        assert row.error == pytest.approx(exact, rel=1e-6 if computed else 0.15)
